@@ -1,0 +1,1 @@
+"""The parts of the recipe: tensors in, tensors out, each testable alone."""

@@ -1,0 +1,133 @@
+"""Reading utterances: whole for embeddings, random crops for training."""
+
+import zlib
+
+import numpy as np
+import soundfile
+import torch
+from speechbrain.dataio.batch import PaddedBatch
+from speechbrain.dataio.preprocess import AudioNormalizer
+from speechbrain.utils.logger import get_logger
+
+from local_modules.errors import RunError
+
+logger = get_logger(__name__)
+
+
+class UtteranceReader:
+    """Reads one utterance of a manifest, mono and at the model's sample rate.
+
+    Arguments
+    ---------
+    sample_rate : int
+        Sample rate to resample to, in Hz.
+    crop_seconds : float | None
+        Length of the random crop; a shorter utterance is repeated to this length, not
+        padded with zeros. None reads the whole utterance.
+    seed : int
+        Together with the epoch and the utterance's ID this decides where a crop
+        starts, whatever worker reads it and in whatever order; so training continues
+        with the crops that it would have had without a restart.
+    cache_gib : float
+        Decoded utterances are kept in memory up to this many GiB; decoding them anew
+        in every epoch takes up to a third of the time on two cores.
+
+    Example
+    -------
+    >>> path = str(getfixture("tmpdir").join("tone.wav"))
+    >>> soundfile.write(path, np.sin(np.arange(8000) / 10), 8000)
+    >>> UtteranceReader(16000, crop_seconds=1.5)("tone", path, 0, 8000).shape
+    torch.Size([24000])
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        crop_seconds: float | None = None,
+        seed: int = 0,
+        cache_gib: float = 0.0,
+    ):
+        self.normalizer = AudioNormalizer(sample_rate)
+        self.sample_rate = sample_rate
+        self.crop_seconds = crop_seconds
+        self.seed = seed
+        self.cache: dict[str, tuple[np.ndarray, int]] = {}
+        self.free_bytes = cache_gib * 2**30
+        # Shared with the data workers, which outlive an epoch.
+        self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        """Moves on to the crops of `epoch`."""
+        self.epoch[0] = epoch
+
+    def __call__(self, utt_id: str, path: str, start: int, stop: int):
+        """Reads samples `start` to `stop` (in the file's own rate) of `path`.
+
+        Returns
+        -------
+        torch.Tensor | None
+            Waveform, [time]; None, and a warning that names the file, if it can't be
+            decoded.
+        """
+        try:
+            samples, rate = self._samples(utt_id, path, int(start), int(stop))
+        except (OSError, RuntimeError) as error:
+            logger.warning(f"{path}: skipped, can't be decoded ({error})")
+            return None
+        wav = torch.from_numpy(samples)
+        if wav.dtype == torch.int16:
+            wav = wav.float() / 32768
+        wav = self.normalizer(wav, rate)
+        if self.crop_seconds is None:
+            return wav
+        n_samples = round(self.crop_seconds * self.sample_rate)
+        return wav.repeat(-(-n_samples // len(wav)))[:n_samples]
+
+    def _samples(self, utt_id, path, start, stop) -> tuple[np.ndarray, int]:
+        """The crop, or all, of an utterance in the file's own rate and channels."""
+        if utt_id in self.cache:
+            samples, rate = self.cache[utt_id]
+            first, last = self._crop(utt_id, rate, len(samples))
+            return samples[first:last], rate
+        with soundfile.SoundFile(path) as file:
+            rate = file.samplerate
+            # Integers take half the memory, where nothing is lost.
+            dtype = "int16" if file.subtype == "PCM_16" else "float32"
+            first, last = self._crop(utt_id, rate, stop - start)
+            if self.free_bytes > 0:
+                samples = _read(file, start, stop, dtype)
+                self.cache[utt_id] = samples, rate
+                self.free_bytes -= samples.nbytes
+                return samples[first:last], rate
+            return _read(file, start + first, start + last, dtype), rate
+
+    def _crop(self, utt_id: str, rate: int, length: int) -> tuple[int, int]:
+        """First and last sample of this epoch's crop of an utterance."""
+        if self.crop_seconds is None:
+            return 0, length
+        n_samples = round(self.crop_seconds * rate)
+        spare = length - n_samples
+        if spare <= 0:
+            return 0, length
+        key = [self.seed, int(self.epoch), zlib.crc32(utt_id.encode())]
+        first = int(np.random.default_rng(key).integers(spare + 1))
+        return first, first + n_samples
+
+
+def _read(file: soundfile.SoundFile, start: int, stop: int, dtype: str) -> np.ndarray:
+    file.seek(start)
+    samples = file.read(stop - start, dtype=dtype)
+    if not 0 < stop - start <= len(samples):
+        raise RuntimeError(f"{len(samples)} samples where {stop - start} should be")
+    return samples
+
+
+class ReadableBatch(PaddedBatch):
+    """A padded batch of those utterances of which `sig` could be read."""
+
+    def __init__(self, examples, *args, **kwargs):
+        readable = [example for example in examples if example["sig"] is not None]
+        if not readable:
+            ids = ", ".join(example["id"] for example in examples[:3])
+            raise RunError(f"{ids}: none of the recordings of a batch can be decoded")
+        super().__init__(readable, *args, **kwargs)

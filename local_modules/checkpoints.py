@@ -1,0 +1,59 @@
+"""Checkpoints that survive a kill at any moment."""
+
+import json
+import os
+import shutil
+
+from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpointer
+from speechbrain.utils.distributed import if_main_process
+
+MARKER = "complete.json"
+
+
+class WholeCheckpointer(Checkpointer):
+    """A checkpointer that never takes half a checkpoint for a whole one.
+
+    SpeechBrain's writes a checkpoint file by file into its final folder and deletes it
+    file by file, so a process killed meanwhile leaves a folder that a restart tries to
+    load. This one lists the files in a marker that is written last, and ignores
+    folders without it or without one of the files. Arguments as
+    `speechbrain.utils.checkpoints.Checkpointer`.
+
+    Example
+    -------
+    >>> import torch
+    >>> folder = getfixture("tmpdir")
+    >>> checkpointer = WholeCheckpointer(folder, {"net": torch.nn.Linear(2, 2)})
+    >>> checkpoint = checkpointer.save_checkpoint()
+    >>> len(checkpointer.list_checkpoints())
+    1
+    >>> (checkpoint.path / "net.ckpt").unlink()
+    >>> len(checkpointer.list_checkpoints())
+    0
+    """
+
+    def save_checkpoint(self, *args, **kwargs):
+        """As SpeechBrain's, and removes what earlier kills left."""
+        checkpoint = super().save_checkpoint(*args, **kwargs)
+        if if_main_process():
+            files = sorted(os.listdir(checkpoint.path))
+            partial = checkpoint.path / (MARKER + ".tmp")
+            partial.write_text(json.dumps(files), encoding="utf-8")
+            os.replace(partial, checkpoint.path / MARKER)
+            for folder in self.checkpoints_dir.glob(f"{CKPT_PREFIX}+*"):
+                if not _is_whole(folder):
+                    shutil.rmtree(folder)
+        return checkpoint
+
+    def _list_checkpoint_dirs(self):
+        return [
+            folder for folder in super()._list_checkpoint_dirs() if _is_whole(folder)
+        ]
+
+
+def _is_whole(folder) -> bool:
+    try:
+        files = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return False
+    return all((folder / name).exists() for name in files)

@@ -1,0 +1,206 @@
+"""From a command line and a HyperPyYAML file to hyperparameters.
+
+Every mistake of a person here is an `InputError` of one line.
+"""
+
+import contextlib
+import difflib
+import io
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import speechbrain as sb
+from hyperpyyaml import load_hyperpyyaml, resolve_references
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from local_modules.errors import InputError
+
+# What may change when a run is continued; the schedules follow.
+FREE_KEYS = {
+    "number_of_epochs",
+    "train_time_limit_minutes",
+    "num_workers",
+    "valid_batch_size",
+    "cache_gib",
+    "max_bad_share",
+    "epoch_counter",
+    "checkpointer",  # holds the epoch counter; its other parts have keys of their own
+}
+
+
+def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, dict]:
+    """Splits a command line into the YAML file, SpeechBrain's run options and the
+    overrides of the YAML's keys.
+
+    Arguments
+    ---------
+    argv : sequence of str
+        Arguments without the program's name.
+
+    Returns
+    -------
+    hparams_file : str
+        The YAML file.
+    run_opts : speechbrain.utils.run_opts.RunOptions
+        Options such as `--device`.
+    overrides : dict
+        Values by key.
+
+    Raises
+    ------
+    InputError
+        A wrong value of a run option, or something that is no `--key value`.
+
+    Example
+    -------
+    >>> parse_command_line(["a.yaml", "--device", "cpu", "--lr", "1e-4"])[2]
+    {'lr': 0.0001}
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            hparams_file, run_opts, overrides = sb.parse_arguments(list(argv))
+    except SystemExit as stop:
+        if stop.code == 0:  # --help
+            raise
+        last_line = complaint.getvalue().strip().splitlines()[-1]
+        raise InputError(last_line.partition(" error: ")[2]) from None
+    try:
+        overrides = YAML(typ="safe", pure=True).load(overrides) if overrides else {}
+    except YAMLError:
+        overrides = None
+    if not isinstance(overrides, dict):
+        raise InputError(f"{' '.join(argv)}: expected FILE.yaml --key value ...")
+    return hparams_file, run_opts, overrides
+
+
+def check_overrides(hparams_file: str, overrides: Mapping) -> None:
+    """Checks that every override names a top-level key of the YAML file.
+
+    Raises
+    ------
+    InputError
+        The file can't be read or is no YAML mapping; a key does not exist.
+    """
+    known = list(_load_plain(hparams_file, _read(hparams_file)))
+    for key in overrides:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=3)
+            hint = f"the nearest are {', '.join(near)}" if near else "nor one like it"
+            raise InputError(f"--{key}: {hparams_file} has no such key; {hint}")
+
+
+def plain_values(hparams_file: str, overrides: Mapping) -> dict:
+    """The top-level keys of a YAML file with overrides and references resolved, but
+    no object made.
+
+    Returns
+    -------
+    dict
+        Values by key; what is an object of its own is left out.
+    """
+    # Whatever the number of speakers is, no plain value depends on it.
+    text = resolved_text(hparams_file, {"n_speakers": 0, **overrides})
+    tree = _load_plain(hparams_file, text)
+    return {
+        key: value
+        for key, value in tree.items()
+        if getattr(value, "tag", None) is None or value.tag.value is None
+    }
+
+
+def resolved_text(hparams_file: str, overrides: Mapping) -> str:
+    """The YAML file with overrides and references resolved, as text."""
+    try:
+        with open(hparams_file, encoding="utf-8") as file:
+            return resolve_references(file, dict(overrides)).getvalue()
+    except (YAMLError, ValueError, KeyError) as error:
+        raise InputError(f"{hparams_file}: {_one_line(error)}") from None
+
+
+def load_hparams(hparams_file: str, overrides: Mapping) -> dict:
+    """Loads a YAML file and makes the objects in it.
+
+    Raises
+    ------
+    InputError
+        An object can't be made of the values given.
+    """
+    try:
+        with open(hparams_file, encoding="utf-8") as file:
+            return load_hyperpyyaml(file, dict(overrides))
+    except Exception as error:
+        raise InputError(f"{hparams_file}: {_one_line(error)}") from error
+
+
+def check_continues(output_folder: str, hparams_text: str) -> None:
+    """Checks that what is in a run's folder was started with the same settings, so
+    that a run is never continued as another.
+
+    Arguments
+    ---------
+    output_folder : str
+        The run's folder.
+    hparams_text : str
+        HyperPyYAML with references resolved.
+
+    Raises
+    ------
+    InputError
+        A key differs that is not one of `FREE_KEYS`.
+    """
+    earlier_file = str(Path(output_folder) / "hyperparams.yaml")
+    earlier = _dumped(_load_plain(earlier_file, _read(earlier_file)))
+    present = _dumped(_load_plain(earlier_file, hparams_text))
+    changed = [
+        key
+        for key in earlier | present
+        if key not in FREE_KEYS and earlier.get(key) != present.get(key)
+    ]
+    if changed:
+        # Keys stand before the objects made of them: the first is the cause.
+        key = changed[0]
+        before, now = (
+            " ".join(values.get(key, "nothing").split())
+            for values in (earlier, present)
+        )
+        raise InputError(
+            f"{output_folder}: holds a run with {before!r}, not {now!r}; continue it "
+            "with its own settings, or choose another --output_folder"
+        )
+
+
+def _read(hparams_file: str) -> str:
+    try:
+        return Path(hparams_file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{hparams_file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{hparams_file}: is no UTF-8 text") from None
+
+
+def _load_plain(hparams_file: str, text: str) -> Mapping:
+    try:
+        tree = YAML().load(text)
+    except YAMLError as error:
+        raise InputError(f"{hparams_file}: {_one_line(error)}") from None
+    if not isinstance(tree, Mapping):
+        raise InputError(f"{hparams_file}: is no mapping of keys to values")
+    return tree
+
+
+def _dumped(tree: Mapping) -> dict[str, str]:
+    """Each top-level key's value as text."""
+    texts = {}
+    for key, value in tree.items():
+        stream = io.StringIO()
+        YAML().dump({key: value}, stream)
+        # Anchors are numbered by their place in the whole file.
+        texts[key] = re.sub(r"[&*]id\d+", "", stream.getvalue())
+    return texts
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

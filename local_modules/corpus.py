@@ -1,0 +1,83 @@
+"""A corpus as a run sees it: three manifests and two trial lists."""
+
+import importlib
+import inspect
+import os
+import pkgutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import recipes
+from local_modules.errors import InputError
+from local_modules.manifest import Utterance, check_splits, read_manifest
+from local_modules.trials import TrialList, read_trials
+
+
+def prepare_corpus(settings: Mapping) -> None:
+    """Makes the manifests and trial lists of a corpus with the `prepare` function of
+    its folder in `recipes/`.
+
+    Arguments
+    ---------
+    settings : mapping
+        `corpus` names the folder; `manifest_folder` and whatever parameters its
+        `prepare` has are passed on.
+
+    Raises
+    ------
+    InputError
+        There is no such corpus, nothing says where it lies, or its `prepare` finds a
+        person's mistake.
+    """
+    corpus = settings["corpus"]
+    known = [
+        module.name for module in pkgutil.iter_modules(recipes.__path__) if module.ispkg
+    ]
+    if corpus not in known:
+        raise InputError(f"--corpus {corpus}: there are {', '.join(sorted(known))}")
+    if settings["data_folder"] is None:
+        raise InputError(f"--data_folder: say where the corpus {corpus!r} lies")
+    prepare = importlib.import_module(f"recipes.{corpus}.prepare").prepare
+    options = {
+        name: settings[name]
+        for name in inspect.signature(prepare).parameters
+        if name in settings
+    }
+    prepare(**options | {"save_folder": settings["manifest_folder"]})
+
+
+def read_corpus(
+    folder: str | os.PathLike,
+) -> tuple[dict[str, list[Utterance]], dict[str, TrialList]]:
+    """Reads what `prepare_corpus` has made.
+
+    Arguments
+    ---------
+    folder : str or os.PathLike
+        The manifest folder.
+
+    Returns
+    -------
+    splits : dict
+        Utterances of `train`, `valid` and `test`.
+    trials : dict
+        Trial lists of `valid` and `test`.
+
+    Raises
+    ------
+    InputError
+        A speaker is in two splits, a split has too few, or a file is malformed.
+    """
+    folder = Path(folder)
+    splits = {
+        split: read_manifest(folder / f"{split}.csv")
+        for split in ("train", "valid", "test")
+    }
+    check_splits(splits)
+    trials = {
+        split: read_trials(
+            folder / f"{split}_trials.txt", {row.path for row in splits[split]}
+        )
+        for split in ("valid", "test")
+    }
+    return splits, trials

@@ -1,0 +1,165 @@
+"""Writes the model folder: everything that inference needs, and nothing else.
+
+The folder stands alone. `custom.py` in it holds a copy of the parts of this package
+that the model is made of, so that `foreign_class` loads it where this project is not
+installed, from a disk or from a hub.
+"""
+
+import ast
+import importlib.util
+import io
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import speechbrain
+import torch
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
+
+PARTS = ("compute_features", "mean_var_norm", "embedding_model", "classifier")
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_model_folder(
+    folder: str | os.PathLike,
+    hparams: Mapping,
+    hparams_text: str,
+    mean_embedding: torch.Tensor,
+    metrics: Mapping,
+) -> None:
+    """Writes a folder that `EncoderClassifier`, `SpeakerRecognition` and
+    `foreign_class` of SpeechBrain load.
+
+    It is complete at any moment or does not exist: it is written beside its place and
+    moved there.
+
+    Arguments
+    ---------
+    folder : str or os.PathLike
+        Where to; an older one is replaced.
+    hparams : mapping
+        The trained objects: `embedding_model`, `classifier`, `label_encoder`; and the
+        plain values `sample_rate`, `emb_dim` and `corpus`.
+    hparams_text : str
+        The recipe's HyperPyYAML with references resolved; the parts' subtrees are
+        taken from it.
+    mean_embedding : torch.Tensor
+        Mean of the embeddings of many speakers, [emb_dim]; becomes
+        `mean_var_norm_emb`.
+    metrics : mapping
+        As in `metrics.json`; the threshold of `valid` becomes the model's.
+    """
+    folder = Path(folder)
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    torch.save(hparams["embedding_model"].state_dict(), part / "embedding_model.ckpt")
+    torch.save(hparams["classifier"].state_dict(), part / "classifier.ckpt")
+    statistics = {
+        "count": 1,
+        "glob_mean": mean_embedding,
+        "glob_std": torch.ones_like(mean_embedding),
+    }
+    torch.save(statistics, part / "mean_var_norm_emb.ckpt")
+    hparams["label_encoder"].save(part / "label_encoder.txt")
+    # The name by which the pretrainer finds it wherever the folder lies.
+    shutil.copy(part / "label_encoder.txt", part / "label_encoder.ckpt")
+    with open(part / "metrics.json", "w", encoding="utf-8") as file:
+        json.dump(metrics, file, indent=2)
+    settings = {
+        "sample_rate": hparams["sample_rate"],
+        "threshold": metrics["valid"]["eer_threshold"],
+    }
+    text = _model_hparams(hparams_text, settings)
+    (part / "hyperparams.yaml").write_text(text, encoding="utf-8")
+    (part / "custom.py").write_text(_custom_module(text), encoding="utf-8")
+    card = _model_card(hparams, metrics)
+    (part / "README.md").write_text(card, encoding="utf-8")
+    if folder.exists():
+        # Deleted only after it has left its place: a deletion can be cut short.
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+        os.replace(part, folder)
+        shutil.rmtree(old)
+    else:
+        os.replace(part, folder)
+
+
+def _model_hparams(hparams_text: str, settings: Mapping) -> str:
+    yaml = YAML()
+    recipe = yaml.load(hparams_text)
+    model = CommentedMap(settings)
+    for part in PARTS:
+        model[part] = recipe[part]
+    text = io.StringIO()
+    yaml.dump(model, text)
+    text.write((TEMPLATES / "model_hparams.yaml").read_text(encoding="utf-8"))
+    return text.getvalue()
+
+
+def _custom_module(model_hparams: str) -> str:
+    """The interface class with the sources of all modules of this package that it or
+    the model's YAML names, and of those that these import."""
+    sources: dict[str, str] = {}
+    body = _inline((TEMPLATES / "custom.py").read_text(encoding="utf-8"), sources)
+    for word in model_hparams.replace(":", " ").split():
+        if word.startswith(f"{__package__}."):
+            _add_source(word.rpartition(".")[0], sources)
+    body = body.replace("MODULES = ()", f"MODULES = {tuple(sources)!r}")
+    head, marker, interface = body.partition("class SpeakerVerifier")
+    parts = [f"# From {name}\n\n{text}\n" for name, text in sources.items()]
+    return head + "\n\n".join([*parts, marker]) + interface
+
+
+def _add_source(module: str, sources: dict[str, str]) -> None:
+    if module not in sources:
+        path = Path(importlib.util.find_spec(module).origin)
+        text = _inline(path.read_text(encoding="utf-8"), sources)
+        sources[module] = text.strip()
+
+
+def _inline(text: str, sources: dict[str, str]) -> str:
+    """Takes the imports of this package out of a module, and adds what they name to
+    `sources`."""
+    lines = text.splitlines(keepends=True)
+    for node in ast.parse(text).body:
+        imported = getattr(node, "module", None) or ""
+        if isinstance(node, ast.ImportFrom) and imported.startswith(__package__):
+            _add_source(imported, sources)
+            for number in range(node.lineno - 1, node.end_lineno):
+                lines[number] = ""
+    return "".join(lines)
+
+
+def _model_card(hparams: Mapping, metrics: Mapping) -> str:
+    rows = [
+        f"| {split} | {100 * row['eer']:.2f} % | {row['min_dcf']:.3f} "
+        f"| {row['n_target']} | {row['n_nontarget']} |"
+        for split, row in metrics.items()
+        if split in ("valid", "test")
+    ]
+    return (
+        (TEMPLATES / "README.md")
+        .read_text(encoding="utf-8")
+        .format(
+            encoder=_encoder_name(hparams["embedding_model"]),
+            n_parameters=metrics["n_parameters"],
+            sample_rate=hparams["sample_rate"],
+            emb_dim=hparams["emb_dim"],
+            speechbrain=speechbrain.__version__,
+            corpus=hparams["corpus"],
+            n_speakers=metrics["n_speakers"],
+            train_minutes=metrics["train_seconds"] / 60,
+            epochs=metrics["epochs"],
+            rows="\n".join(rows),
+            threshold=metrics["valid"]["eer_threshold"],
+        )
+    )
+
+
+def _encoder_name(embedding_model: torch.nn.Module) -> str:
+    return type(getattr(embedding_model, "encoder", embedding_model)).__name__

@@ -1,0 +1,205 @@
+"""SpeechBrain CSV manifests: which utterances a split holds, and whose they are."""
+
+import csv
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from local_modules.errors import InputError
+
+COLUMNS = ("ID", "duration", "wav", "start", "stop", "spk_id")
+DATA_ROOT = "$data_root/"
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One recording, or one stretch of it, of one speaker.
+
+    Arguments
+    ---------
+    id : str
+        Unique name of the utterance.
+    duration : float
+        Seconds.
+    path : str
+        POSIX path of the audio file, relative to the data folder.
+    start, stop : int
+        First sample and the one after the last, at the file's own rate.
+    speaker : str
+        Name of the speaker.
+    """
+
+    id: str
+    duration: float
+    path: str
+    start: int
+    stop: int
+    speaker: str
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[TextIO]:
+    """Opens a text file that takes the place of `path` once it is complete.
+
+    Whoever reads `path` sees the old file or the new one, also after a kill or a
+    power cut, and two processes may write the same path at once.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        The file to write; its folder must exist.
+
+    Yields
+    ------
+    TextIO
+        A UTF-8 file that writes line ends as they are given.
+
+    Example
+    -------
+    >>> path = Path(getfixture("tmp_path")) / "note.txt"
+    >>> with replacing(path) as file:
+    ...     _ = file.write("whole")
+    >>> path.read_text()
+    'whole'
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with open(part, "w", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> None:
+    """Writes a manifest atomically, sorted by ID.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        The CSV to write.
+    utterances : iterable of Utterance
+        Its rows, in any order.
+
+    Example
+    -------
+    >>> path = Path(getfixture("tmp_path")) / "train.csv"
+    >>> write_manifest(path, [Utterance("ann/1", 1.5, "ann/1.wav", 0, 24000, "ann")])
+    >>> print(path.read_text().strip())
+    ID,duration,wav,start,stop,spk_id
+    ann/1,1.5,$data_root/ann/1.wav,0,24000,ann
+    """
+    with replacing(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for u in sorted(utterances, key=lambda u: u.id):
+            wav = DATA_ROOT + u.path
+            writer.writerow((u.id, u.duration, wav, u.start, u.stop, u.speaker))
+
+
+def read_manifest(path: str | os.PathLike) -> list[Utterance]:
+    """Reads a manifest.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        The CSV to read.
+
+    Returns
+    -------
+    list of Utterance
+        Its rows, in the order of the file.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, lacks a column, or has a row that is malformed
+        or repeats an ID.
+    """
+    utterances: dict[str, Utterance] = {}
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
+            if missing:
+                raise InputError(
+                    f"{path}: has no column {', '.join(missing)}; "
+                    f"a manifest has {','.join(COLUMNS)}"
+                )
+            for row in reader:
+                where = f"{path}:{reader.line_num}"
+                utterance = _parse_row(row, where)
+                if utterance.id in utterances:
+                    raise InputError(f"{where}: repeats ID {utterance.id}")
+                utterances[utterance.id] = utterance
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as a manifest: {error}") from None
+    return list(utterances.values())
+
+
+def _parse_row(row: Mapping[str, str], where: str) -> Utterance:
+    wav = row["wav"] or ""
+    if not wav.startswith(DATA_ROOT):
+        raise InputError(f"{where}: wav is {wav!r}; it must begin with {DATA_ROOT}")
+    try:
+        return Utterance(
+            id=row["ID"],
+            duration=float(row["duration"]),
+            path=wav.removeprefix(DATA_ROOT),
+            start=int(row["start"]),
+            stop=int(row["stop"]),
+            speaker=row["spk_id"],
+        )
+    except (TypeError, ValueError):
+        raise InputError(
+            f"{where}: duration {row['duration']!r}, start {row['start']!r}, "
+            f"stop {row['stop']!r} must be seconds, samples, samples"
+        ) from None
+
+
+def check_splits(splits: Mapping[str, Iterable[Utterance]]) -> None:
+    """Makes sure that the splits are fit to train, choose and test on.
+
+    Arguments
+    ---------
+    splits : mapping of str to iterable of Utterance
+        The utterances of each split, by its name.
+
+    Raises
+    ------
+    InputError
+        If a split is empty or has fewer than two speakers (nothing to tell apart),
+        or if two splits share a speaker (the error rate would be measured on a
+        voice that was trained on).
+
+    Example
+    -------
+    >>> ann = Utterance("ann/1", 1.5, "ann/1.wav", 0, 24000, "ann")
+    >>> check_splits({"train": [ann]})
+    Traceback (most recent call last):
+    ...
+    local_modules.errors.InputError: train has one speaker, ann; a split needs two
+    """
+    home: dict[str, str] = {}
+    for split, utterances in splits.items():
+        speakers = sorted({u.speaker for u in utterances})
+        if not speakers:
+            raise InputError(f"{split} has no utterances; a split needs two speakers")
+        if len(speakers) == 1:
+            raise InputError(
+                f"{split} has one speaker, {speakers[0]}; a split needs two"
+            )
+        for speaker in speakers:
+            if speaker in home:
+                raise InputError(
+                    f"speaker {speaker} is in both {home[speaker]} and {split}; "
+                    "the splits must not share a speaker"
+                )
+            home[speaker] = split

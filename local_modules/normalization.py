@@ -1,0 +1,43 @@
+"""Normalisation of the features of one utterance."""
+
+import torch
+
+from local_modules.masking import frame_counts, frame_mask
+
+
+class SentenceMeanNorm(torch.nn.Module):
+    """Subtracts the mean of each feature over the utterance.
+
+    Removes the constant colour of a channel. Unlike
+    `speechbrain.processing.features.InputNormalization` it counts frames as the
+    encoder does (`local_modules.masking`) and leaves padding at zero, so that a
+    padded utterance and the same utterance alone give the same features.
+
+    Example
+    -------
+    >>> feats = torch.tensor([[[1.0], [3.0], [9.0]]])
+    >>> SentenceMeanNorm()(feats, torch.tensor([2 / 3])).flatten()
+    tensor([-1.,  1.,  0.])
+    """
+
+    def forward(self, feats: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
+        """Normalises a padded batch.
+
+        Arguments
+        ---------
+        feats : torch.Tensor
+            Features, [batch, frames, mels].
+        lens : torch.Tensor
+            Relative lengths, [batch].
+
+        Returns
+        -------
+        torch.Tensor
+            Features of zero mean over the frames of speech and zero in the padding,
+            [batch, frames, mels].
+        """
+        counts = frame_counts(lens, feats.shape[1])
+        mask = frame_mask(counts, feats.shape[1]).unsqueeze(-1)
+        feats = feats.masked_fill(~mask, 0.0)
+        mean = feats.sum(dim=1, keepdim=True) / counts.view(-1, 1, 1)
+        return (feats - mean).masked_fill(~mask, 0.0)

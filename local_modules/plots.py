@@ -1,0 +1,267 @@
+"""Pictures of a training and of its scores, as PNG files.
+
+Drawn with Matplotlib's objects, not with pyplot, which keeps every figure alive until
+told otherwise. Colours are those of Okabe and Ito (2008), which the colour-blind can
+tell apart. Every file is replaced as a whole.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+from scipy.stats import norm
+
+from local_modules.manifest import replacing
+from local_modules.metrics import equal_error_rate, error_rates
+
+BLUE, VERMILLION = "#0072B2", "#D55E00"
+COLOURS = (BLUE, VERMILLION, "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
+LINE_STYLES = ("-", "--", "-.", ":", "-", "--")  # as many as colours
+TEXT_GREY, GRID_GREY, SHADE_GREY = "#666666", "#DDDDDD", "#EEEEEE"
+DPI = 120
+
+DET_TICKS = np.array([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4])
+WIDE_DET_TICKS = np.array([0.001, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99, 0.999])
+
+
+def plot_training(
+    epochs: Sequence[Mapping[str, float]], best_epoch: int, folder: str | os.PathLike
+) -> None:
+    """Writes `loss.png`, `accuracy.png`, `learning_rate.png` and `eer.png`.
+
+    Arguments
+    ---------
+    epochs : sequence of mapping of str to float
+        One mapping per epoch, in order, with `epoch` (from 1), `train_loss`,
+        `train_accuracy` and `valid_eer` (fractions), `learning_rate` and `margin` (the
+        one in force).
+    best_epoch : int
+        Number of the epoch with the lowest equal error rate.
+    folder : str or os.PathLike
+        Where to write; must exist.
+
+    Example
+    -------
+    >>> folder = getfixture("tmp_path")
+    >>> epoch = {"epoch": 1, "train_loss": 9.5, "train_accuracy": 0.125}
+    >>> epoch |= {"learning_rate": 1e-3, "margin": 0.2, "valid_eer": 0.25}
+    >>> plot_training([epoch], best_epoch=1, folder=folder)
+    >>> sorted(path.name for path in folder.iterdir())
+    ['accuracy.png', 'eer.png', 'learning_rate.png', 'loss.png']
+    """
+    for name, draw in PANELS.items():
+        figure = _figure(7, 4)
+        draw(figure.subplots(), epochs, best_epoch)
+        _save(figure, Path(folder) / f"{name}.png")
+
+
+def plot_overview(
+    epochs: Sequence[Mapping[str, float]], best_epoch: int, path: str | os.PathLike
+) -> None:
+    """Writes the four pictures of `plot_training` as one.
+
+    Arguments
+    ---------
+    epochs, best_epoch
+        See `plot_training`.
+    path : str or os.PathLike
+        The PNG to write.
+    """
+    figure = _figure(10, 6.4)
+    for axes, draw in zip(figure.subplots(2, 2).flat, PANELS.values(), strict=True):
+        draw(axes, epochs, best_epoch)
+    _save(figure, path)
+
+
+def plot_scores(
+    target: np.ndarray,
+    nontarget: np.ndarray,
+    threshold: float,
+    path: str | os.PathLike,
+    title: str,
+) -> None:
+    """Writes the histograms of target and non-target scores.
+
+    Arguments
+    ---------
+    target : numpy.ndarray
+        Scores of the target trials, [n_target].
+    nontarget : numpy.ndarray
+        Scores of the non-target trials, [n_nontarget].
+    threshold : float
+        Trials that score at least this much are accepted.
+    path : str or os.PathLike
+        The PNG to write.
+    title : str
+        Title of the picture.
+    """
+    figure = _figure(7, 4)
+    axes = figure.subplots()
+    edges = np.histogram_bin_edges(np.concatenate([target, nontarget]), bins=60)
+    far, frr = np.mean(nontarget >= threshold), np.mean(target < threshold)
+    for scores, colour, label in (
+        (nontarget, VERMILLION, f"non-target, {100 * far:.2f} % accepted"),
+        (target, BLUE, f"target, {100 * frr:.2f} % rejected"),
+    ):
+        density, _ = np.histogram(scores, edges, density=True)
+        axes.stairs(density, edges, fill=True, color=colour, alpha=0.35)
+        axes.stairs(density, edges, color=colour, linewidth=1.5, label=label)
+    axes.axvline(
+        threshold, color="black", linestyle="--", label=f"threshold {threshold:.3f}"
+    )
+    axes.set_title(title, loc="left")
+    axes.set_xlabel("Score")
+    axes.set_ylabel("Density")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    _tidy(axes)
+    _save(figure, path)
+
+
+def plot_det(curves: Mapping[str, tuple], path: str | os.PathLike) -> None:
+    """Writes detection error trade-off curves (Martin et al., Eurospeech 1997).
+
+    On axes warped by the normal deviate, Gaussian scores give straight lines.
+
+    Arguments
+    ---------
+    curves : mapping of str to tuple
+        `(target, nontarget)` scores of each system, by its name.
+    path : str or os.PathLike
+        The PNG to write.
+
+    Raises
+    ------
+    ValueError
+        Empty, non-finite or not one-dimensional scores.
+    """
+    figure = _figure(6, 6.6)
+    axes = figure.subplots()
+    axes.set_prop_cycle(color=COLOURS, linestyle=LINE_STYLES)
+    ticks, lowest = DET_TICKS, DET_TICKS[0]
+    for name, scores in curves.items():
+        _, far, frr = error_rates(*scores)
+        eer, _ = equal_error_rate(*scores)
+        if eer > DET_TICKS[-1]:
+            ticks = WIDE_DET_TICKS
+        # Rates of 0 and 1 lie at infinity; half the lowest rate is outside the frame.
+        deviates = norm.ppf(np.clip([far, frr], lowest / 2, 1 - lowest / 2))
+        (line,) = axes.plot(*deviates, label=f"{name}: EER {100 * eer:.2f} %")
+        crossing = norm.ppf(np.clip(eer, lowest, 1 - lowest))
+        axes.scatter(
+            crossing, crossing, s=45, color=line.get_color(), zorder=3, clip_on=False
+        )
+    axes.axline((0, 0), slope=1, color=TEXT_GREY, linewidth=0.8, linestyle=":")
+    labels = [f"{100 * tick:g}" for tick in ticks]
+    axes.set_xticks(norm.ppf(ticks), labels)
+    axes.set_yticks(norm.ppf(ticks), labels)
+    axes.set_xlim(*norm.ppf(ticks[[0, -1]]))
+    axes.set_ylim(*norm.ppf(ticks[[0, -1]]))
+    axes.set_aspect("equal")
+    axes.set_title("Detection error trade-off", loc="left")
+    axes.set_xlabel("False acceptance rate (%)")
+    axes.set_ylabel("False rejection rate (%)")
+    # Beneath the axes: inside, a curve can run through any corner.
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    _tidy(axes)
+    _save(figure, path)
+
+
+def _draw_loss(axes: Axes, epochs: Sequence, best_epoch: int) -> None:
+    _draw_margin(axes, epochs)
+    losses = [epoch["train_loss"] for epoch in epochs]
+    _draw_curve(axes, epochs, best_epoch, losses, "Training loss", ".3f")
+
+
+def _draw_accuracy(axes: Axes, epochs: Sequence, best_epoch: int) -> None:
+    percents = [100 * epoch["train_accuracy"] for epoch in epochs]
+    _draw_curve(axes, epochs, best_epoch, percents, "Training accuracy", ".2f", " %")
+
+
+def _draw_learning_rate(axes: Axes, epochs: Sequence, best_epoch: int) -> None:
+    rates = [epoch["learning_rate"] for epoch in epochs]
+    _draw_curve(axes, epochs, best_epoch, rates, "Learning rate", ".3g")
+
+
+def _draw_eer(axes: Axes, epochs: Sequence, best_epoch: int) -> None:
+    percents = [100 * epoch["valid_eer"] for epoch in epochs]
+    _draw_curve(axes, epochs, best_epoch, percents, "Validation EER", ".2f", " %")
+
+
+PANELS = {
+    "loss": _draw_loss,
+    "accuracy": _draw_accuracy,
+    "learning_rate": _draw_learning_rate,
+    "eer": _draw_eer,
+}
+
+
+def _draw_curve(
+    axes: Axes,
+    epochs: Sequence,
+    best_epoch: int,
+    values: Sequence[float],
+    title: str,
+    precision: str,
+    unit: str = "",
+) -> None:
+    """Draws one value per epoch; in the title what it is in the best one."""
+    numbers = [epoch["epoch"] for epoch in epochs]
+    best = values[numbers.index(best_epoch)]
+    axes.plot(numbers, values, color=BLUE, marker=".")
+    axes.axvline(best_epoch, color=VERMILLION, linewidth=0.8, linestyle="--")
+    axes.scatter(
+        best_epoch, best, s=45, color=VERMILLION, marker="D", zorder=3, clip_on=False
+    )
+    axes.set_title(title, loc="left")
+    axes.set_title(
+        f"best epoch {best_epoch}: {best:{precision}}{unit}",
+        loc="right",
+        color=VERMILLION,
+        fontsize="medium",
+    )
+    axes.set_xlabel("Epoch")
+    axes.set_xlim(numbers[0] - 0.5, numbers[-1] + 0.5)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.yaxis.set_major_formatter("{x:g}" + unit)
+    _tidy(axes)
+
+
+def _draw_margin(axes: Axes, epochs: Sequence) -> None:
+    """Draws the margin in force behind the curve: a rising margin lifts the loss."""
+    margins = [epoch["margin"] for epoch in epochs]
+    if not any(margins):
+        return
+    numbers = np.array([epoch["epoch"] for epoch in epochs])
+    behind = axes.twinx()
+    behind.stairs(
+        margins, np.r_[numbers - 0.5, numbers[-1] + 0.5], fill=True, color=SHADE_GREY
+    )
+    behind.set_ylim(0, 1.6 * max(margins))
+    behind.set_ylabel("Margin (shaded)", color=TEXT_GREY)
+    behind.tick_params(colors=TEXT_GREY)
+    behind.spines[:].set_visible(False)
+    axes.set_zorder(behind.get_zorder() + 1)
+    axes.patch.set_visible(False)
+
+
+def _figure(width: float, height: float) -> Figure:
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+    return Figure(figsize=(width, height), layout=layout)
+
+
+def _tidy(axes: Axes) -> None:
+    axes.grid(color=GRID_GREY, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> None:
+    with replacing(path) as file:
+        figure.savefig(file.buffer, format="png", dpi=DPI)

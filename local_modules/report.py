@@ -1,0 +1,130 @@
+"""What a person sees of a run while it goes on: log lines, TensorBoard, curves."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+from local_modules import plots
+from local_modules.history import RunHistory
+from local_modules.manifest import replacing
+
+SECONDS_BETWEEN_PLOTS = 60.0  # drawing takes about a second
+
+
+class RunReporter:
+    """Writes `train_log.txt`, TensorBoard events and the curves of a run.
+
+    All are made from the rows of `RunHistory`, which come back with a checkpoint, so
+    an epoch that is trained again after a kill appears once.
+
+    Arguments
+    ---------
+    output_folder : str
+        The run's folder.
+    """
+
+    def __init__(self, output_folder: str):
+        self.folder = Path(output_folder)
+        self._writer = None
+        self._plotted_at = 0.0
+
+    def report(self, epochs: list[dict], best_epoch: int) -> None:
+        """Adds the last of `epochs` to what is shown."""
+        with replacing(self.folder / "train_log.txt") as file:
+            file.writelines(f"{log_line(row)}\n" for row in epochs)
+        last = epochs[-1]
+        print(log_line(last) + ("  (best)" if last["epoch"] == best_epoch else ""))
+        new = [last]
+        if self._writer is None:
+            # Every epoch again: a kill may have come before the last one's events.
+            new = epochs
+            self._writer = SummaryWriter(
+                self.folder / "tensorboard", purge_step=epochs[0]["epoch"]
+            )
+        for row in new:
+            for name, value in row.items():
+                if name != "epoch":
+                    self._writer.add_scalar(name, value, row["epoch"])
+        self._writer.flush()
+        if time.monotonic() - self._plotted_at > SECONDS_BETWEEN_PLOTS:
+            folder = self.folder / "plots"
+            folder.mkdir(parents=True, exist_ok=True)
+            plots.plot_training(epochs, best_epoch, folder)
+            self._plotted_at = time.monotonic()
+
+
+def draw_plots(folder: Path, history: RunHistory, scores: Mapping) -> None:
+    """Draws the plots of a finished run: the curves, the scores and the DET.
+
+    Arguments
+    ---------
+    folder : Path
+        Where to.
+    history : RunHistory
+        The epochs.
+    scores : mapping
+        `(metrics, target scores, non-target scores)` of `valid` and `test`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    plots.plot_training(history.epochs, history.best_epoch, folder)
+    plots.plot_overview(history.epochs, history.best_epoch, folder / "overview.png")
+    _, target, nontarget = scores["test"]
+    plots.plot_scores(
+        target.numpy(),
+        nontarget.numpy(),
+        scores["valid"][0]["eer_threshold"],
+        folder / "scores.png",
+        "Test trials, threshold chosen on the validation trials",
+    )
+    plots.plot_det(
+        {split: row[1:] for split, row in scores.items()}, folder / "det.png"
+    )
+
+
+def last_screen(folder: Path, metrics: Mapping) -> str:
+    """What a person reads at the end of a run."""
+    lines = [""]
+    for split in ("valid", "test"):
+        row = metrics[split]
+        lines.append(
+            f"{split:5}  EER {100 * row['eer']:5.2f} % at threshold "
+            f"{row['eer_threshold']:.4f}, minDCF {row['min_dcf']:.3f}, "
+            f"{row['n_target']} target and {row['n_nontarget']} non-target trials"
+        )
+    model = folder / "model"
+    return "\n".join(
+        [
+            *lines,
+            f"train  accuracy {100 * metrics['train']['accuracy']:.2f} %, best epoch "
+            f"{metrics['best_epoch']} of {metrics['epochs']}, "
+            f"{metrics['train_seconds'] / 60:.1f} minutes",
+            f"plots  {folder / 'plots'}",
+            f"model  {model}",
+            "",
+            "Use it:",
+            "  from speechbrain.inference.interfaces import foreign_class",
+            f"  verifier = foreign_class({str(model)!r}, pymodule_file='custom.py', "
+            "classname='SpeakerVerifier')",
+            "  score, same_speaker = verifier.verify_files('one.wav', 'two.wav')",
+        ]
+    )
+
+
+def log_line(row: dict) -> str:
+    """One epoch in one line.
+
+    Example
+    -------
+    >>> row = {"epoch": 3, "train_loss": 1.5, "train_accuracy": 0.75, "margin": 0.2}
+    >>> row |= {"learning_rate": 0.001, "valid_eer": 0.05, "valid_min_dcf": 0.4}
+    >>> log_line(row | {"seconds": 61.0}).split(" - ")[1]
+    'valid EER 5.00 %, minDCF 0.400'
+    """
+    return (
+        f"epoch {row['epoch']}: loss {row['train_loss']:.3f}, "
+        f"accuracy {100 * row['train_accuracy']:.1f} %, margin {row['margin']:.2f}, "
+        f"lr {row['learning_rate']:.1e} - valid EER {100 * row['valid_eer']:.2f} %, "
+        f"minDCF {row['valid_min_dcf']:.3f} - {row['seconds'] / 60:.1f} min"
+    )

@@ -1,0 +1,214 @@
+"""VoxCeleb trial lists: which two recordings are compared, and what is true of them."""
+
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from local_modules.errors import InputError
+from local_modules.manifest import replacing
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrialList:
+    """Pairs of recordings.
+
+    Arguments
+    ---------
+    labels : np.ndarray
+        Booleans, shape [n_trials]; true where both are of the same speaker (target).
+    enrol, test : list of str
+        Paths of the two recordings of each trial, relative to the data folder.
+    """
+
+    labels: np.ndarray
+    enrol: list[str]
+    test: list[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def read_trials(path: str | os.PathLike, known_paths: Collection[str]) -> TrialList:
+    """Reads a list of `label enrol_path test_path` lines.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        The list. Blank lines are skipped.
+    known_paths : collection of str
+        The recordings that may be compared, relative to the data folder.
+
+    Returns
+    -------
+    TrialList
+        The trials, in the order of the file.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read; if a line is malformed or names a recording that
+        is not known; if there is no target or no non-target trial.
+    """
+    known = frozenset(known_paths)
+    labels, enrol, test = [], [], []
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.strip():
+                    continue
+                label, first, second = _parse_line(line, known, f"{path}:{number}")
+                labels.append(label)
+                enrol.append(first)
+                test.append(second)
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as a trial list: {error}") from None
+    for label, kind in ((True, "target"), (False, "non-target")):
+        if label not in labels:
+            raise InputError(
+                f"{path}: has no {kind} trial (label {label:d}) among "
+                f"{len(labels)}; an error rate needs both kinds"
+            )
+    return TrialList(np.array(labels, dtype=bool), enrol, test)
+
+
+def _parse_line(line: str, known: frozenset[str], where: str) -> tuple[bool, str, str]:
+    label, *columns = line.split()
+    if label not in ("0", "1"):
+        raise InputError(
+            f"{where}: label is {label!r}; it must be 1 (same speaker) or 0"
+        )
+    if len(columns) > 2:
+        # A file name may hold spaces: take the one place that parts known files.
+        paths = line.strip()[1:].strip()
+        cuts = [
+            (paths[: gap.start()], paths[gap.end() :])
+            for gap in re.finditer(r"\s+", paths)
+        ]
+        cuts = [cut for cut in cuts if known.issuperset(cut)]
+        if len(cuts) == 1:
+            columns = cuts[0]
+    if len(columns) != 2:
+        raise InputError(
+            f"{where}: has {len(columns) + 1} columns; "
+            "it must be `label enrol_path test_path`"
+        )
+    for name in columns:
+        if name not in known:
+            example = f", such as {min(known)}" if known else ""
+            raise InputError(
+                f"{where}: {name} is no utterance of this split; paths are relative "
+                f"to the data folder{example}"
+            )
+    return label == "1", columns[0], columns[1]
+
+
+def write_trials(path: str | os.PathLike, trials: TrialList) -> None:
+    """Writes a trial list atomically.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        The file to write.
+    trials : TrialList
+        The trials.
+    """
+    with replacing(path) as file:
+        rows = zip(trials.labels, trials.enrol, trials.test, strict=True)
+        for label, enrol, test in rows:
+            file.write(f"{label:d} {enrol} {test}\n")
+
+
+def draw_trials(
+    speaker_of: Mapping[str, str], seed: int, n_max_target: int = 20_000
+) -> TrialList:
+    """Draws as many target as non-target trials, the same ones on every machine.
+
+    Target trials are all same-speaker pairs, or `n_max_target` of them where there
+    are more. There are as many non-target trials, or all different-speaker pairs
+    where there are fewer. No pair occurs twice, in whatever order.
+
+    Arguments
+    ---------
+    speaker_of : mapping of str to str
+        The speaker of each recording, by its path.
+    seed : int
+        Seed of the draw.
+    n_max_target : int
+        Most target trials to draw.
+
+    Returns
+    -------
+    TrialList
+        The targets, then the non-targets.
+
+    Raises
+    ------
+    InputError
+        If no speaker has two recordings, or if there is one speaker only.
+
+    Example
+    -------
+    >>> trials = draw_trials({"a/1": "a", "a/2": "a", "b/1": "b"}, seed=1)
+    >>> trials.labels.tolist(), trials.enrol[0], trials.test[0]
+    ([True, False], 'a/1', 'a/2')
+    """
+    paths = sorted(speaker_of, key=lambda path: (speaker_of[path], path))
+    counts = Counter(speaker_of[path] for path in paths)
+    sizes = np.fromiter(counts.values(), dtype=np.int64)
+    index = np.arange(len(paths))
+    # Sorted by speaker, the partners of recording i are a range: its own speaker's
+    # from i + 1 up to `end`, everyone else's from `end` on.
+    end = np.repeat(np.cumsum(sizes), sizes)
+    n_target = int((end - index - 1).sum())
+    n_nontarget = int((len(paths) - end).sum())
+    if not n_target:
+        raise InputError(
+            f"no target trial can be drawn: none of {len(counts)} speakers has two "
+            "utterances"
+        )
+    if not n_nontarget:
+        raise InputError(
+            "no non-target trial can be drawn: "
+            f"{speaker_of[paths[0]]} is the only speaker"
+        )
+    rng = random.Random(seed)
+    n_drawn = min(n_target, n_max_target)
+    targets = _draw_pairs(rng, index + 1, end, n_drawn)
+    nontargets = _draw_pairs(rng, end, np.full_like(end, len(paths)), n_drawn)
+    pairs = np.concatenate([targets, nontargets])
+    return TrialList(
+        labels=np.arange(len(pairs)) < len(targets),
+        enrol=[paths[i] for i in pairs[:, 0]],
+        test=[paths[i] for i in pairs[:, 1]],
+    )
+
+
+def _draw_pairs(
+    rng: random.Random, first: np.ndarray, stop: np.ndarray, n_drawn: int
+) -> np.ndarray:
+    """Draws from the pairs (i, j), first[i] <= j < stop[i], never listing them all."""
+    last_rank = np.cumsum(stop - first)
+    ranks = _draw_ranks(rng, int(last_rank[-1]), n_drawn)
+    i = np.searchsorted(last_rank, ranks, side="right")
+    j = stop[i] - (last_rank[i] - ranks)
+    return np.stack([i, j], axis=1)
+
+
+def _draw_ranks(rng: random.Random, n: int, n_drawn: int) -> np.ndarray:
+    """Draws distinct numbers below n (Floyd's algorithm, CACM 30(9), 1987).
+
+    `random.sample` would do, but of `random` only `random()` is promised to give
+    the same numbers in every version of Python.
+    """
+    if n_drawn >= n:
+        return np.arange(n)
+    drawn: set[int] = set()
+    for top in range(n - n_drawn, n):
+        rank = int(rng.random() * (top + 1))
+        drawn.add(top if rank in drawn else rank)
+    return np.array(sorted(drawn))

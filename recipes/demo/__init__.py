@@ -1,0 +1,1 @@
+"""A synthetic corpus, spoken by drawn eSpeak NG voices on first use."""

@@ -1,0 +1,217 @@
+"""Reading utterances, against files whose samples tell where they come from."""
+
+import operator
+from functools import partial
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch.utils.data import DataLoader
+
+from local_modules.audio import UtteranceReader
+
+RATE = 16000
+RAMP = np.arange(3 * RATE) / 2**16  # sample k is k / 65536: a crop shows its start
+
+
+def write(path, wave, rate=RATE):
+    soundfile.write(path, wave, rate, subtype="FLOAT")
+    return str(path)
+
+
+@pytest.fixture
+def ramp(tmp_path):
+    return write(tmp_path / "ramp.wav", RAMP)
+
+
+def start_of(wav):
+    return round(wav[0].item() * 2**16)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.0, 1.23457, 3.0])
+def test_crop_is_a_stretch_of_the_utterance(ramp, seconds):
+    reader = UtteranceReader(RATE, crop_seconds=seconds)
+    first, last = 5000, 5000 + max(20000, round(seconds * RATE))
+    last = min(last, len(RAMP))
+    first = min(first, last - round(seconds * RATE))
+    for epoch in range(20):
+        reader.set_epoch(epoch)
+        wav = reader("u", ramp, first, last)
+        start = start_of(wav)
+        assert wav.shape == (round(seconds * RATE),)
+        assert first <= start and start + len(wav) <= last
+        np.testing.assert_array_equal(wav.numpy(), RAMP[start : start + len(wav)])
+
+
+def test_every_start_is_possible(ramp):
+    reader = UtteranceReader(RATE, crop_seconds=1.0)
+    starts = set()
+    for epoch in range(80):
+        reader.set_epoch(epoch)
+        starts.add(start_of(reader("u", ramp, 100, 100 + RATE + 3)))
+    assert starts == {100, 101, 102, 103}
+
+
+def test_crop_depends_on_seed_epoch_and_id_alone(ramp):
+    def starts(reader, order):
+        found = {}
+        for epoch, utt_id in order:
+            reader.set_epoch(epoch)
+            found[epoch, utt_id] = start_of(reader(utt_id, ramp, 0, len(RAMP)))
+        return found
+
+    order = [(epoch, utt_id) for epoch in (1, 2, 3) for utt_id in ("a", "b", "ä/1")]
+    once = starts(UtteranceReader(RATE, 0.5, seed=7), order)
+    torch.rand(3), np.random.rand(3)  # other generators have no say
+    again = starts(UtteranceReader(RATE, 0.5, seed=7), order[::-1])
+    assert once == again
+    assert len(set(once.values())) == len(order)
+    other_seed = starts(UtteranceReader(RATE, 0.5, seed=8), order)
+    assert not set(once.values()) & set(other_seed.values())
+
+
+def test_short_utterance_is_repeated(tmp_path):
+    wave = np.random.default_rng(0).uniform(-0.5, 0.5, 7001).astype(np.float32)
+    path = write(tmp_path / "short.wav", wave)
+    wav = UtteranceReader(RATE, crop_seconds=1.5)("u", path, 0, len(wave))
+    np.testing.assert_array_equal(wav.numpy(), np.tile(wave, 4)[:24000])
+
+
+@pytest.mark.parametrize("rate", [8000, 44100])
+def test_stereo_of_another_rate(tmp_path, rate):
+    time = np.arange(2 * rate) / rate
+    left, right = 0.6 * np.sin(2 * np.pi * 440 * time), 0.2 * np.cos(2000 * time)
+    path = write(tmp_path / "stereo.wav", np.stack([left, right], axis=1), rate)
+    wav = UtteranceReader(RATE)("u", path, 0, len(time)).numpy()
+    assert wav.shape == (2 * RATE,)
+    time = np.arange(2 * RATE) / RATE
+    mono = 0.3 * np.sin(2 * np.pi * 440 * time) + 0.1 * np.cos(2000 * time)
+    np.testing.assert_allclose(wav[200:-200], mono[200:-200], atol=2e-3)
+
+
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000])
+def test_crop_length_is_exact_at_every_rate(tmp_path, rate):
+    path = write(
+        tmp_path / "noise.wav", np.random.default_rng(0).random(2 * rate), rate
+    )
+    for seconds in (0.9, 1.23457, 1.9999, 2.5):
+        wav = UtteranceReader(RATE, crop_seconds=seconds)("u", path, 0, 2 * rate)
+        assert wav.shape == (round(seconds * RATE),)
+
+
+def test_crop_is_drawn_in_the_files_own_rate(tmp_path):
+    # Speech between 1 s and 2 s of a file of 44.1 kHz, silence around it.
+    wave = np.zeros(3 * 44100)
+    wave[44100:88200] = 0.5
+    path = write(tmp_path / "island.wav", wave, 44100)
+    reader = UtteranceReader(RATE, crop_seconds=0.5)
+    for epoch in range(10):
+        reader.set_epoch(epoch)
+        wav = reader("u", path, 44100, 88200)
+        assert wav.shape == (8000,)
+        assert wav[100:-100].min() > 0.45
+
+
+def test_start_and_stop_are_honoured(ramp):
+    wav = UtteranceReader(RATE)("u", ramp, 1000, 21000)
+    np.testing.assert_array_equal(wav.numpy(), RAMP[1000:21000])
+    # As they come from a CSV.
+    wav = UtteranceReader(RATE)("u", ramp, "1000", "21000")
+    np.testing.assert_array_equal(wav.numpy(), RAMP[1000:21000])
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("crop_seconds", [None, 0.5])
+def test_truncated_file_is_named_and_skipped(tmp_path, caplog, suffix, crop_seconds):
+    path = tmp_path / f"cut.{suffix}"
+    soundfile.write(path, np.random.default_rng(0).uniform(-0.3, 0.3, RATE), RATE)
+    reader = UtteranceReader(RATE, crop_seconds)
+    assert reader("u", str(path), 8000, RATE) is not None
+    assert not caplog.records
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    assert reader("u", str(path), 8000, RATE) is None
+    assert str(path) in caplog.text
+
+
+def test_wav_cut_inside_the_utterance(ramp, caplog):
+    with open(ramp, "r+b") as file:
+        file.truncate(100000)  # 25 000 samples of 4 bytes, less the header
+    assert UtteranceReader(RATE)("u", ramp, 0, len(RAMP)) is None
+    assert ramp in caplog.text
+    assert UtteranceReader(RATE)("u", ramp, 0, 20000) is not None
+
+
+@pytest.mark.parametrize("crop_seconds", [None, 0.5])
+def test_undecodable_is_named_and_skipped(tmp_path, caplog, crop_seconds):
+    text = tmp_path / "text.wav"
+    text.write_text("no audio at all")
+    empty = tmp_path / "empty.wav"
+    empty.touch()
+    missing = tmp_path / "missing.wav"
+    for path in (text, empty, missing, tmp_path):
+        caplog.clear()
+        assert UtteranceReader(RATE, crop_seconds)("u", str(path), 0, 9000) is None
+        assert str(path) in caplog.text
+        assert len(caplog.records) == 1
+
+
+def test_empty_stretch_is_skipped(ramp, caplog):
+    for start, stop in ((500, 500), (501, 500), (len(RAMP), len(RAMP) + 9)):
+        for crop_seconds in (None, 0.5):
+            assert UtteranceReader(RATE, crop_seconds)("u", ramp, start, stop) is None
+    assert len(caplog.records) == 6
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("crop_seconds", [None, 0.5])
+def test_memory_changes_nothing(tmp_path, subtype, channels, crop_seconds):
+    wave = np.random.default_rng(0).uniform(-1, 1, (20000, channels))
+    path = str(tmp_path / "noise.wav")
+    soundfile.write(path, wave, RATE, subtype=subtype)
+    expected, _ = soundfile.read(path, dtype="float32", always_2d=True)
+    expected = expected[1000:19000].mean(axis=1)
+    kept = UtteranceReader(RATE, crop_seconds, seed=4, cache_gib=1.0)
+    fresh = UtteranceReader(RATE, crop_seconds, seed=4)
+    for epoch in (1, 2, 3):
+        kept.set_epoch(epoch)
+        fresh.set_epoch(epoch)
+        wav = kept("u", path, 1000, 19000)
+        assert wav.dtype == torch.float32
+        assert torch.equal(wav, fresh("u", path, 1000, 19000))
+        if crop_seconds is None:
+            np.testing.assert_allclose(wav.numpy(), expected, atol=1e-7)
+
+
+def test_memory_is_read_once_and_bounded(tmp_path):
+    paths = [write(tmp_path / f"{n}.wav", RAMP[: RATE + n]) for n in range(3)]
+    # Room for one and a bit: the second is the last to be kept.
+    reader = UtteranceReader(RATE, 0.5, cache_gib=1.5 * 4 * RATE / 2**30)
+    for path in paths:
+        assert reader(path, path, 0, RATE) is not None
+    for path in paths:
+        write(path, np.zeros(RATE))
+    reader.set_epoch(1)
+    found = [reader(path, path, 0, RATE).any().item() for path in paths]
+    assert found == [True, True, False]
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_that_outlive_an_epoch_see_it(ramp, context):
+    reader = UtteranceReader(RATE, crop_seconds=0.5, seed=3)
+    ids = ["a", "b", "c", "d"]
+    loader = DataLoader(
+        [partial(reader, utt_id, ramp, 0, len(RAMP)) for utt_id in ids],
+        batch_size=None,
+        collate_fn=operator.methodcaller("__call__"),
+        num_workers=2 if context == "fork" else 1,
+        persistent_workers=True,
+        multiprocessing_context=context,
+    )
+    alone = UtteranceReader(RATE, crop_seconds=0.5, seed=3)
+    for epoch in (1, 2, 5, 2):
+        reader.set_epoch(epoch)
+        alone.set_epoch(epoch)
+        for utt_id, wav in zip(ids, loader, strict=True):
+            assert torch.equal(wav, alone(utt_id, ramp, 0, len(RAMP)))

@@ -1,0 +1,198 @@
+"""Checkpoints under kills: of every file operation, and at moments of chance."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import time
+
+import pytest
+import torch
+
+from local_modules.checkpoints import WholeCheckpointer
+from local_modules.history import RunHistory
+
+FORK = multiprocessing.get_context("fork")
+
+
+def parts(size=8):
+    """A checkpointer's recoverables whose state is one number."""
+    net = torch.nn.Linear(size, size)
+    return {"net": net, "other": torch.nn.Linear(2, 2), "history": RunHistory()}
+
+
+def fill(recoverables, number):
+    for part in ("net", "other"):
+        torch.nn.init.constant_(recoverables[part].weight, number)
+        torch.nn.init.constant_(recoverables[part].bias, number)
+    recoverables["history"].epochs = [{"epoch": number, "valid_eer": 0.5}]
+
+
+def save(checkpointer, recoverables, number):
+    fill(recoverables, number)
+    checkpointer.save_and_keep_only(
+        meta={"number": number, "eer": 0.5}, min_keys=["eer"], importance_keys=[]
+    )
+
+
+def recovered(folder, size=8):
+    """The number that a restart finds; fails unless all parts agree on it."""
+    recoverables = parts(size)
+    fill(recoverables, -1)
+    checkpoint = WholeCheckpointer(folder, recoverables).recover_if_possible()
+    number = checkpoint.meta["number"]
+    for part in ("net", "other"):
+        for value in recoverables[part].state_dict().values():
+            assert torch.equal(value, torch.full_like(value, number))
+    assert recoverables["history"].epochs[0]["epoch"] == number
+    return number
+
+
+def folders(folder):
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def run_killed(target, *args):
+    """Whether a process of its own was killed in `target`."""
+    process = FORK.Process(target=target, args=args)
+    process.start()
+    process.join(60)
+    assert process.exitcode in (0, -signal.SIGKILL)
+    return process.exitcode != 0
+
+
+def save_until_operation(folder, number, last_operation):
+    """Saves once more, and dies before the given change of the folder."""
+    recoverables = parts()
+    checkpointer = WholeCheckpointer(folder, recoverables)
+    n_seen = 0
+
+    def count(event, args):
+        nonlocal n_seen
+        writes = event == "open" and str(folder) in str(args[0]) and args[1] == "w"
+        if writes or event in ("os.mkdir", "os.rename", "os.remove", "os.rmdir"):
+            n_seen += 1
+            if n_seen == last_operation:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    save(checkpointer, recoverables, number)
+
+
+def test_killed_before_any_change(tmp_path):
+    """Walks through one save, from its first change of the folder to its last, with
+    a kill before each."""
+    start = tmp_path / "start"
+    recoverables = parts()
+    checkpointer = WholeCheckpointer(start, recoverables)
+    save(checkpointer, recoverables, 1)
+    fill(recoverables, 99)  # an earlier kill's
+    half = checkpointer.save_checkpoint(name="half")
+    (half.path / "other.ckpt").unlink()
+
+    found, n_broken = [], 0
+    for operation in range(1, 100):
+        folder = tmp_path / str(operation)
+        shutil.copytree(start, folder)
+        was_killed = run_killed(save_until_operation, folder, 2, operation)
+        n_broken += len(folders(folder)) - len(
+            WholeCheckpointer(folder).list_checkpoints()
+        )
+        found.append(recovered(folder))
+        # Whatever a kill has left is gone after the next save.
+        fill(recoverables, 3)
+        save(WholeCheckpointer(folder, recoverables), recoverables, 3)
+        assert recovered(folder) == 3
+        assert len(folders(folder)) == 1
+        if not was_killed:
+            break
+    assert len(found) > 15  # the walk was one
+    assert found == sorted(found) and set(found) == {1, 2}
+    assert n_broken > 5
+
+
+def save_for_ever(folder, size):
+    recoverables = parts(size)
+    checkpointer = WholeCheckpointer(folder, recoverables)
+    checkpoint = checkpointer.recover_if_possible()
+    number = checkpoint.meta["number"] if checkpoint else 0
+    while True:
+        number += 1
+        save(checkpointer, recoverables, number)
+
+
+def test_killed_at_random_moments(tmp_path):
+    """Also within the writing of a file, which is the longer the larger it is."""
+    size = 700
+    recoverables = parts(size)
+    save(WholeCheckpointer(tmp_path, recoverables), recoverables, 1)
+    latest, n_unwhole = 1, 0
+    for repeat in range(12):
+        process = FORK.Process(target=save_for_ever, args=(tmp_path, size))
+        process.start()
+        time.sleep(0.08 + 0.0137 * repeat)
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        whole = WholeCheckpointer(tmp_path).list_checkpoints()
+        n_unwhole += len(folders(tmp_path)) > len(whole)
+        number = recovered(tmp_path, size)
+        assert number >= latest
+        latest = number
+    assert latest > 1
+
+
+@pytest.fixture
+def checkpointer(tmp_path):
+    return WholeCheckpointer(tmp_path, parts())
+
+
+def test_every_file_has_to_be_there(checkpointer, tmp_path):
+    older = checkpointer.save_checkpoint(meta={"n": 1})
+    newer = checkpointer.save_checkpoint(meta={"n": 2})
+    names = sorted(path.name for path in newer.path.iterdir())
+    assert {"net.ckpt", "other.ckpt", "history.ckpt", "CKPT.yaml"} < set(names)
+    for name in names:
+        copy = tmp_path / "CKPT+copy"
+        shutil.copytree(newer.path, copy)
+        shutil.rmtree(newer.path)
+        assert checkpointer.find_checkpoint().path == copy
+        (copy / name).unlink()
+        assert checkpointer.find_checkpoint().path == older.path
+        (copy / name).touch()
+        shutil.rmtree(copy)
+        newer = checkpointer.save_checkpoint(meta={"n": 2})
+
+
+def test_broken_folders_go_with_the_next_save(checkpointer, tmp_path):
+    first = checkpointer.save_checkpoint(name="first")
+    empty = tmp_path / "CKPT+empty"
+    empty.mkdir()
+    half = checkpointer.save_checkpoint(name="half")
+    (half.path / "net.ckpt").unlink()
+    (tmp_path / "plots").mkdir()  # no checkpoint: not ours to delete
+    assert [c.path for c in checkpointer.list_checkpoints()] == [first.path]
+    second = checkpointer.save_checkpoint(name="second")
+    assert set(folders(tmp_path)) == {first.path, second.path, tmp_path / "plots"}
+
+
+def test_keeps_the_best_and_the_latest(checkpointer):
+    for number, eer in enumerate([0.4, 0.1, 0.3, 0.2], start=1):
+        checkpointer.save_and_keep_only(
+            meta={"number": number, "eer": eer}, min_keys=["eer"], importance_keys=[]
+        )
+        time.sleep(0.002)
+    # What save_and_keep_only keeps on its own beside min_keys is SpeechBrain's affair:
+    # `importance_keys=[]` and one checkpoint to keep.
+    kept = {c.meta["number"] for c in checkpointer.list_checkpoints()}
+    assert kept == {2, 4}
+    assert checkpointer.find_checkpoint(min_key="eer").meta["number"] == 2
+    assert checkpointer.find_checkpoint().meta["number"] == 4
+
+
+def test_marker_lists_what_is_there(checkpointer):
+    checkpoint = checkpointer.save_checkpoint()
+    listed = json.loads((checkpoint.path / "complete.json").read_text())
+    present = {path.name for path in checkpoint.path.iterdir()}
+    assert set(listed) == present - {"complete.json"}

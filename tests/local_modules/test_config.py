@@ -1,0 +1,301 @@
+"""Command lines and YAML files: what becomes of them, and of mistakes in them."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from local_modules.config import (
+    check_continues,
+    check_overrides,
+    load_hparams,
+    parse_command_line,
+    plain_values,
+    resolved_text,
+)
+from local_modules.errors import InputError
+
+ROOT = Path(__file__).parents[2]
+CONFORMER = str(ROOT / "hparams" / "conformer.yaml")
+SYSTEMS = sorted(
+    str(path)
+    for path in (ROOT / "hparams").glob("*.yaml")
+    if "embedding_model:" in path.read_text(encoding="utf-8")
+)
+
+
+def message(function, *args):
+    """The one line that a person reads."""
+    with pytest.raises(InputError) as error:
+        function(*args)
+    text = str(error.value)
+    assert text and "\n" not in text
+    assert error.value.exit_status == 2
+    return text
+
+
+class TestCommandLine:
+    @pytest.mark.parametrize(
+        ("text", "value"),
+        [
+            ("1e-4", 1e-4),
+            ("-1e-4", -1e-4),
+            ("1.5E3", 1500.0),
+            ("0.002", 0.002),
+            ("12", 12),
+            ("True", True),
+            ("false", False),
+            ("null", None),
+            ("results/a b", "results/a b"),
+            ("/data/vox", "/data/vox"),
+            ("demo", "demo"),
+            ("[95, 105]", [95, 105]),
+            ("[a, 1e-3]", ["a", 1e-3]),
+        ],
+    )
+    @pytest.mark.parametrize("joined", [False, True])
+    def test_values(self, text, value, joined):
+        pair = [f"--lr={text}"] if joined else ["--lr", text]
+        file, _, overrides = parse_command_line(["a.yaml", *pair, "--emb_dim", "8"])
+        assert file == "a.yaml"
+        assert overrides == {"lr": value, "emb_dim": 8}
+        assert type(overrides["lr"]) is type(value)
+
+    def test_run_options_are_no_overrides(self):
+        _, run_opts, overrides = parse_command_line(
+            ["a.yaml", "--device", "cpu", "--precision", "bf16", "--seed", "3"]
+        )
+        assert (run_opts.device, run_opts.precision) == ("cpu", "bf16")
+        assert overrides == {"seed": 3}
+
+    def test_nothing_but_the_file(self):
+        assert parse_command_line(["a.yaml"])[2] == {}
+
+    def test_wrong_precision(self):
+        text = message(parse_command_line, ["a.yaml", "--precision", "fp17"])
+        assert text.startswith("argument --precision:")
+        assert "fp17" in text and "bf16" in text
+
+    @pytest.mark.parametrize(
+        "argv",
+        [
+            [],
+            ["a.yaml", "lr", "3"],
+            ["a.yaml", "--lr", "{"],
+            ["a.yaml", "--lr", "a: b"],
+            ["a.yaml", "--lr", "1", "--lr", "2"],
+        ],
+    )
+    def test_malformed(self, argv):
+        message(parse_command_line, argv)
+
+    def test_every_key_gets_through(self):
+        """None is taken for the abbreviation of a run option."""
+        keys = {key for system in SYSTEMS for key in plain_values(system, {})}
+        argv = [word for key in sorted(keys) for word in (f"--{key}", "3")]
+        _, run_opts, overrides = parse_command_line(["a.yaml", *argv])
+        assert keys - set(overrides) == keys & set(run_opts.overridden_args)
+
+
+class TestOverrides:
+    def test_known_keys_pass(self):
+        check_overrides(CONFORMER, {"lr": 1, "emb_dim": 2, "embedding_model": 3})
+
+    @pytest.mark.parametrize(
+        ("key", "nearest"),
+        [("emb_dimm", "emb_dim"), ("n_block", "n_blocks"), ("LR", None)],
+    )
+    def test_unknown_key_names_the_nearest(self, key, nearest):
+        text = message(check_overrides, CONFORMER, {"lr": 1, key: 2})
+        assert text.startswith(f"--{key}: {CONFORMER}")
+        if nearest:
+            assert nearest in text.partition("the nearest are")[2].split(", ")[0]
+
+    def test_nested_key_is_not_top_level(self):
+        assert "--channels" in message(check_overrides, CONFORMER, {"channels": 8})
+
+
+@pytest.mark.parametrize("function", [check_overrides, load_hparams])
+class TestBadFiles:
+    def test_missing(self, function, tmp_path):
+        path = str(tmp_path / "none.yaml")
+        assert message(function, path, {}).startswith(path)
+
+    def test_folder(self, function, tmp_path):
+        assert message(function, str(tmp_path), {}).startswith(str(tmp_path))
+
+    @pytest.mark.parametrize(
+        "content", [b"a: [1\nb: 2", b"a: 1\n  b: 2\n", b"a: \xff\xfe\n", b"\x00"]
+    )
+    def test_broken(self, function, tmp_path, content):
+        path = tmp_path / "broken.yaml"
+        path.write_bytes(content)
+        assert message(function, str(path), {}).startswith(str(path))
+
+
+@pytest.mark.parametrize("content", ["- a\n- b\n", "", "hello\n", "3\n"])
+def test_file_without_keys(tmp_path, content):
+    path = tmp_path / "list.yaml"
+    path.write_text(content)
+    text = message(check_overrides, str(path), {})
+    assert text == f"{path}: is no mapping of keys to values"
+
+
+class TestPlainValues:
+    def test_references_are_resolved(self):
+        values = plain_values(CONFORMER, {"seed": 7, "corpus": "folder"})
+        assert values["output_folder"] == "results/conformer/7"
+        assert values["save_folder"] == "results/conformer/7/save"
+        assert values["data_folder"] == "data/folder"
+        assert values["lr"] == 0.002 and isinstance(values["lr"], float)
+        assert values["trials"] is None
+        assert values["speed_perturb"] is False
+
+    def test_objects_are_left_out(self):
+        values = plain_values(CONFORMER, {})
+        text = Path(CONFORMER).read_text(encoding="utf-8")
+        tops = [line for line in text.splitlines() if line[:1].isalpha()]
+        objects = {
+            line.partition(":")[0]
+            for line in tops
+            if ": !" in line and "!ref" not in line and "PLACEHOLDER" not in line
+        }
+        assert {"embedding_model", "checkpointer", "opt_class"} <= objects
+        assert not objects & set(values)
+        plain = {line.partition(":")[0] for line in tops} - objects
+        assert plain <= set(values)
+
+    def test_dangling_reference(self, tmp_path):
+        path = tmp_path / "dangling.yaml"
+        path.write_text("a: !ref <b>\n")
+        assert message(plain_values, str(path), {}).startswith(str(path))
+
+
+class TestLoad:
+    @pytest.mark.parametrize(
+        ("overrides", "named"),
+        [
+            ({"kernel_size": 4}, "kernel_size 4"),
+            ({"subsampling": 3}, "3"),
+            ({"n_heads": 5}, "5 heads"),
+            ({"emb_dim": "wide"}, ""),
+            ({"sample_rate": None}, ""),
+        ],
+    )
+    def test_bad_value_is_one_line(self, overrides, named, tmp_path):
+        overrides = {"n_speakers": 3, "output_folder": str(tmp_path), **overrides}
+        text = message(load_hparams, CONFORMER, overrides)
+        assert text.startswith(f"{CONFORMER}: ")
+        assert named in text
+
+    def test_unreplaced_placeholder(self):
+        assert "n_speakers" in message(load_hparams, CONFORMER, {})
+
+    @pytest.mark.parametrize("hparams_file", SYSTEMS)
+    def test_every_system_embeds(self, hparams_file, tmp_path):
+        hparams = load_hparams(
+            hparams_file, {"n_speakers": 5, "output_folder": str(tmp_path)}
+        )
+        wavs = torch.randn(2, hparams["sample_rate"])
+        lens = torch.tensor([1.0, 0.5])
+        model = hparams["embedding_model"].eval()
+        with torch.no_grad():
+            feats = hparams["compute_features"](wavs)
+            embeddings = model(hparams["mean_var_norm"](feats, lens), lens)
+            cosines = hparams["classifier"](embeddings)
+        assert embeddings.shape == (2, 1, hparams["emb_dim"])
+        assert embeddings.isfinite().all()
+        assert cosines.shape[-1] == 5 and cosines.abs().max() <= 1.00001
+        recoverables = hparams["checkpointer"].recoverables
+        assert recoverables["embedding_model"] is model
+        assert Path(hparams["save_folder"]).parent == tmp_path
+
+
+class TestContinues:
+    @pytest.fixture
+    def run(self, tmp_path):
+        """A run's folder with the settings as SpeechBrain writes them."""
+        text = resolved_text(CONFORMER, {"n_speakers": 3, "lr": 0.01})
+        head = "# Generated 2026-01-01 from:\n# conformer.yaml\n# yamllint disable\n"
+        (tmp_path / "hyperparams.yaml").write_text(head + text)
+        return str(tmp_path)
+
+    @staticmethod
+    def changed(**overrides):
+        return resolved_text(CONFORMER, {"n_speakers": 3, "lr": 0.01, **overrides})
+
+    def test_record_is_missing(self, tmp_path):
+        text = message(check_continues, str(tmp_path), self.changed())
+        assert text.startswith(str(tmp_path / "hyperparams.yaml"))
+
+    def test_same_settings(self, run):
+        check_continues(run, self.changed())
+
+    @pytest.mark.parametrize(
+        "free",
+        [
+            {"number_of_epochs": 99},
+            {"train_time_limit_minutes": 5},
+            {"num_workers": 3, "valid_batch_size": 7, "max_bad_share": 0.5},
+        ],
+    )
+    def test_free_keys(self, run, free):
+        check_continues(run, self.changed(**free))
+
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [("lr", 0.02), ("seed", 5), ("n_speakers", 4), ("spec_augment", False)],
+    )
+    def test_changed_key(self, run, key, value):
+        text = message(check_continues, run, self.changed(**{key: value}))
+        assert text.startswith(f"{run}: holds a run with '{key}: ")
+        assert f"not '{key}: {value}'".lower() in text
+
+    @pytest.mark.parametrize(
+        ("old", "new", "key"),
+        [
+            ("pooling.AttentiveStatistics", "pooling.Statistics", "embedding_model"),
+            ("torch.optim.AdamW", "torch.optim.Adam", "opt_class"),
+            ("channels: 16", "channels: 8", "embedding_model"),
+            ("speeds: [95, 105]", "speeds: [95, 100]", "wav_augment"),
+            ("max_augmentations: 2", "max_augmentations: 3", "wav_augment"),
+        ],
+    )
+    def test_changed_inside_an_object(self, run, tmp_path, old, new, key):
+        other = tmp_path / "other.yaml"
+        shutil.copy(CONFORMER, other)
+        text = other.read_text()
+        assert text.count(old) == 1
+        other.write_text(text.replace(old, new))
+        present = resolved_text(str(other), {"n_speakers": 3, "lr": 0.01})
+        complaint = message(check_continues, run, present)
+        assert complaint.startswith(f"{run}: holds a run with '{key}: ")
+        for part in (old, new):
+            assert part in complaint
+
+    def test_removed_key(self, run):
+        tree = self.changed().replace("crop_seconds: 2.0\n", "", 1)
+        text = message(check_continues, run, tree)
+        assert "'crop_seconds: 2.0', not 'nothing'" in text
+
+    def test_broken_record(self, tmp_path):
+        (tmp_path / "hyperparams.yaml").write_text("a: [1\n")
+        text = message(check_continues, str(tmp_path), self.changed())
+        assert str(tmp_path / "hyperparams.yaml") in text
+
+
+@pytest.mark.parametrize("hparams_file", SYSTEMS)
+def test_comment_on_the_command_line_names_keys_of_the_file(hparams_file):
+    """The head of each file shows overrides; they must be ones that work."""
+    head = Path(hparams_file).read_text(encoding="utf-8").partition("\n\n#")[0]
+    words = [word for word in head.split() if word.startswith("--")]
+    keys = {word.removeprefix("--"): 1 for word in words}
+    check_overrides(hparams_file, keys)
+
+
+def test_yaml_loader_agrees_on_floats():
+    """PyYAML takes 1e-4 for text; the command line must not."""
+    assert yaml.safe_load("1e-4") == "1e-4"
+    assert parse_command_line(["a.yaml", "--lr", "1e-4"])[2]["lr"] == 0.0001

@@ -1,0 +1,102 @@
+"""From a corpus' name to its utterances and trials."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from local_modules.corpus import prepare_corpus, read_corpus
+from local_modules.errors import InputError
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture
+def settings(tmp_path, voices_folder):
+    return {
+        "corpus": "folder",
+        "data_folder": str(voices_folder),
+        "manifest_folder": str(tmp_path / "manifests"),
+        "corpus_seed": 1986,
+        "trials": None,
+        "valid_share": 0.1,
+        "test_share": 0.1,
+        "min_seconds": 0.5,
+        "max_bad_share": 0.01,
+        "emb_dim": 192,  # no parameter of any corpus
+    }
+
+
+def test_prepared_corpus_is_what_lies_in_the_folder(settings, voices_folder):
+    prepare_corpus(settings)
+    splits, trials = read_corpus(settings["manifest_folder"])
+    assert list(splits) == ["train", "valid", "test"]
+    for split, rows in splits.items():
+        on_disk = {
+            path.relative_to(voices_folder).as_posix(): path
+            for path in (voices_folder / split).rglob("*.wav")
+        }
+        assert {row.path for row in rows} == set(on_disk)
+        for row in rows:
+            header = soundfile.info(on_disk[row.path])
+            assert (row.start, row.stop) == (0, header.frames)
+            assert row.duration == pytest.approx(header.duration)
+            assert row.speaker == on_disk[row.path].parent.name
+    assert Counter(row.speaker for row in splits["train"]) == {
+        f"train{n}": 8 for n in range(6)
+    }
+    for split, trial_list in trials.items():
+        speaker = {row.path: row.speaker for row in splits[split]}
+        pairs = zip(trial_list.enrol, trial_list.test, trial_list.labels, strict=True)
+        assert all((speaker[a] == speaker[b]) == label for a, b, label in pairs)
+        assert 0 < trial_list.labels.sum() < len(trial_list)
+    assert set(trials) == {"valid", "test"}
+
+
+def test_settings_reach_the_corpus(settings):
+    settings["min_seconds"] = 60.0
+    with pytest.raises(InputError, match="min_seconds 60"):
+        prepare_corpus(settings)
+
+
+def test_unknown_corpus_names_the_known(settings):
+    known = sorted(path.parent.name for path in RECIPES.glob("*/__init__.py"))
+    assert {"folder", "demo"} <= set(known)
+    with pytest.raises(InputError) as error:
+        prepare_corpus(settings | {"corpus": "voxceleb9"})
+    assert str(error.value) == f"--corpus voxceleb9: there are {', '.join(known)}"
+
+
+def test_unsaid_data_folder(settings):
+    with pytest.raises(InputError, match=r"^--data_folder: .*'folder'"):
+        prepare_corpus(settings | {"data_folder": None})
+
+
+def test_missing_data_folder_is_named(settings, tmp_path):
+    missing = str(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=missing):
+        prepare_corpus(settings | {"data_folder": missing})
+
+
+def test_unprepared_folder_is_named(tmp_path):
+    with pytest.raises(InputError, match=f"{tmp_path}/train.csv"):
+        read_corpus(tmp_path)
+
+
+def test_speaker_in_two_splits(settings):
+    prepare_corpus(settings)
+    folder = Path(settings["manifest_folder"])
+    train = (folder / "train.csv").read_text()
+    (folder / "train.csv").write_text(train.replace(",train0\n", ",test0\n"))
+    with pytest.raises(InputError, match="test0 is in both train and test"):
+        read_corpus(folder)
+
+
+def test_trial_of_another_split(settings):
+    prepare_corpus(settings)
+    folder = Path(settings["manifest_folder"])
+    test_trials = (folder / "test_trials.txt").read_text()
+    (folder / "valid_trials.txt").write_text(test_trials)
+    with pytest.raises(InputError, match=r"valid_trials\.txt:1.*test/"):
+        read_corpus(folder)

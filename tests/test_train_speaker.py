@@ -1,0 +1,408 @@
+"""The recipe as a whole, on a small corpus of real audio files."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_speaker
+from local_modules.checkpoints import WholeCheckpointer
+from local_modules.losses import AdditiveAngularMargin
+
+ROOT = Path(__file__).parents[1]
+SMALL = {
+    "corpus": "folder",
+    "d_model": 16,
+    "n_blocks": 2,
+    "n_heads": 2,
+    "d_ffn": 16,
+    "emb_dim": 16,
+    "batch_size": 8,
+    "crop_seconds": 0.8,
+    "number_of_epochs": 3,
+}
+SPEECH = ROOT.parent / "shared" / "speech"
+
+
+def command_line(data, output, *more, **overrides):
+    """Arguments of a small run on the CPU, without progress bars."""
+    values = {"data_folder": data, "output_folder": output, **SMALL, **overrides}
+    pairs = [text for key, value in values.items() for text in (f"--{key}", f"{value}")]
+    recipe = str(ROOT / "hparams" / "conformer.yaml")
+    return [recipe, *pairs, "--device", "cpu", "--noprogressbar", *more]
+
+
+def start(*args, **kwargs):
+    """Starts train_speaker.py as a person does, in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "train_speaker.py", *command_line(*args, **kwargs)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def metrics_of(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def latest_states(folder):
+    """The files of the latest checkpoint that hold weights or the optimizer."""
+    latest = WholeCheckpointer(folder / "save").find_checkpoint()
+    names = ("embedding_model", "classifier", "optimizer")
+    return [
+        torch.load(latest.path / f"{name}.ckpt", weights_only=True) for name in names
+    ]
+
+
+def assert_same(one, other):
+    """Bit for bit, through all levels."""
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same(one[key], other[key])
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        for first, second in zip(one, other, strict=True):
+            assert_same(first, second)
+    else:
+        assert one == other
+
+
+@pytest.fixture(autouse=True)
+def no_logging_into_a_closed_stream():
+    """SpeechBrain's handlers keep the streams that pytest captures for one test."""
+    yield
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if not type(handler).__module__.startswith("_pytest"):
+            root.removeHandler(handler)
+
+
+@pytest.fixture(scope="session")
+def finished(voices_folder, tmp_path_factory):
+    """A finished run: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    process = start(voices_folder, folder, "--ckpt_interval_steps", "1")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return folder, output
+
+
+def test_a_run_leaves_what_the_design_promises(finished):
+    folder, output = finished
+    metrics = metrics_of(folder)
+    for split in ("valid", "test"):
+        assert metrics[split].keys() == {
+            "eer",
+            "eer_threshold",
+            "min_dcf",
+            "n_target",
+            "n_nontarget",
+        }
+        assert 0 <= metrics[split]["eer"] <= 0.5
+        assert metrics[split]["n_target"] == metrics[split]["n_nontarget"] == 18
+    assert metrics["train"].keys() == {"loss", "accuracy"}
+    assert metrics["epochs"] == 3
+    assert metrics["n_speakers"] == 6
+    assert metrics["train_seconds"] > 0
+    for name in ("hyperparams.yaml", "log.txt", "env.log", "train_log.txt"):
+        assert (folder / name).stat().st_size > 0
+    for name in ("loss", "accuracy", "learning_rate", "eer", "scores", "det"):
+        assert (folder / "plots" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    assert list((folder / "tensorboard").iterdir())
+    assert len((folder / "train_log.txt").read_text().splitlines()) == 3
+    last_screen = output[output.index("\nvalid") :]
+    assert f"{100 * metrics['test']['eer']:.2f} %" in last_screen
+    assert str(folder / "model") in last_screen
+    assert "foreign_class" in last_screen
+
+
+def test_the_parameters_counted_are_the_embedding_models(finished):
+    folder, _ = finished
+    state = torch.load(folder / "model" / "embedding_model.ckpt", weights_only=True)
+    # Batch norms keep running statistics, which are no parameters.
+    n_numbers = sum(
+        tensor.numel()
+        for name, tensor in state.items()
+        if "running_" not in name and "num_batches" not in name
+    )
+    assert metrics_of(folder)["n_parameters"] == n_numbers
+
+
+def test_the_best_epoch_is_the_one_of_the_lowest_valid_eer(finished):
+    folder, _ = finished
+    metrics = metrics_of(folder)
+    eers = [
+        float(line.split("valid EER ")[1].split(" %")[0]) / 100
+        for line in (folder / "train_log.txt").read_text().splitlines()
+    ]
+    assert metrics["valid"]["eer"] == pytest.approx(min(eers), abs=1e-4)
+    assert eers[metrics["best_epoch"] - 1] == min(eers)
+
+
+def test_the_epochs_after_the_best_are_reported_too(
+    voices_folder, tmp_path, monkeypatch
+):
+    eers = iter([0.1, 0.2, 0.3, 0.1, 0.5])  # three epochs, valid again, test
+
+    def rising(target, nontarget):
+        return next(eers), 0.0
+
+    monkeypatch.setattr(train_speaker, "equal_error_rate", rising)
+    assert train_speaker.main(command_line(voices_folder, tmp_path / "run")) == 0
+    metrics = metrics_of(tmp_path / "run")
+    assert (metrics["best_epoch"], metrics["epochs"]) == (1, 3)
+    last_line = (tmp_path / "run" / "train_log.txt").read_text().splitlines()[-1]
+    minutes = float(last_line.split(" - ")[-1].split(" ")[0])
+    assert metrics["train_seconds"] == pytest.approx(60 * minutes, abs=3.1)
+
+
+@pytest.mark.parametrize("n_saved", [1, 9, 14, 20])
+def test_a_killed_run_continues_to_the_same_bits(
+    n_saved, finished, voices_folder, tmp_path
+):
+    """SIGKILL after so many checkpoints (6 steps an epoch, one checkpoint each and one
+    at its end; 20 is the very last step), then the same command again."""
+    folder = tmp_path / "killed"
+    more = ("--ckpt_interval_steps", "1")
+    process = start(voices_folder, folder, *more)
+    seen = set()
+    while len(seen) < n_saved and process.poll() is None:
+        seen |= {
+            (path.name, path.stat().st_mtime_ns)
+            for path in (folder / "save").glob("CKPT*/complete.json")
+        }
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert not (folder / "metrics.json").exists()
+    process = start(voices_folder, folder, *more)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert_same(latest_states(folder), latest_states(finished[0]))
+    whole, killed = metrics_of(finished[0]), metrics_of(folder)
+    for key in ("valid", "test", "train", "best_epoch", "epochs"):
+        assert killed[key] == whole[key]
+
+
+def test_a_data_worker_changes_no_bit(finished, voices_folder, tmp_path):
+    arguments = command_line(voices_folder, tmp_path / "run", num_workers=1)
+    assert train_speaker.main(arguments) == 0
+    assert_same(latest_states(tmp_path / "run"), latest_states(finished[0]))
+
+
+def test_another_seed_gives_another_run(finished, voices_folder, tmp_path):
+    arguments = command_line(voices_folder, tmp_path / "run", seed=2)
+    assert train_speaker.main(arguments) == 0
+    whole = metrics_of(finished[0])
+    assert metrics_of(tmp_path / "run")["train"] != whole["train"]
+
+
+def test_a_finished_run_is_not_trained_again(finished, voices_folder, tmp_path):
+    folder = tmp_path / "again"
+    shutil.copytree(finished[0], folder)
+    # The copy's settings name the first folder: give it the copy's.
+    settings = (folder / "hyperparams.yaml").read_text()
+    (folder / "hyperparams.yaml").write_text(
+        settings.replace(str(finished[0]), str(folder))
+    )
+    before = latest_states(folder)
+    assert train_speaker.main(command_line(voices_folder, folder)) == 0
+    assert_same(before, latest_states(folder))
+    assert metrics_of(folder)["epochs"] == 3
+
+
+def test_the_time_limit_ends_the_run_with_the_schedules_run_down(
+    voices_folder, tmp_path, capsys
+):
+    arguments = command_line(
+        voices_folder,
+        tmp_path / "run",
+        number_of_epochs=100000,
+        train_time_limit_minutes=0.05,
+    )
+    assert train_speaker.main(arguments) == 0
+    metrics = metrics_of(tmp_path / "run")
+    assert 3.0 <= metrics["train_seconds"] < 10.0
+    assert 2 <= metrics["epochs"] < 100000
+    last = (tmp_path / "run" / "train_log.txt").read_text().splitlines()[-1]
+    assert float(last.split("lr ")[1].split(" ")[0]) < 1e-4
+    assert "margin 0.20" in last
+    # Its time is over: the same command trains no further.
+    assert train_speaker.main(arguments) == 0
+    assert metrics_of(tmp_path / "run")["epochs"] == metrics["epochs"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--precision", "bf16"),
+        ("--grad_accumulation_factor", "2"),
+        ("--optimizer_step_limit", "4"),
+        ("--ckpt_interval_minutes", "1"),
+        ("--debug",),
+        ("--remove_vector_weight_decay",),
+        ("--compile", "--compile_module_keys", "classifier"),
+    ],
+    ids=" ".join,
+)
+def test_run_options_of_speechbrain(options, voices_folder, tmp_path):
+    arguments = command_line(voices_folder, tmp_path / "run", *options)
+    assert train_speaker.main(arguments) == 0
+    metrics = metrics_of(tmp_path / "run")
+    assert metrics["epochs"] == {"--optimizer_step_limit": 1, "--debug": 2}.get(
+        options[0], 3
+    )
+
+
+@pytest.mark.parametrize("limit", [0.001, -1.0])
+def test_the_gradient_of_all_groups_is_clipped_together(limit):
+    """Two parameter groups with a gradient norm of 5; SpeechBrain alone would clip
+    the first only."""
+    layer = torch.nn.Linear(1, 1)
+    brain = train_speaker.SpeakerBrain(
+        modules={"layer": layer},
+        opt_class=lambda parameters: torch.optim.SGD(parameters, lr=1.0),
+        run_opts={"device": "cpu", "max_grad_norm": limit},
+    )
+    brain.optimizer = torch.optim.SGD(
+        [{"params": [layer.weight]}, {"params": [layer.bias]}], lr=1.0
+    )
+    before = torch.cat([layer.weight.flatten(), layer.bias]).detach().clone()
+    layer.weight.grad = torch.tensor([[3.0]])
+    layer.bias.grad = torch.tensor([4.0])
+    brain.optimizers_step()
+    step = before - torch.cat([layer.weight.flatten(), layer.bias]).detach()
+    scale = 0.001 / 5 if limit > 0 else 1.0
+    assert torch.allclose(step, scale * torch.tensor([3.0, 4.0]), atol=1e-6)
+
+
+def test_a_step_that_is_not_finite_is_left_out():
+    layer = torch.nn.Linear(1, 1)
+    brain = train_speaker.SpeakerBrain(
+        modules={"layer": layer}, run_opts={"device": "cpu"}
+    )
+    brain.optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.tensor([[float("nan")]])
+    brain.optimizers_step()
+    assert torch.equal(layer.weight, before)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
+    voices_folder, tmp_path, monkeypatch, capsys
+):
+    forward = AdditiveAngularMargin.forward
+    calls = []
+
+    def fails_after_an_epoch(self, *args):
+        calls.append(1)
+        return forward(self, *args) * (float("nan") if len(calls) > 6 else 1.0)
+
+    monkeypatch.setattr(AdditiveAngularMargin, "forward", fails_after_an_epoch)
+    arguments = command_line(voices_folder, tmp_path / "run")
+    assert train_speaker.main(arguments) == 1
+    line = capsys.readouterr().err.strip().splitlines()[-1]
+    assert line.startswith("train_speaker.py: ")
+    assert "not finite" in line
+    assert str(tmp_path / "run" / "save") in line
+    # SpeechBrain lets three such steps of an epoch pass.
+    assert len(calls) == 6 + 4
+    for state in latest_states(tmp_path / "run")[:2]:
+        assert all(torch.isfinite(tensor.float()).all() for tensor in state.values())
+    monkeypatch.undo()
+    assert train_speaker.main(arguments) == 0
+
+
+def test_the_classifier_knows_the_training_speakers(finished, voices_folder):
+    from speechbrain.inference.classifiers import EncoderClassifier
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    folder, _ = finished
+    model = EncoderClassifier.from_hparams(source=str(folder / "model"))
+    files = sorted((voices_folder / "train").glob("*/*.wav"))
+    labels = [model.classify_file(str(path))[3][0] for path in files]
+    right = sum(
+        label == path.parent.name for label, path in zip(labels, files, strict=True)
+    )
+    assert right / len(files) > 0.5  # three epochs; chance is one in six
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["{recipe}", "--emb_dmi", "3"], ["--emb_dmi", "emb_dim"]),
+        (["hparams/none.yaml"], ["hparams/none.yaml", "No such file"]),
+        (["{recipe}", "--corpus", "voxx"], ["voxx", "demo", "folder"]),
+        (["{recipe}", "--precision", "fp8"], ["--precision", "bf16"]),
+        (["{recipe}", "--kernel_size", "4", *["{data}"]], ["kernel_size 4"]),
+        (
+            ["{recipe}", "--corpus", "folder", "--data_folder", "/nowhere"],
+            ["/nowhere"],
+        ),
+        ([], ["param_file"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    arguments, words, voices_folder, tmp_path, capsys
+):
+    places = {
+        "{recipe}": [str(ROOT / "hparams" / "conformer.yaml")],
+        "{data}": [
+            "--corpus",
+            "folder",
+            "--data_folder",
+            str(voices_folder),
+        ],
+    }
+    output = ["--output_folder", str(tmp_path)] if arguments else []
+    argv = [text for word in arguments for text in places.get(word, [word])]
+    assert train_speaker.main(argv + output) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    for word in words:
+        assert word in error
+
+
+def test_a_run_is_not_continued_with_other_settings(finished, voices_folder, capsys):
+    folder, _ = finished
+    before = latest_states(folder)
+    assert train_speaker.main(command_line(voices_folder, folder, lr=0.5)) == 2
+    error = capsys.readouterr().err
+    assert "'lr: 0.002', not 'lr: 0.5'" in error
+    assert "--output_folder" in error
+    assert_same(before, latest_states(folder))
+
+
+def test_a_recording_that_breaks_later_is_named_and_skipped(voices_folder, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(voices_folder, data)
+    arguments = command_line(data, tmp_path / "run", number_of_epochs=1)
+    assert train_speaker.main(arguments) == 0
+    broken = data / "train" / "train0" / "0.wav"
+    size, times = broken.stat().st_size, broken.stat()
+    broken.write_bytes(b"\0" * size)
+    os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))
+    arguments = command_line(data, tmp_path / "run", number_of_epochs=2)
+    assert train_speaker.main(arguments) == 0
+    assert str(broken) in (tmp_path / "run" / "log.txt").read_text()
+
+
+@pytest.mark.skipif(not SPEECH.is_dir(), reason=f"no recordings in {SPEECH}")
+def test_real_speech_with_its_trial_list(tmp_path):
+    arguments = command_line(SPEECH, tmp_path / "run", "--debug", batch_size=32)
+    assert train_speaker.main(arguments) == 0
+    assert metrics_of(tmp_path / "run")["n_speakers"] == 411

@@ -1,0 +1,433 @@
+#!/usr/bin/env python3
+"""Trains a speaker-verification system and measures its equal error rate.
+
+    python train_speaker.py hparams/conformer.yaml [--key value ...]
+
+Prepares the corpus, trains, validates each epoch by the equal error rate (EER) on
+speakers held out, tests the best epoch once, and writes a folder that SpeechBrain's
+`EncoderClassifier` loads. Run again, the same command continues where it stopped.
+"""
+
+import copy
+import json
+import os
+import random
+import sys
+from pathlib import Path
+
+import numpy as np
+import speechbrain as sb
+import torch
+from speechbrain.utils.distributed import (
+    get_rank,
+    main_process_only,
+    run_on_main,
+)
+from speechbrain.utils.logger import get_logger
+from speechbrain.utils.run_opts import RunOptions
+
+from local_modules import config
+from local_modules.audio import ReadableBatch, UtteranceReader
+from local_modules.corpus import prepare_corpus, read_corpus
+from local_modules.errors import InputError, RunError
+from local_modules.export import write_model_folder
+from local_modules.history import RunHistory
+from local_modules.manifest import replacing
+from local_modules.masking import pad_to_multiple
+from local_modules.metrics import equal_error_rate, min_dcf
+from local_modules.report import RunReporter, draw_plots, last_screen
+from local_modules.scoring import score_trials
+
+logger = get_logger(__name__)
+
+LABELS = "label_encoder.txt"
+
+
+class SpeakerBrain(sb.Brain):
+    """Trains by classifying the training speakers, validates by verifying others."""
+
+    def compute_forward(self, batch, stage):
+        """Waveforms to speaker embeddings, [batch, 1, emb_dim]."""
+        batch = batch.to(self.device)
+        wavs, lens = batch.sig
+        if stage == sb.Stage.TRAIN:
+            wavs, lens = self.hparams.wav_augment(wavs, lens)
+        else:
+            hop_length = self.hparams.compute_features.compute_STFT.hop_length
+            wavs, lens = pad_to_multiple(wavs, lens, hop_length)
+        feats = self.modules.compute_features(wavs)
+        feats = self.modules.mean_var_norm(feats, lens)
+        if stage == sb.Stage.TRAIN:
+            feats, lens = self.hparams.feats_augment(feats, lens)
+        return self.modules.embedding_model(feats, lens)
+
+    def compute_objectives(self, embeddings, batch, stage):
+        """The margin loss in training; elsewhere embeddings are kept for the trials."""
+        if stage != sb.Stage.TRAIN:
+            for path, embedding in zip(batch.path, embeddings, strict=True):
+                self.embeddings[path] = embedding.squeeze(0).float().cpu()
+            return torch.zeros(())
+        # Cosines of bf16 vectors are too coarse for a margin.
+        with torch.autocast(self.device_type, enabled=False):
+            cosines = self.modules.classifier(embeddings.float())
+        targets = batch.spk_id_encoded.data
+        correct = (cosines.argmax(dim=-1) == targets).sum().item()
+        self.hparams.history.count(correct, len(targets))
+        return self.hparams.loss(cosines, targets, self.margin_share)
+
+    def on_fit_start(self):
+        """Resumes, and lets a run that has used its budget end."""
+        super().on_fit_start()
+        # In the middle of an epoch, its validation is still to be done.
+        if self.progress >= 1.0 and self.step == 0:
+            self.hparams.epoch_counter.limit = self.hparams.epoch_counter.current
+
+    @property
+    def progress(self):
+        """Share of the training budget that is used, from 0 to 1: of the steps or, if
+        that is more, of the minutes."""
+        share = self.optimizer_step / self.total_steps
+        if self.hparams.train_time_limit_minutes is not None:
+            limit = 60.0 * self.hparams.train_time_limit_minutes
+            share = max(share, self.hparams.history.seconds / limit)
+        return min(share, 1.0)
+
+    @property
+    def _optimizer_step_limit_exceeded(self):
+        return self.progress >= 1.0
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Sets the learning rate and the margin, and seeds the step.
+
+        A step that depends on its number alone is the same step after a restart.
+        """
+        self.margin_share = self.hparams.margin_schedule(self.progress)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.hparams.lr_schedule(self.progress)
+        epoch = self.hparams.epoch_counter.current
+        key = np.random.SeedSequence(
+            [self.hparams.seed, epoch, self.step, get_rank() or 0]
+        )
+        seed = int(key.generate_state(1)[0])
+        random.seed(seed)
+        torch.manual_seed(seed)
+
+    def optimizers_step(self):
+        """Clips all parameters together (SpeechBrain clips the first group only), and
+        leaves out a step whose gradient is not finite."""
+        self.scaler.unscale_(self.optimizer)
+        limit = self.max_grad_norm if self.max_grad_norm > 0 else float("inf")
+        norm = torch.nn.utils.clip_grad_norm_(self.modules.parameters(), limit)
+        if torch.isfinite(norm) or self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer_step += 1
+
+    def check_loss_isfinite(self, loss):
+        """As in SpeechBrain, but ends in one line once patience is exhausted."""
+        try:
+            super().check_loss_isfinite(loss)
+        except ValueError:
+            raise RunError(
+                f"{self.hparams.output_folder}: the loss was not finite in "
+                f"{self.nonfinite_count} steps of one epoch; the last good checkpoint "
+                f"is kept in {self.hparams.save_folder}. A lower --lr or "
+                "--max_grad_norm may help"
+            ) from None
+
+    def on_stage_start(self, stage, epoch=None):
+        """Moves on to the crops of this epoch, or begins to collect embeddings."""
+        if stage == sb.Stage.TRAIN:
+            self.hparams.history.start_clock()
+            self.train_reader.set_epoch(epoch)
+        else:
+            self.embeddings = {}
+
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        """Validates the epoch, and keeps the best checkpoint and the latest."""
+        if stage == sb.Stage.TRAIN:
+            self.train_loss = stage_loss
+        elif epoch is not None:
+            metrics = self.verify("valid")[0]
+            history = self.hparams.history
+            history.stop_clock()
+            history.end_epoch(
+                {
+                    "epoch": epoch,
+                    "train_loss": self.train_loss,
+                    "train_accuracy": history.accuracy,
+                    "learning_rate": self.optimizer.param_groups[0]["lr"],
+                    "margin": self.hparams.margin_schedule(self.progress)
+                    * self.hparams.angular_margin,
+                    "valid_eer": metrics["eer"],
+                    "valid_min_dcf": metrics["min_dcf"],
+                    "seconds": history.seconds,
+                }
+            )
+            self.checkpointer.save_and_keep_only(
+                meta={"epoch": epoch, "eer": metrics["eer"]},
+                min_keys=["eer"],
+                importance_keys=[],
+            )
+            run_on_main(self.reporter.report, [history.epochs, history.best_epoch])
+
+    def verify(self, split):
+        """Scores the trials of a split with the embeddings just collected.
+
+        Returns
+        -------
+        metrics : dict
+            As `metrics.json` holds them.
+        target, nontarget : torch.Tensor
+            Scores.
+        """
+        trials = self.trials[split]
+        target, nontarget = score_trials(self.embeddings, trials)
+        n_lost = len(trials) - len(target) - len(nontarget)
+        if n_lost and not self.debug:
+            logger.warning(
+                f"{split}: {n_lost} of {len(trials)} trials left out, for their "
+                "recordings can't be decoded"
+            )
+        eer, threshold = equal_error_rate(target, nontarget)
+        metrics = {
+            "eer": eer,
+            "eer_threshold": threshold,
+            "min_dcf": min_dcf(target, nontarget)[0],
+            "n_target": len(target),
+            "n_nontarget": len(nontarget),
+        }
+        return metrics, target, nontarget
+
+
+def dataio_prep(hparams: dict) -> tuple[dict, UtteranceReader]:
+    """Datasets of the three splits from the manifests, and the crops' reader.
+
+    Returns
+    -------
+    datasets : dict
+        `train` gives crops and encoded speakers; `valid` and `test` whole utterances,
+        the longest first.
+    train_reader : UtteranceReader
+        Decides on the crops of an epoch.
+    """
+    rate, cache_gib = hparams["sample_rate"], hparams["cache_gib"]
+    train_reader = UtteranceReader(
+        rate, hparams["crop_seconds"], hparams["seed"], cache_gib
+    )
+    readers = {
+        "train": train_reader,
+        "valid": UtteranceReader(rate, cache_gib=cache_gib / 4),
+        "test": UtteranceReader(rate),
+    }
+    datasets = {}
+    for split in ("train", "valid", "test"):
+        manifest = Path(hparams["manifest_folder"]) / f"{split}.csv"
+        dataset = sb.dataio.dataset.DynamicItemDataset.from_csv(
+            manifest, replacements={"data_root": hparams["data_folder"]}
+        )
+
+        @sb.utils.data_pipeline.takes("id", "wav", "start", "stop")
+        @sb.utils.data_pipeline.provides("sig")
+        def audio_pipeline(utt_id, wav, start, stop, reader=readers[split]):
+            return reader(utt_id, wav, start, stop)
+
+        @sb.utils.data_pipeline.takes("wav")
+        @sb.utils.data_pipeline.provides("path")
+        def path_pipeline(wav):
+            return os.path.relpath(wav, hparams["data_folder"])
+
+        dataset.add_dynamic_item(audio_pipeline)
+        dataset.add_dynamic_item(path_pipeline)
+        dataset.set_output_keys(["id", "sig", "path"])
+        datasets[split] = dataset
+
+    label_encoder = hparams["label_encoder"]
+    label_encoder.expect_len(hparams["n_speakers"])
+    label_encoder.load_or_create(
+        path=Path(hparams["save_folder"]) / LABELS,
+        from_didatasets=[datasets["train"]],
+        output_key="spk_id",
+    )
+
+    @sb.utils.data_pipeline.takes("spk_id")
+    @sb.utils.data_pipeline.provides("spk_id_encoded")
+    def label_pipeline(spk_id):
+        return label_encoder.encode_label_torch(spk_id)
+
+    datasets["train"].add_dynamic_item(label_pipeline)
+    datasets["train"].set_output_keys(["id", "sig", "spk_id_encoded"])
+    for split in ("valid", "test"):
+        datasets[split] = datasets[split].filtered_sorted(
+            sort_key="duration", reverse=True
+        )
+    return datasets, train_reader
+
+
+def train(
+    hparams_file: str,
+    run_opts: RunOptions | None = None,
+    overrides: dict | None = None,
+) -> dict:
+    """Trains one configuration.
+
+    Arguments
+    ---------
+    hparams_file : str
+        A HyperPyYAML file of `hparams/`.
+    run_opts : speechbrain.utils.run_opts.RunOptions
+        SpeechBrain's run options.
+    overrides : dict
+        Values for top-level keys of the file.
+
+    Returns
+    -------
+    dict
+        What `metrics.json` in the run's folder holds.
+
+    Raises
+    ------
+    InputError
+        Something that a person has to change.
+    RunError
+        The run can't be finished.
+    """
+    overrides = dict(overrides or {})
+    config.check_overrides(hparams_file, overrides)
+    settings = config.plain_values(hparams_file, overrides)
+    run_on_main(prepare_corpus, [settings])
+    splits, trials = read_corpus(settings["manifest_folder"])
+    overrides["n_speakers"] = len({row.speaker for row in splits["train"]})
+    hparams_text = config.resolved_text(hparams_file, overrides)
+    if list(Path(settings["save_folder"]).glob("CKPT*")):
+        config.check_continues(settings["output_folder"], hparams_text)
+    else:
+        # Nothing is learnt yet, so an earlier start's numbering of speakers is void.
+        (Path(settings["save_folder"]) / LABELS).unlink(missing_ok=True)
+
+    hparams = config.load_hparams(hparams_file, overrides)
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        hyperparams_to_save=hparams_file,
+        overrides=overrides,
+    )
+    datasets, train_reader = dataio_prep(hparams)
+    brain = SpeakerBrain(
+        modules=hparams["modules"],
+        opt_class=hparams["opt_class"],
+        hparams=hparams,
+        run_opts=run_opts,
+        checkpointer=hparams["checkpointer"],
+    )
+    brain.train_reader = train_reader
+    brain.trials = trials
+    brain.reporter = RunReporter(hparams["output_folder"])
+
+    loader_options = {
+        "num_workers": hparams["num_workers"],
+        "collate_fn": ReadableBatch,
+    }
+    train_loader = brain.make_dataloader(
+        datasets["train"],
+        sb.Stage.TRAIN,
+        batch_size=hparams["batch_size"],
+        shuffle=True,
+        # A last batch of one utterance has no batch statistics.
+        drop_last=len(datasets["train"]) > hparams["batch_size"],
+        **loader_options,
+    )
+    steps = hparams["number_of_epochs"] * len(train_loader)
+    steps = max(1, steps // brain.grad_accumulation_factor)
+    # SpeechBrain hands the option over as it was typed.
+    brain.total_steps = min(steps, int(brain.optimizer_step_limit or steps))
+    eval_options = {"batch_size": hparams["valid_batch_size"], **loader_options}
+    brain.fit(
+        hparams["epoch_counter"],
+        train_loader,
+        datasets["valid"],
+        valid_loader_kwargs=eval_options,
+    )
+
+    # Evaluation loads the best checkpoint, and with it the history up to there.
+    history = copy.deepcopy(hparams["history"])
+    scores = {}
+    for split in ("valid", "test"):
+        brain.evaluate(datasets[split], min_key="eer", test_loader_kwargs=eval_options)
+        scores[split] = brain.verify(split)
+        if split == "valid":
+            mean_embedding = torch.stack(list(brain.embeddings.values())).mean(dim=0)
+    return finish(hparams, hparams_text, history, scores, mean_embedding)
+
+
+@main_process_only
+def finish(
+    hparams: dict,
+    hparams_text: str,
+    history: RunHistory,
+    scores: dict,
+    mean_embedding: torch.Tensor,
+) -> dict:
+    """Writes the pictures, the model folder and, last, the metrics; says where they
+    are.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded hyperparameters, with the best epoch's weights.
+    hparams_text : str
+        The YAML they come from, references resolved.
+    history : RunHistory
+        All epochs of the run.
+    scores : dict
+        What `SpeakerBrain.verify` returned for `valid` and `test`.
+    mean_embedding : torch.Tensor
+        Mean embedding of the validation utterances, [emb_dim].
+
+    Returns
+    -------
+    dict
+        What `metrics.json` holds.
+    """
+    folder = Path(hparams["output_folder"])
+    best = history.epochs[history.best_epoch - 1]
+    metrics = {split: result[0] for split, result in scores.items()} | {
+        "train": {"loss": best["train_loss"], "accuracy": best["train_accuracy"]},
+        "best_epoch": best["epoch"],
+        "epochs": len(history.epochs),
+        "train_seconds": history.epochs[-1]["seconds"],
+        "n_speakers": hparams["n_speakers"],
+        "n_parameters": sum(p.numel() for p in hparams["embedding_model"].parameters()),
+    }
+    draw_plots(folder / "plots", history, scores)
+    write_model_folder(folder / "model", hparams, hparams_text, mean_embedding, metrics)
+    with replacing(folder / "metrics.json") as file:
+        json.dump(metrics, file, indent=2)
+    print(last_screen(folder, metrics))
+    return metrics
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Returns
+    -------
+    int
+        Exit status: 0, 1 for a failed run, 2 for wrong usage, 130 for Ctrl-C.
+    """
+    try:
+        command_line = sys.argv[1:] if argv is None else argv
+        hparams_file, run_opts, overrides = config.parse_command_line(command_line)
+        sb.utils.distributed.ddp_init_group(run_opts)
+        train(hparams_file, run_opts, overrides)
+    except InputError as error:
+        print(f"train_speaker.py: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("\nStopped. The same command continues.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
