@@ -8,11 +8,13 @@ speakers held out, tests the best epoch once, and writes a folder that SpeechBra
 `EncoderClassifier` loads. Run again, the same command continues where it stopped.
 """
 
+import contextlib
 import copy
 import json
 import os
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +29,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 
 from local_modules import config
-from local_modules.audio import ReadableBatch, UtteranceReader
+from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader
 from local_modules.corpus import prepare_corpus, read_corpus
 from local_modules.errors import InputError, RunError
 from local_modules.export import write_model_folder
@@ -44,7 +46,11 @@ LABELS = "label_encoder.txt"
 
 
 class SpeakerBrain(sb.Brain):
-    """Trains by classifying the training speakers, validates by verifying others."""
+    """Trains by classifying the training speakers, validates by verifying others.
+
+    `train` gives it what it needs beside SpeechBrain's own: `train_reader` (decides on
+    the crops), `trials` by split, `reporter`, `on_epoch` and `total_steps`.
+    """
 
     def compute_forward(self, batch, stage):
         """Waveforms to speaker embeddings, [batch, 1, emb_dim]."""
@@ -171,6 +177,8 @@ class SpeakerBrain(sb.Brain):
                 importance_keys=[],
             )
             run_on_main(self.reporter.report, [history.epochs, history.best_epoch])
+            if self.on_epoch is not None:
+                self.on_epoch(history.epochs)
 
     def verify(self, split):
         """Scores the trials of a split with the embeddings just collected.
@@ -201,8 +209,15 @@ class SpeakerBrain(sb.Brain):
         return metrics, target, nontarget
 
 
-def dataio_prep(hparams: dict) -> tuple[dict, UtteranceReader]:
+def dataio_prep(hparams: dict, cache: SpeechCache) -> tuple[dict, UtteranceReader]:
     """Datasets of the three splits from the manifests, and the crops' reader.
+
+    Arguments
+    ---------
+    hparams : dict
+        The loaded hyperparameters.
+    cache : SpeechCache
+        Keeps decoded speech of `train` and `valid`.
 
     Returns
     -------
@@ -212,13 +227,13 @@ def dataio_prep(hparams: dict) -> tuple[dict, UtteranceReader]:
     train_reader : UtteranceReader
         Decides on the crops of an epoch.
     """
-    rate, cache_gib = hparams["sample_rate"], hparams["cache_gib"]
+    rate = hparams["sample_rate"]
     train_reader = UtteranceReader(
-        rate, hparams["crop_seconds"], hparams["seed"], cache_gib
+        rate, hparams["crop_seconds"], hparams["seed"], cache
     )
     readers = {
         "train": train_reader,
-        "valid": UtteranceReader(rate, cache_gib=cache_gib / 4),
+        "valid": UtteranceReader(rate, cache=cache),
         "test": UtteranceReader(rate),
     }
     datasets = {}
@@ -269,6 +284,9 @@ def train(
     hparams_file: str,
     run_opts: RunOptions | None = None,
     overrides: dict | None = None,
+    cache: SpeechCache | None = None,
+    on_epoch: Callable[[list[dict]], None] | None = None,
+    test: bool = True,
 ) -> dict:
     """Trains one configuration.
 
@@ -280,11 +298,21 @@ def train(
         SpeechBrain's run options.
     overrides : dict
         Values for top-level keys of the file.
+    cache : SpeechCache
+        Decoded speech to share with other trainings of this process; of the YAML's
+        `cache_gib` if there is none.
+    on_epoch : callable
+        Called after each epoch with the rows of all epochs so far (`RunHistory`);
+        what it raises ends the training, whose checkpoint is kept.
+    test : bool
+        False ends after the last epoch: nothing of `test` is read, nothing drawn, no
+        model folder written.
 
     Returns
     -------
     dict
-        What `metrics.json` in the run's folder holds.
+        What `metrics.json` in the run's folder holds; without `test`, no such part, and
+        of `valid` the rates only.
 
     Raises
     ------
@@ -296,7 +324,8 @@ def train(
     overrides = dict(overrides or {})
     config.check_overrides(hparams_file, overrides)
     settings = config.plain_values(hparams_file, overrides)
-    run_on_main(prepare_corpus, [settings])
+    if not settings["skip_prep"]:
+        run_on_main(prepare_corpus, [settings])
     splits, trials = read_corpus(settings["manifest_folder"])
     overrides["n_speakers"] = len({row.speaker for row in splits["train"]})
     hparams_text = config.resolved_text(hparams_file, overrides)
@@ -312,7 +341,9 @@ def train(
         hyperparams_to_save=hparams_file,
         overrides=overrides,
     )
-    datasets, train_reader = dataio_prep(hparams)
+    if cache is None:
+        cache = SpeechCache(hparams["cache_gib"])
+    datasets, train_reader = dataio_prep(hparams, cache)
     brain = SpeakerBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -323,6 +354,7 @@ def train(
     brain.train_reader = train_reader
     brain.trials = trials
     brain.reporter = RunReporter(hparams["output_folder"])
+    brain.on_epoch = on_epoch
 
     loader_options = {
         "num_workers": hparams["num_workers"],
@@ -342,13 +374,19 @@ def train(
     # SpeechBrain hands the option over as it was typed.
     brain.total_steps = min(steps, int(brain.optimizer_step_limit or steps))
     eval_options = {"batch_size": hparams["valid_batch_size"], **loader_options}
-    brain.fit(
-        hparams["epoch_counter"],
-        train_loader,
-        datasets["valid"],
-        valid_loader_kwargs=eval_options,
-    )
+    with contextlib.closing(brain.reporter):
+        brain.fit(
+            hparams["epoch_counter"],
+            train_loader,
+            datasets["valid"],
+            valid_loader_kwargs=eval_options,
+        )
 
+    if not test:
+        history = hparams["history"]
+        best = history.epochs[history.best_epoch - 1]
+        rates = {"eer": best["valid_eer"], "min_dcf": best["valid_min_dcf"]}
+        return {"valid": rates} | summary(hparams, history)
     # Evaluation loads the best checkpoint, and with it the history up to there.
     history = copy.deepcopy(hparams["history"])
     scores = {}
@@ -390,8 +428,20 @@ def finish(
         What `metrics.json` holds.
     """
     folder = Path(hparams["output_folder"])
+    metrics = {split: result[0] for split, result in scores.items()}
+    metrics |= summary(hparams, history)
+    draw_plots(folder / "plots", history, scores)
+    write_model_folder(folder / "model", hparams, hparams_text, mean_embedding, metrics)
+    with replacing(folder / "metrics.json") as file:
+        json.dump(metrics, file, indent=2)
+    print(last_screen(folder, metrics))
+    return metrics
+
+
+def summary(hparams: dict, history: RunHistory) -> dict:
+    """The part of `metrics.json` that isn't about trials."""
     best = history.epochs[history.best_epoch - 1]
-    metrics = {split: result[0] for split, result in scores.items()} | {
+    return {
         "train": {"loss": best["train_loss"], "accuracy": best["train_accuracy"]},
         "best_epoch": best["epoch"],
         "epochs": len(history.epochs),
@@ -399,12 +449,6 @@ def finish(
         "n_speakers": hparams["n_speakers"],
         "n_parameters": sum(p.numel() for p in hparams["embedding_model"].parameters()),
     }
-    draw_plots(folder / "plots", history, scores)
-    write_model_folder(folder / "model", hparams, hparams_text, mean_embedding, metrics)
-    with replacing(folder / "metrics.json") as file:
-        json.dump(metrics, file, indent=2)
-    print(last_screen(folder, metrics))
-    return metrics
 
 
 def main(argv: list[str] | None = None) -> int:

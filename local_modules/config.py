@@ -6,8 +6,9 @@ Every mistake of a person here is an `InputError` of one line.
 import contextlib
 import difflib
 import io
+import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import speechbrain as sb
@@ -24,6 +25,7 @@ FREE_KEYS = {
     "num_workers",
     "valid_batch_size",
     "cache_gib",
+    "skip_prep",
     "max_bad_share",
     "epoch_counter",
     "checkpointer",  # holds the epoch counter; its other parts have keys of their own
@@ -76,20 +78,48 @@ def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, di
     return hparams_file, run_opts, overrides
 
 
-def check_overrides(hparams_file: str, overrides: Mapping) -> None:
+def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -> None:
     """Checks that every override names a top-level key of the YAML file.
+
+    Arguments
+    ---------
+    hparams_file : str
+        The YAML file.
+    overrides : mapping
+        Values by key.
+    prefix : str
+        What stands before the key in a message: where the override comes from.
 
     Raises
     ------
     InputError
         The file can't be read or is no YAML mapping; a key does not exist.
     """
-    known = list(_load_plain(hparams_file, _read(hparams_file)))
-    for key in overrides:
+    check_keys(
+        overrides, load_plain(hparams_file, _read(hparams_file)), prefix, hparams_file
+    )
+
+
+def check_keys(
+    given: Iterable[str], known: Iterable[str], prefix: str, owner: str
+) -> None:
+    """Checks that all keys given are known ones.
+
+    Raises
+    ------
+    InputError
+        One is not; the nearest are named.
+
+    Example
+    -------
+    >>> check_keys(["lr"], ["lr", "seed"], "--", "a.yaml")
+    """
+    known = list(known)
+    for key in given:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=3)
             hint = f"the nearest are {', '.join(near)}" if near else "nor one like it"
-            raise InputError(f"--{key}: {hparams_file} has no such key; {hint}")
+            raise InputError(f"{prefix}{key}: {owner} has no such key; {hint}")
 
 
 def plain_values(hparams_file: str, overrides: Mapping) -> dict:
@@ -103,12 +133,16 @@ def plain_values(hparams_file: str, overrides: Mapping) -> dict:
     """
     # Whatever the number of speakers is, no plain value depends on it.
     text = resolved_text(hparams_file, {"n_speakers": 0, **overrides})
-    tree = _load_plain(hparams_file, text)
-    return {
-        key: value
-        for key, value in tree.items()
-        if getattr(value, "tag", None) is None or value.tag.value is None
-    }
+    tree = load_plain(hparams_file, text)
+    values = {}
+    for key, value in tree.items():
+        is_plain = getattr(value, "tag", None) is None or value.tag.value is None
+        # The parser's own kinds of number and list become Python's; objects within
+        # a list or mapping can't.
+        with contextlib.suppress(TypeError):
+            if is_plain:
+                values[key] = json.loads(json.dumps(value))
+    return values
 
 
 def resolved_text(hparams_file: str, overrides: Mapping) -> str:
@@ -152,8 +186,8 @@ def check_continues(output_folder: str, hparams_text: str) -> None:
         A key differs that is not one of `FREE_KEYS`.
     """
     earlier_file = str(Path(output_folder) / "hyperparams.yaml")
-    earlier = _dumped(_load_plain(earlier_file, _read(earlier_file)))
-    present = _dumped(_load_plain(earlier_file, hparams_text))
+    earlier = _dumped(load_plain(earlier_file, _read(earlier_file)))
+    present = _dumped(load_plain(earlier_file, hparams_text))
     changed = [
         key
         for key in earlier | present
@@ -181,7 +215,8 @@ def _read(hparams_file: str) -> str:
         raise InputError(f"{hparams_file}: is no UTF-8 text") from None
 
 
-def _load_plain(hparams_file: str, text: str) -> Mapping:
+def load_plain(hparams_file: str, text: str) -> Mapping:
+    """A HyperPyYAML text as it stands: no reference resolved, no object made."""
     try:
         tree = YAML().load(text)
     except YAMLError as error:

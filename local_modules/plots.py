@@ -57,7 +57,7 @@ def plot_training(
     for name, draw in PANELS.items():
         figure = _figure(7, 4)
         draw(figure.subplots(), epochs, best_epoch)
-        _save(figure, Path(folder) / f"{name}.png")
+        save_figure(figure, Path(folder) / f"{name}.png")
 
 
 def plot_overview(
@@ -75,7 +75,7 @@ def plot_overview(
     figure = _figure(10, 6.4)
     for axes, draw in zip(figure.subplots(2, 2).flat, PANELS.values(), strict=True):
         draw(axes, epochs, best_epoch)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_scores(
@@ -119,8 +119,8 @@ def plot_scores(
     axes.set_ylabel("Density")
     axes.set_ylim(bottom=0)
     axes.legend(frameon=False)
-    _tidy(axes)
-    _save(figure, path)
+    tidy(axes)
+    save_figure(figure, path)
 
 
 def plot_det(curves: Mapping[str, tuple], path: str | os.PathLike) -> None:
@@ -168,8 +168,8 @@ def plot_det(curves: Mapping[str, tuple], path: str | os.PathLike) -> None:
     axes.set_ylabel("False rejection rate (%)")
     # Beneath the axes: inside, a curve can run through any corner.
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
-    _tidy(axes)
-    _save(figure, path)
+    tidy(axes)
+    save_figure(figure, path)
 
 
 def _draw_loss(axes: Axes, epochs: Sequence, best_epoch: int) -> None:
@@ -230,7 +230,7 @@ def _draw_curve(
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.yaxis.set_major_formatter("{x:g}" + unit)
-    _tidy(axes)
+    tidy(axes)
 
 
 def _draw_margin(axes: Axes, epochs: Sequence) -> None:
@@ -256,12 +256,14 @@ def _figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout=layout)
 
 
-def _tidy(axes: Axes) -> None:
+def tidy(axes: Axes) -> None:
+    """A light grid, and no box around."""
     axes.grid(color=GRID_GREY, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: str | os.PathLike) -> None:
+def save_figure(figure: Figure, path: str | os.PathLike) -> None:
+    """Writes a PNG in place of the one that may be there."""
     with replacing(path) as file:
         figure.savefig(file.buffer, format="png", dpi=DPI)

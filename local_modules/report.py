@@ -54,6 +54,11 @@ class RunReporter:
             plots.plot_training(epochs, best_epoch, folder)
             self._plotted_at = time.monotonic()
 
+    def close(self) -> None:
+        """Closes TensorBoard's file and ends its thread."""
+        if self._writer is not None:
+            self._writer.close()
+
 
 def draw_plots(folder: Path, history: RunHistory, scores: Mapping) -> None:
     """Draws the plots of a finished run: the curves, the scores and the DET.

@@ -9,7 +9,7 @@ import soundfile
 import torch
 from torch.utils.data import DataLoader
 
-from local_modules.audio import UtteranceReader
+from local_modules.audio import SpeechCache, UtteranceReader
 
 RATE = 16000
 RAMP = np.arange(3 * RATE) / 2**16  # sample k is k / 65536: a crop shows its start
@@ -172,7 +172,7 @@ def test_memory_changes_nothing(tmp_path, subtype, channels, crop_seconds):
     soundfile.write(path, wave, RATE, subtype=subtype)
     expected, _ = soundfile.read(path, dtype="float32", always_2d=True)
     expected = expected[1000:19000].mean(axis=1)
-    kept = UtteranceReader(RATE, crop_seconds, seed=4, cache_gib=1.0)
+    kept = UtteranceReader(RATE, crop_seconds, seed=4, cache=SpeechCache(1.0))
     fresh = UtteranceReader(RATE, crop_seconds, seed=4)
     for epoch in (1, 2, 3):
         kept.set_epoch(epoch)
@@ -186,15 +186,24 @@ def test_memory_changes_nothing(tmp_path, subtype, channels, crop_seconds):
 
 def test_memory_is_read_once_and_bounded(tmp_path):
     paths = [write(tmp_path / f"{n}.wav", RAMP[: RATE + n]) for n in range(3)]
-    # Room for one and a bit: the second is the last to be kept.
-    reader = UtteranceReader(RATE, 0.5, cache_gib=1.5 * 4 * RATE / 2**30)
+    # Room for two and a half; another reader shares it.
+    cache = SpeechCache(2.5 * 4 * RATE / 2**30)
+    reader = UtteranceReader(RATE, 0.5, cache=cache)
     for path in paths:
         assert reader(path, path, 0, RATE) is not None
     for path in paths:
         write(path, np.zeros(RATE))
-    reader.set_epoch(1)
-    found = [reader(path, path, 0, RATE).any().item() for path in paths]
-    assert found == [True, True, False]
+    for sharing in (reader, UtteranceReader(RATE, cache=cache)):
+        sharing.set_epoch(1)
+        found = [sharing(path, path, 0, RATE).any().item() for path in paths]
+        assert found == [True, True, False]
+
+
+def test_memory_tells_stretches_of_a_file_apart(ramp):
+    reader = UtteranceReader(RATE, cache=SpeechCache(1.0))
+    one, other = reader("u", ramp, 0, 500), reader("u", ramp, 500, 1000)
+    assert not torch.equal(one, other)
+    assert torch.equal(other, UtteranceReader(RATE)("u", ramp, 500, 1000))
 
 
 @pytest.mark.parametrize("context", ["fork", "spawn"])

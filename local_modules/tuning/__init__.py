@@ -1,0 +1,1 @@
+"""The search for hyperparameters: what is searched, by whom, and what came of it."""

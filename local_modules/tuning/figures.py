@@ -1,0 +1,291 @@
+"""Pictures of a study: Optuna's own, and the curves of all trials over each other."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import matplotlib.pyplot
+import optuna
+import optuna.visualization as interactive
+import optuna.visualization.matplotlib as static
+import plotly.graph_objects as go
+from matplotlib.figure import Figure
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import FrozenTrial, TrialState
+from plotly.offline import get_plotlyjs
+
+from local_modules.manifest import replacing
+from local_modules.plots import BLUE, VERMILLION, save_figure, tidy
+from local_modules.tuning.outcome import best_trial
+from local_modules.tuning.study import live_trials, slot
+
+OTHERS_GREY = "#BBBBBB"
+N_IMPORTANT = 4  # parameters that contour and slice show
+LABELS = {
+    "eer": "EER (%)",
+    "min_dcf": "minDCF",
+    "n_parameters": "parameters (M)",
+    "train_seconds": "training (min)",
+}
+FACTOR = {"eer": 100, "min_dcf": 1, "n_parameters": 1e-6, "train_seconds": 1 / 60}
+
+# Name, title, key of an epoch's row, factor, axis.
+OVERLAYS = (
+    ("eer", "Equal error rate of all trials", "valid_eer", 100, "valid EER (%)"),
+    ("accuracy", "Training accuracy", "train_accuracy", 100, "accuracy (%)"),
+    ("loss", "Training loss", "train_loss", 1, "loss"),
+    ("learning_rate", "Learning rate", "learning_rate", 1, "learning rate"),
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture of a study.
+
+    Arguments
+    ---------
+    name : str
+        Of its files.
+    title : str
+        What stands over it.
+    how_to_read : str
+        One sentence.
+    figure : plotly.graph_objects.Figure
+        The interactive form.
+    draw : callable
+        Draws the static form and returns it.
+    """
+
+    name: str
+    title: str
+    how_to_read: str
+    figure: go.Figure
+    draw: Callable[[], Figure]
+
+
+def view(study: optuna.Study) -> optuna.Study:
+    """A copy of a study for looking at: live trials only, rates in percent."""
+    objectives = study.user_attrs["settings"]["objectives"]
+    factors = [FACTOR[name] for name in objectives]
+    shown = optuna.create_study(directions=study.directions)
+    for trial in live_trials(study).values():
+        trial = copy.deepcopy(trial)
+        if trial.values is not None:
+            trial.values = [v * f for v, f in zip(trial.values, factors, strict=True)]
+        for step, value in trial.intermediate_values.items():
+            trial.intermediate_values[step] = value * factors[0]
+        shown.add_trial(trial)
+    return shown
+
+
+def make_pictures(study: optuna.Study) -> list[Picture]:
+    """The pictures that a study has trials enough for.
+
+    Arguments
+    ---------
+    study : optuna.Study
+        With at least one complete trial.
+
+    Returns
+    -------
+    list of Picture
+    """
+    shown = view(study)
+    objectives = study.user_attrs["settings"]["objectives"]
+    label = f"valid {LABELS[objectives[0]]}"
+    target = None if len(objectives) == 1 else lambda trial: trial.values[0]
+    options = {"target": target, "target_name": label}
+    complete = shown.get_trials(states=(TrialState.COMPLETE,))
+    found = [
+        _optuna_s(
+            "optimization_history",
+            "The search",
+            "Each dot is a trial, the line the best so far: where it has gone flat, "
+            "more trials would bring little.",
+            shown,
+            **options,
+        )
+    ]
+    if len(objectives) > 1:
+        found.insert(
+            0,
+            _optuna_s(
+                "pareto_front",
+                "What can be had for what",
+                "No trial beats one of the marked ones in every objective: choose one "
+                "of them.",
+                shown,
+                target_names=[LABELS[name] for name in objectives],
+            ),
+        )
+    important = _important(shown, target) if len(complete) > 3 else []
+    if important:
+        found.append(
+            _optuna_s(
+                "param_importances",
+                "What mattered",
+                "The share of the differences between trials that each parameter "
+                "explains (fANOVA); a small one may be left at its default.",
+                shown,
+                **options,
+            )
+        )
+        found.append(
+            _optuna_s(
+                "slice",
+                "One parameter at a time",
+                "Every trial over the value of a parameter: low is good, and later "
+                "trials are darker.",
+                shown,
+                params=important[:N_IMPORTANT],
+                **options,
+            )
+        )
+        if len(important) > 1:
+            found.append(
+                _optuna_s(
+                    "contour",
+                    "Two at a time",
+                    "Where two parameters are good together; dots are trials, the rest "
+                    "is interpolated.",
+                    shown,
+                    params=important[:2],
+                    **options,
+                )
+            )
+        found.append(
+            _optuna_s(
+                "parallel_coordinate",
+                "All at once",
+                "Each line is a trial through all its parameters; dark lines are good.",
+                shown,
+                params=important,
+                **options,
+            )
+        )
+    if len(objectives) == 1:
+        found.append(
+            _optuna_s(
+                "intermediate_values",
+                "Trials as they learnt",
+                f"The {label} after each epoch; lines that end early were pruned.",
+                shown,
+            )
+        )
+    found.append(
+        _optuna_s(
+            "timeline",
+            "When what ran",
+            "A bar for each trial, coloured by how it ended.",
+            shown,
+        )
+    )
+    return found + [_overlay(study, *row) for row in OVERLAYS]
+
+
+def _important(shown: optuna.Study, target) -> list[str]:
+    """Parameters by their importance, or none if the trials don't tell."""
+    try:
+        return list(optuna.importance.get_param_importances(shown, target=target))
+    except (ValueError, RuntimeError):
+        return []
+
+
+def _optuna_s(name, title, how_to_read, shown, **options) -> Picture:
+    """One of Optuna's pictures, which has both forms under one name."""
+
+    def draw():
+        plotter = getattr(static, f"plot_{name}")
+        with warnings.catch_warnings(), matplotlib.rc_context({"backend": "agg"}):
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            warnings.simplefilter("ignore", UserWarning)
+            axes = plotter(shown, **options)
+            figure = getattr(axes, "flat", [axes])[0].figure
+            figure.suptitle("")
+            matplotlib.pyplot.close(figure)
+        return figure
+
+    figure = getattr(interactive, f"plot_{name}")(shown, **options)
+    figure.update_layout(title=None)
+    return Picture(name, title, how_to_read, figure, draw)
+
+
+def _overlay(study, name, title, key, factor, axis) -> Picture:
+    """A curve of every trial by epoch, the best one's in front."""
+    best = best_trial(study)
+    curves = []  # of (trial, epochs, values, colour, width, label), front last
+    for trial in live_trials(study).values():
+        rows = trial.user_attrs.get("epochs", [])
+        epochs = [row["epoch"] for row in rows]
+        values = [factor * row[key] for row in rows]
+        if slot(trial) == slot(best):
+            look = (2, BLUE, 3.0, f"best, trial {slot(trial)}")
+        elif slot(trial) == 0:
+            look = (1, VERMILLION, 2.0, "the recipe's own, trial 0")
+        else:
+            look = (0, OTHERS_GREY, 0.8, f"trial {slot(trial)}")
+        curves.append((*look, epochs, values, _dash(trial)))
+    curves.sort(key=lambda curve: curve[0])
+
+    figure = go.Figure()
+    for front, colour, width, label, epochs, values, is_dashed in curves:
+        line = {"color": colour, "width": width, "dash": "dot" if is_dashed else None}
+        figure.add_scatter(
+            x=epochs,
+            y=values,
+            name=label,
+            line=line,
+            mode="lines+markers" if front else "lines",
+            showlegend=front > 0,
+        )
+    figure.update_layout(xaxis_title="epoch", yaxis_title=axis)
+    figure.update_layout(legend={"x": 1, "y": 1, "xanchor": "right"})
+
+    def draw():
+        drawn = Figure(figsize=(7, 4), layout="constrained")
+        axes = drawn.subplots()
+        for front, colour, width, label, epochs, values, is_dashed in curves:
+            axes.plot(
+                epochs,
+                values,
+                color=colour,
+                linewidth=width,
+                linestyle=":" if is_dashed else "-",
+                marker="o" if front or len(epochs) == 1 else None,
+                markersize=4,
+                label=label if front else None,
+            )
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(axis)
+        axes.legend(frameon=False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        tidy(axes)
+        return drawn
+
+    how_to_read = (
+        "Blue is the best trial, orange the recipe's own values, grey the others; "
+        "dotted lines were pruned."
+    )
+    return Picture(name, title, how_to_read, figure, draw)
+
+
+def _dash(trial: FrozenTrial) -> bool:
+    return trial.state == TrialState.PRUNED
+
+
+def write_pictures(found: list[Picture], folder: Path) -> None:
+    """Writes each picture as PNG and as an HTML page of its own, all beside one copy of
+    plotly."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for picture in found:
+        save_figure(picture.draw(), folder / f"{picture.name}.png")
+        with replacing(folder / f"{picture.name}.html") as file:
+            file.write(picture.figure.to_html(include_plotlyjs="directory"))
+    plotly_js = folder / "plotly.min.js"
+    if not plotly_js.exists():
+        with replacing(plotly_js) as file:
+            file.write(get_plotlyjs())

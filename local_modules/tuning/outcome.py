@@ -1,0 +1,142 @@
+"""What came of a study: its best trial, the table of trials, a recipe made of it."""
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+from ruamel.yaml import YAML
+
+from local_modules.manifest import replacing
+from local_modules.tuning.study import failure_reason, live_trials, slot
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial | None:
+    """The complete trial with the lowest first objective, the earlier one of equals."""
+    complete = [
+        trial
+        for trial in live_trials(study).values()
+        if trial.state == TrialState.COMPLETE
+    ]
+    return min(complete, key=lambda trial: trial.values[0], default=None)
+
+
+def pareto_front(study: optuna.Study) -> list[FrozenTrial]:
+    """The complete trials that no other one beats in every objective, by the first."""
+    return sorted(study.best_trials, key=lambda trial: trial.values)
+
+
+def objective_text(name: str, value: float) -> str:
+    """An objective's value as people read it.
+
+    Example
+    -------
+    >>> objective_text("eer", 0.0412), objective_text("n_parameters", 1050000)
+    ('EER 4.12 %', '1.05 M parameters')
+    """
+    return {
+        "eer": f"EER {100 * value:.2f} %",
+        "min_dcf": f"minDCF {value:.3f}",
+        "n_parameters": f"{value / 1e6:.2f} M parameters",
+        "train_seconds": f"{value / 60:.1f} min of training",
+    }[name]
+
+
+def params_text(params: Mapping) -> str:
+    """Parameters in one line.
+
+    Example
+    -------
+    >>> params_text({"lr": 0.00123456, "emb_dim": 256})
+    'lr 0.00123, emb_dim 256'
+    """
+    return ", ".join(f"{key} {value_text(value)}" for key, value in params.items())
+
+
+def value_text(value) -> str:
+    """A parameter's value, to three digits."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def trial_line(trial: FrozenTrial, objectives: tuple[str, ...]) -> str:
+    """A finished trial in one line."""
+    if trial.state == TrialState.COMPLETE:
+        pairs = zip(objectives, trial.values, strict=True)
+        what = ", ".join(objective_text(name, value) for name, value in pairs)
+    elif trial.state == TrialState.PRUNED:
+        last, value = max(trial.intermediate_values.items())
+        what = f"pruned after epoch {last} at {objective_text(objectives[0], value)}"
+    else:
+        what = f"failed: {failure_reason(trial)}"
+    minutes = trial.duration.total_seconds() / 60
+    return (
+        f"trial {slot(trial)}: {what}; {params_text(trial.params)}; {minutes:.1f} min"
+    )
+
+
+def write_trials(study: optuna.Study, objectives: tuple[str, ...], path: Path) -> None:
+    """Writes the table of trials, a row for each slot.
+
+    Arguments
+    ---------
+    study : optuna.Study
+        The study.
+    objectives : tuple of str
+        Names of its objectives.
+    path : Path
+        The CSV file.
+    """
+    live = live_trials(study)
+    params = list(dict.fromkeys(key for t in live.values() for key in t.params))
+    metrics = ("best_epoch", "epochs", "train_seconds", "n_parameters")
+    metrics = tuple(name for name in metrics if name not in objectives)
+    with replacing(path) as file:
+        rows = csv.writer(file)
+        rows.writerow(
+            ("trial", "state", *objectives, *metrics, *params, "seconds", "reason")
+        )
+        for number, trial in live.items():
+            values = trial.values or [""] * len(objectives)
+            found = trial.user_attrs.get("metrics", {})
+            failed = trial.state == TrialState.FAIL
+            rows.writerow(
+                (
+                    number,
+                    trial.state.name.lower(),
+                    *values,
+                    *(found.get(name, "") for name in metrics),
+                    *(trial.params.get(name, "") for name in params),
+                    f"{trial.duration.total_seconds():.1f}" if trial.duration else "",
+                    failure_reason(trial) if failed else "",
+                )
+            )
+
+
+def write_recipe(
+    hparams_file: str, overrides: Mapping, output_folder: str, title: str, path: Path
+) -> None:
+    """Writes a complete recipe file: another one with some values of its own.
+
+    Arguments
+    ---------
+    hparams_file : str
+        The recipe to start from.
+    overrides : mapping
+        Values for its top-level keys.
+    output_folder : str
+        For its runs; may refer to `<seed>`.
+    title : str
+        First line of the file.
+    path : Path
+        The file to write.
+    """
+    yaml = YAML()
+    yaml.width = 1000
+    tree = yaml.load(Path(hparams_file).read_text(encoding="utf-8"))
+    for key, value in overrides.items():
+        tree[key] = value
+    tree["output_folder"] = yaml.load(f"a: !ref {output_folder}")["a"]
+    with replacing(path) as file:
+        file.write(f"# {title}\n")
+        yaml.dump(tree, file)

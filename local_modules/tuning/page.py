@@ -1,0 +1,222 @@
+"""`report.html` of a study: one file that needs no network."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import optuna
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+from optuna.trial import FrozenTrial, TrialState
+from plotly.offline import get_plotlyjs
+
+from local_modules.manifest import replacing
+from local_modules.tuning.figures import Picture
+from local_modules.tuning.outcome import best_trial, objective_text, value_text
+from local_modules.tuning.search import Search, distribution_text
+from local_modules.tuning.study import failure_reason, live_trials, slot
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+
+
+def write_page(
+    study: optuna.Study,
+    search: Search,
+    recipe: str,
+    pictures: list[Picture],
+    retrained: Mapping | None,
+    path: Path,
+) -> None:
+    """Writes the page.
+
+    Arguments
+    ---------
+    study : optuna.Study
+        With at least one complete trial.
+    search : Search
+        What is searched.
+    recipe : str
+        The YAML file that the search began with.
+    pictures : list of Picture
+        In the order of the page.
+    retrained : mapping | None
+        What `retrain` returns.
+    path : Path
+        The file to write; `best.yaml` is beside it.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    live = live_trials(study)
+    best = best_trial(study)
+    text = environment.get_template("study.html").render(
+        study={
+            "name": f"Study {study.study_name}",
+            "n_trials": len(live),
+            "summary": _summary(live, recipe, search),
+            "recipe": str(path.with_name("best.yaml")),
+        },
+        cards=_cards(live, best, search),
+        confidence=_confidence(live, best, search, retrained),
+        parameters=[
+            {
+                "key": key,
+                "best": value_text(best.params[key]),
+                "default": value_text(search.defaults[key]),
+                "range": distribution_text(distribution),
+            }
+            for key, distribution in search.space.items()
+        ],
+        retrained=retrained and _retrained(retrained),
+        pictures=[
+            {
+                "name": picture.name,
+                "title": picture.title,
+                "how_to_read": picture.how_to_read,
+                # A "</script>" in a string would end the script.
+                "json": Markup(picture.figure.to_json().replace("</", "<\\/")),
+            }
+            for picture in pictures
+        ],
+        columns=["trial", "state", *search.objectives, *search.space, "min", "why"],
+        rows=[_row(trial, best, search) for trial in live.values()],
+        plotly_js=Markup(get_plotlyjs()),
+    )
+    with replacing(path) as file:
+        file.write(text)
+
+
+def _summary(live: Mapping[int, FrozenTrial], recipe: str, search: Search) -> str:
+    states = [trial.state for trial in live.values()]
+    counts = [
+        f"{states.count(state)} {word}"
+        for state, word in (
+            (TrialState.COMPLETE, "complete"),
+            (TrialState.PRUNED, "pruned"),
+            (TrialState.FAIL, "failed"),
+            (TrialState.RUNNING, "under way"),
+            (TrialState.WAITING, "waiting"),
+        )
+        if state in states
+    ]
+    seconds = sum(t.duration.total_seconds() for t in live.values() if t.duration)
+    proxy = ", ".join(f"{key} {value}" for key, value in search.proxy.items())
+    return (
+        f"{len(live)} trials of {recipe}: {', '.join(counts)}; {seconds / 60:.0f} "
+        f"minutes of trials. A trial has {proxy or 'the full length'}."
+    )
+
+
+def _cards(live, best: FrozenTrial, search: Search) -> list[dict]:
+    name = search.objectives[0]
+    cards = [
+        {
+            "kind": "best",
+            "title": "Best on valid",
+            "value": objective_text(name, best.values[0]),
+            "text": f"trial {slot(best)}",
+        }
+    ]
+    first = live[0]
+    if first.state == TrialState.COMPLETE:
+        gain = 1 - best.values[0] / first.values[0] if first.values[0] else 0.0
+        cards += [
+            {
+                "kind": "default",
+                "title": "The recipe's own values",
+                "value": objective_text(name, first.values[0]),
+                "text": "trial 0",
+            },
+            {
+                "kind": "gain",
+                "title": "Gained",
+                "value": f"{100 * gain:.0f} %",
+                "text": "of that rate, on valid",
+            },
+        ]
+    return cards
+
+
+def _confidence(live, best: FrozenTrial, search: Search, retrained) -> str:
+    n_complete = sum(trial.state == TrialState.COMPLETE for trial in live.values())
+    text = (
+        f"The best of {n_complete} complete trials is chosen on the validation "
+        "speakers, and flattered by it."
+    )
+    if retrained:
+        return f"{text} What is left of the gain on test stands below."
+    return (
+        f"{text} How much of the gain is real, the same command with --retrain tells: "
+        "it trains the best and the recipe's own values in full, with several seeds, "
+        "and tests both."
+    )
+
+
+def _retrained(retrained: Mapping) -> dict:
+    rows = [
+        {
+            "name": name,
+            "seeds": len(row["seeds"]),
+            "valid": _spread(row["valid_eer"], 100, " %"),
+            "test": _spread(row["test_eer"], 100, " %"),
+            "min_dcf": _spread(row["test_min_dcf"], 1, ""),
+        }
+        for name, row in retrained.items()
+    ]
+    means = {
+        (name, split): sum(row[f"{split}_eer"]) / len(row["seeds"])
+        for name, row in retrained.items()
+        for split in ("valid", "test")
+    }
+    gain = {
+        split: 100 * (means["defaults", split] - means["best", split])
+        for split in ("valid", "test")
+    }
+    return {
+        "rows": rows,
+        "text": (
+            f"Trained in full, the best trial's values gain {gain['valid']:.2f} points "
+            f"of EER on valid, where they were chosen, and {gain['test']:.2f} on test: "
+            f"{gain['valid'] - gain['test']:.2f} points were luck of the choice."
+        ),
+    }
+
+
+def _spread(values: list[float], factor: float, unit: str) -> str:
+    mean = sum(values) / len(values)
+    text = f"{factor * mean:.2f}"
+    if len(values) > 1:
+        variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+        text += f" ± {factor * variance**0.5:.2f}"
+    return text + unit
+
+
+def _row(trial: FrozenTrial, best: FrozenTrial, search: Search) -> dict:
+    values = trial.values
+    if values is None and trial.intermediate_values:
+        values = [trial.intermediate_values[max(trial.intermediate_values)]]
+    values = list(values or [])
+    values += [None] * (len(search.objectives) - len(values))
+    seconds = trial.duration.total_seconds() if trial.duration else None
+    failed = trial.state == TrialState.FAIL
+    cells = [
+        _cell(slot(trial)),
+        _cell(trial.state.name.lower()),
+        *(
+            _cell(value, value is not None and objective_text(name, value))
+            for name, value in zip(search.objectives, values, strict=True)
+        ),
+        *(_cell(trial.params.get(key)) for key in search.space),
+        _cell(seconds, seconds is not None and f"{seconds / 60:.1f}"),
+        _cell(failure_reason(trial) if failed else ""),
+    ]
+    kind = "best" if slot(trial) == slot(best) else "default" if not slot(trial) else ""
+    return {"kind": kind, "cells": cells}
+
+
+def _cell(value, text=None) -> dict:
+    if value is None:
+        return {"value": "", "text": ""}
+    return {"value": value, "text": text or value_text(value)}

@@ -1,0 +1,57 @@
+"""From the best of a search to a result: full trainings over several seeds."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from local_modules.manifest import replacing
+
+
+def retrain(
+    recipes: Mapping[str, tuple[str, Mapping]],
+    seeds: Iterable[int],
+    path: Path,
+    run_opts,
+    train: Callable[..., dict],
+) -> dict:
+    """Trains each recipe in full with each seed, and reads `test`.
+
+    Arguments
+    ---------
+    recipes : mapping of str to tuple
+        A YAML file and overrides of it, by name.
+    seeds : iterable of int
+        One training of each recipe for each.
+    path : Path
+        JSON file that gets what is returned. `retrained/<name>/<seed>/` beside it gets
+        a training; those that are finished there are not done again.
+    run_opts : speechbrain.utils.run_opts.RunOptions
+        SpeechBrain's run options.
+    train : callable
+        `train_speaker.train`.
+
+    Returns
+    -------
+    dict
+        By name: `seeds`, and for each of them `valid_eer`, `test_eer` (fractions) and
+        `test_min_dcf`.
+    """
+    results = {
+        name: {"seeds": [], "valid_eer": [], "test_eer": [], "test_min_dcf": []}
+        for name in recipes
+    }
+    # Seed by seed, so that an early end compares as many of one as of the other.
+    for seed in seeds:
+        for name, (hparams_file, overrides) in recipes.items():
+            print(f"\nIn full: {name}, seed {seed}", flush=True)
+            output = str(path.with_suffix("") / name / str(seed))
+            own = {"seed": seed, "output_folder": output}
+            metrics = train(hparams_file, run_opts, {**overrides, **own})
+            row = results[name]
+            row["seeds"].append(seed)
+            row["valid_eer"].append(metrics["valid"]["eer"])
+            row["test_eer"].append(metrics["test"]["eer"])
+            row["test_min_dcf"].append(metrics["test"]["min_dcf"])
+    with replacing(path) as file:
+        json.dump(results, file, indent=2)
+    return results

@@ -1,0 +1,233 @@
+"""The search file: which keys of a recipe are searched, where, how and for what."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from hyperpyyaml import load_hyperpyyaml
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    IntDistribution,
+)
+
+from local_modules import config
+from local_modules.errors import InputError
+
+TYPES = {
+    "float": (FloatDistribution, {"low", "high"}, {"step", "log"}),
+    "int": (IntDistribution, {"low", "high"}, {"step", "log"}),
+    "categorical": (CategoricalDistribution, {"choices"}, set()),
+}
+# How a metric of a trial is called, and where its rows by epoch have it.
+OBJECTIVES = {
+    "eer": "valid_eer",
+    "min_dcf": "valid_min_dcf",
+    "n_parameters": None,
+    "train_seconds": "seconds",
+}
+PLAIN = {"trials", "objective", "proxy", "space"}
+KEYS = PLAIN | {"sampler_seed", "sampler", "pruner"}
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search file says, checked against the recipe.
+
+    Arguments
+    ---------
+    n_trials : int
+        How many trials the study has in the end.
+    objectives : tuple of str
+        Names of `OBJECTIVES`, all to be minimised.
+    proxy : dict
+        Overrides that make a trial of a full training.
+    space : dict
+        Optuna distribution by top-level key of the recipe.
+    defaults : dict
+        The recipe's own value of each key of `space`.
+    """
+
+    n_trials: int
+    objectives: tuple[str, ...]
+    proxy: dict
+    space: dict[str, BaseDistribution]
+    defaults: dict
+
+
+def read_search(
+    search_file: str | os.PathLike,
+    hparams_file: str,
+    overrides: Mapping,
+    objectives: Sequence[str] | None = None,
+) -> Search:
+    """Reads a search file and checks it against the recipe.
+
+    Arguments
+    ---------
+    search_file : str or os.PathLike
+        HyperPyYAML as `hparams/search.yaml`.
+    hparams_file : str
+        The recipe.
+    overrides : mapping
+        Keys of the recipe set for every training; they are not searched, and the
+        proxy's count before them.
+    objectives : sequence of str
+        In place of the file's `objective`.
+
+    Returns
+    -------
+    Search
+
+    Raises
+    ------
+    InputError
+        The file can't be read, names a key that the recipe doesn't have, an unknown
+        type or a wrong range, or a range without the recipe's own value.
+    """
+    tree = _load(search_file)
+    objectives = objectives or tree["objective"]
+    objectives = (objectives,) if isinstance(objectives, str) else tuple(objectives)
+    for name in objectives:
+        if name not in OBJECTIVES:
+            raise InputError(f"objective {name!r}: there are {', '.join(OBJECTIVES)}")
+    n_trials = tree["trials"]
+    if not isinstance(n_trials, int) or n_trials < 1:
+        raise InputError(f"{search_file}: trials: {n_trials!r} is no number above 0")
+    proxy = tree["proxy"]
+    config.check_overrides(hparams_file, proxy, f"{search_file}: proxy: ")
+    config.check_overrides(hparams_file, tree["space"], f"{search_file}: space: ")
+    values = config.plain_values(hparams_file, {**overrides, **proxy})
+    space = {}
+    for key, entry in tree["space"].items():
+        place = f"{search_file}: space: {key}"
+        if key not in values:
+            raise InputError(f"{place}: is an object in {hparams_file}, not a value")
+        if key in proxy:
+            raise InputError(f"{place}: is in proxy too; take it out of one of them")
+        distribution = _distribution(place, entry)
+        if key in overrides:
+            continue
+        if not _contains(distribution, values[key]):
+            raise InputError(
+                f"{place}: {values[key]!r}, the value of {hparams_file}, is the first "
+                f"trial, and not in {distribution_text(distribution)}"
+            )
+        space[key] = distribution
+    if not space:
+        raise InputError(f"{search_file}: space: nothing is left to search")
+    defaults = {key: values[key] for key in space}
+    return Search(n_trials, objectives, proxy, space, defaults)
+
+
+def make_sampler_and_pruner(
+    search_file: str | os.PathLike, seed: int
+) -> tuple[optuna.samplers.BaseSampler, optuna.pruners.BasePruner]:
+    """Makes the sampler and the pruner of a search file.
+
+    Raises
+    ------
+    InputError
+        One of them can't be made of the values given.
+    """
+    try:
+        with open(search_file, encoding="utf-8") as file:
+            tree = load_hyperpyyaml(file, {"sampler_seed": seed})
+    except Exception as error:
+        raise InputError(f"{search_file}: {' '.join(str(error).split())}") from error
+    for key, base in (
+        ("sampler", optuna.samplers.BaseSampler),
+        ("pruner", optuna.pruners.BasePruner),
+    ):
+        if not isinstance(tree[key], base):
+            raise InputError(f"{search_file}: {key}: is none of optuna.{key}s")
+    return tree["sampler"], tree["pruner"]
+
+
+def suggest(trial: optuna.Trial, space: Mapping[str, BaseDistribution]) -> dict:
+    """A value for each key of the space, from the sampler or as the trial was put
+    back with."""
+    values = {}
+    for key, distribution in space.items():
+        if isinstance(distribution, CategoricalDistribution):
+            values[key] = trial.suggest_categorical(key, distribution.choices)
+            continue
+        is_int = isinstance(distribution, IntDistribution)
+        draw = trial.suggest_int if is_int else trial.suggest_float
+        values[key] = draw(
+            key,
+            distribution.low,
+            distribution.high,
+            step=distribution.step,
+            log=distribution.log,
+        )
+    return values
+
+
+def _load(search_file) -> Mapping:
+    try:
+        text = Path(search_file).read_text(encoding="utf-8")
+        # Without objects: the numbers can be checked whatever the sampler is.
+        tree = config.load_plain(str(search_file), text)
+        # The parser's own kinds of number and list become Python's.
+        plain = {k: json.loads(json.dumps(v)) for k, v in tree.items() if k in PLAIN}
+    except OSError as error:
+        raise InputError(f"{search_file}: {error.strerror}") from None
+    config.check_keys(tree, KEYS, f"{search_file}: ", "a search file")
+    for key in sorted(KEYS - set(tree)):
+        raise InputError(f"{search_file}: {key}: is missing")
+    for key in ("proxy", "space"):
+        if not isinstance(plain[key], Mapping):
+            raise InputError(f"{search_file}: {key}: is no mapping of keys to values")
+    return plain
+
+
+def _distribution(place: str, entry) -> BaseDistribution:
+    kind = entry.get("type") if isinstance(entry, Mapping) else None
+    if kind not in TYPES:
+        raise InputError(f"{place}: type {kind!r}: there are {', '.join(TYPES)}")
+    make, needed, optional = TYPES[kind]
+    given = {name: value for name, value in entry.items() if name != "type"}
+    config.check_keys(given, needed | optional, f"{place}: ", f"type {kind}")
+    for name in sorted(needed - set(given)):
+        raise InputError(f"{place}: {name}: is missing")
+    for name in needed & {"low", "high"} | set(given) & {"step"}:
+        number = int if kind == "int" else (int, float)
+        if not isinstance(given[name], number) or isinstance(given[name], bool):
+            raise InputError(f"{place}: {name}: {given[name]!r} is no {kind}")
+    if kind == "categorical" and not isinstance(given["choices"], Sequence | tuple):
+        raise InputError(f"{place}: choices: {given['choices']!r} is no list")
+    if "choices" not in given and given["low"] >= given["high"]:
+        raise InputError(
+            f"{place}: low {given['low']} is not below high {given['high']}"
+        )
+    try:
+        return make(**given)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{place}: {' '.join(str(error).split())}") from None
+
+
+def _contains(distribution: BaseDistribution, value) -> bool:
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    if isinstance(distribution, IntDistribution) and not isinstance(value, int):
+        return False
+    steps = (value - distribution.low) / (distribution.step or 1)
+    on_a_step = distribution.step is None or abs(steps - round(steps)) < 1e-8
+    return distribution.low <= value <= distribution.high and on_a_step
+
+
+def distribution_text(distribution: BaseDistribution) -> str:
+    """Where a parameter is searched, in a few words."""
+    if isinstance(distribution, CategoricalDistribution):
+        return ", ".join(map(str, distribution.choices))
+    has_steps = distribution.step not in (None, 1)
+    step = f" in steps of {distribution.step}" if has_steps else ""
+    log = " (log)" if distribution.log else ""
+    return f"{distribution.low} to {distribution.high}{step}{log}"

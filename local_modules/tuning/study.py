@@ -1,0 +1,305 @@
+"""A study in its storage: which trials there are, whose turn it is, and what becomes of
+a trial whose process was killed.
+
+A trial that was interrupted or killed is put back: Optuna has it as failed, and a new
+one that waits carries on with its parameters, its folder and its checkpoint. All that
+is counted here is counted by slot, the number of the first of such a chain.
+"""
+
+import contextlib
+import functools
+import json
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import optuna
+from filelock import FileLock, Timeout
+from optuna.exceptions import (
+    ExperimentalWarning,
+    StorageInternalError,
+    UpdateFinishedTrialError,
+)
+from optuna.storages import RetryHeartbeatStaleTrialCallback
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy.exc import (
+    DBAPIError,
+    InterfaceError,
+    OperationalError,
+    SQLAlchemyError,
+)
+
+from local_modules.errors import InputError
+
+MAX_KILLS = 3
+HEARTBEAT_SECONDS = 10
+GRACE_SECONDS = 40
+OUTAGE_SECONDS = 300  # how long a database may be away, for a restart
+
+# User attributes of a trial.
+SLOT = "slot"
+REASON = "reason"  # why it failed; absent if its process was killed
+SURPLUS = "the study had its trials"  # a reason
+INTERRUPTIONS = "interruptions"  # how often it was put back at a person's wish
+
+
+def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Lets a failed trial wait for another turn, unless it has killed its process
+    too often."""
+    if n_kills(trial) < MAX_KILLS:
+        with _experimental():
+            RetryHeartbeatStaleTrialCallback()(study, trial)
+
+
+def n_kills(trial: FrozenTrial) -> int:
+    """How often the process of a failed trial was killed."""
+    tries = len(trial.system_attrs.get("retry_history", ())) + 1
+    return tries - trial.user_attrs.get(INTERRUPTIONS, 0)
+
+
+def slot(trial: FrozenTrial | optuna.Trial) -> int:
+    """Number of the first trial of the chain that this one carries on; it names the
+    folder."""
+    return trial.user_attrs.get(SLOT, trial.number)
+
+
+def live_trials(study: optuna.Study) -> dict[int, FrozenTrial]:
+    """The trial that counts of each slot, in the order of the slots."""
+    trials = study.get_trials(deepcopy=False)
+    replaced = {
+        number
+        for trial in trials
+        for number in trial.system_attrs.get("retry_history", ())
+    }
+    live = {}
+    for trial in trials:  # the first of a slot counts, should there be two
+        if trial.number not in replaced and trial.user_attrs.get(REASON) != SURPLUS:
+            live.setdefault(slot(trial), trial)
+    return dict(sorted(live.items()))
+
+
+def is_surplus(study: optuna.Study, trial: optuna.Trial, n_trials: int) -> bool:
+    """Whether a trial just begun is one too many: two processes, on machines that
+    share nothing but the storage, may begin the last one at the same time."""
+    live = live_trials(study)
+    mine = slot(trial)
+    is_double = mine not in live or live[mine].number != trial.number
+    return is_double or list(live).index(mine) >= n_trials
+
+
+def open_study(
+    storage: str | None, folder: Path, name: str, n_objectives: int
+) -> optuna.Study:
+    """Creates a study or opens it.
+
+    Arguments
+    ---------
+    storage : str | None
+        URL of a database; None for `study.journal` in the study's folder.
+    folder : Path
+        The study's folder; must exist.
+    name : str
+        Name of the study in the storage.
+    n_objectives : int
+        All are minimised.
+
+    Returns
+    -------
+    optuna.Study
+        With Optuna's default sampler and pruner.
+
+    Raises
+    ------
+    InputError
+        The URL can't be used, or the study has another number of objectives.
+    """
+    try:
+        with _experimental():
+            study = optuna.create_study(
+                study_name=name,
+                storage=_journal(folder) if storage is None else _database(storage),
+                directions=["minimize"] * n_objectives,
+                load_if_exists=True,
+            )
+    except (SQLAlchemyError, ImportError, ValueError) as error:
+        words = str(error).strip().splitlines()[0]
+        raise InputError(f"--storage {storage}: can't be opened ({words})") from None
+    if len(study.directions) != n_objectives:
+        raise InputError(
+            f"--study {name}: has {len(study.directions)} objectives, not "
+            f"{n_objectives}; choose another name"
+        )
+    return study
+
+
+def claim_settings(study: optuna.Study, settings: Mapping) -> None:
+    """Writes down what a study is of, or checks that it is of this.
+
+    Arguments
+    ---------
+    study : optuna.Study
+        The study.
+    settings : mapping
+        Values that JSON can hold, by what they are.
+
+    Raises
+    ------
+    InputError
+        The study was begun with others.
+    """
+    settings = json.loads(json.dumps(settings))
+    earlier = study.user_attrs.get("settings")
+    if earlier is None:
+        study.set_user_attr("settings", settings)
+    elif earlier != settings:
+        name = next(k for k in settings if earlier.get(k) != settings[k])
+        before, now = earlier.get(name), settings[name]
+        if isinstance(now, dict) and isinstance(before, dict):
+            key = next(k for k in before | now if before.get(k) != now.get(k))
+            name, before, now = f"{name}: {key}", before.get(key), now.get(key)
+        raise InputError(
+            f"--study {study.study_name}: was begun with {name} {before}, not {now}; "
+            "continue it with its own settings, or choose another name"
+        )
+
+
+def enqueue_defaults(study: optuna.Study, defaults: Mapping) -> None:
+    """Makes the recipe's own values the first trial."""
+    if not study.get_trials(deepcopy=False):
+        study.enqueue_trial(dict(defaults))
+
+
+class Turnstile:
+    """Lets the processes of one machine into a study one at a time, and knows by locks
+    which trials of a journal have lost theirs.
+
+    Arguments
+    ---------
+    folder : Path
+        The study's folder, of this machine.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.turn = FileLock(folder / ".turn.lock")
+
+    def trial_lock(self, number: int) -> FileLock:
+        """The lock that the process of a slot holds; the system frees it with the
+        process, however that ends."""
+        folder = self.folder / "trials" / str(number)
+        folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(folder / ".lock")
+
+    def recover(self, study: optuna.Study) -> None:
+        """Puts back the trials whose process is gone.
+
+        In a database, that is those without a heartbeat; in a journal, those whose
+        lock is free.
+        """
+        with self.turn:
+            if is_journal(study):
+                for trial in study.get_trials(states=(TrialState.RUNNING,)):
+                    if self._is_free(slot(trial)):
+                        self._fail(study, trial)
+            else:
+                with _experimental():
+                    optuna.storages.fail_stale_trials(study)
+            # Also those that somebody failed and was killed before putting back.
+            for trial in live_trials(study).values():
+                if trial.state == TrialState.FAIL and REASON not in trial.user_attrs:
+                    put_back(study, trial)
+
+    def _is_free(self, number: int) -> bool:
+        try:
+            with self.trial_lock(number).acquire(blocking=False):
+                return True
+        except Timeout:
+            return False
+
+    @staticmethod
+    def _fail(study: optuna.Study, trial: FrozenTrial) -> None:
+        # It may have finished meanwhile.
+        with contextlib.suppress(ValueError, UpdateFinishedTrialError):
+            study.tell(trial.number, state=TrialState.FAIL)
+
+
+def is_journal(study: optuna.Study) -> bool:
+    """Whether the study lies in a journal file rather than in a database."""
+    return isinstance(study._storage, JournalStorage)
+
+
+def failure_reason(trial: FrozenTrial) -> str:
+    """Why a failed trial failed, in one line."""
+    killed = f"its process was killed {n_kills(trial)} times"
+    return trial.user_attrs.get(REASON, killed)
+
+
+@contextlib.contextmanager
+def _experimental() -> Iterator[None]:
+    """Heartbeats and what follows from them are of Optuna's experimental parts; the
+    version is pinned."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
+
+
+def _journal(folder: Path) -> JournalStorage:
+    return JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+
+
+def _database(url: str) -> optuna.storages.RDBStorage:
+    return _PatientStorage(
+        url,
+        engine_kwargs={"pool_pre_ping": True},
+        heartbeat_interval=HEARTBEAT_SECONDS,
+        grace_period=GRACE_SECONDS,
+        heartbeat_stale_trial_callback=put_back,
+    )
+
+
+def _patient(method):
+    """A storage's method that waits while the database is away, for example for a
+    restart, so that no trial fails for it."""
+
+    @functools.wraps(method)
+    def call(*args, **kwargs):
+        deadline = time.monotonic() + OUTAGE_SECONDS
+        while True:
+            try:
+                return method(*args, **kwargs)
+            except (DBAPIError, StorageInternalError) as error:
+                outage = (OperationalError, InterfaceError)
+                causes = (error, error.__cause__)
+                is_outage = any(isinstance(cause, outage) for cause in causes)
+                if not is_outage or time.monotonic() > deadline:
+                    raise
+                time.sleep(1.0)
+
+    return call
+
+
+class _PatientStorage(optuna.storages.RDBStorage):
+    """A database whose every use while a study goes on is patient."""
+
+
+for _name in (
+    "_create_new_trial",
+    "_get_stale_trial_ids",
+    "_get_trials",
+    "_set_trial_param",
+    "get_study_directions",
+    "get_study_name_from_id",
+    "get_study_system_attrs",
+    "get_study_user_attrs",
+    "get_trial",
+    "get_trial_id_from_study_id_trial_number",
+    "record_heartbeat",
+    "set_trial_intermediate_value",
+    "set_trial_state_values",
+    "set_trial_system_attr",
+    "set_trial_user_attr",
+):
+    setattr(_PatientStorage, _name, _patient(getattr(_PatientStorage, _name)))

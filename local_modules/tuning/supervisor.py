@@ -1,0 +1,112 @@
+"""The processes of a study on this machine: started, watched, replaced when killed."""
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import optuna
+import torch
+from optuna.trial import FrozenTrial
+
+from local_modules.errors import RunError
+from local_modules.tuning.study import Turnstile, live_trials
+from local_modules.tuning.worker import Job, run_process
+
+SECONDS_BETWEEN_LOOKS = 0.5
+SECONDS_TO_STOP = 60.0
+MAX_DEATHS = 3  # in a row, of workers that had not begun a trial
+
+
+def run_workers(
+    job: Job, n_workers: int, train: Callable[..., dict], study: optuna.Study
+) -> Iterator[dict[int, FrozenTrial]]:
+    """Runs a study to its end.
+
+    Arguments
+    ---------
+    job : Job
+        The study.
+    n_workers : int
+        How many processes run trials at a time.
+    train : callable
+        `train_speaker.train`.
+    study : optuna.Study
+        The study, to look at.
+
+    Yields
+    ------
+    dict
+        The live trials by slot, twice a second.
+
+    Raises
+    ------
+    RunError
+        A process ended by itself, or is killed before it begins a trial, again and
+        again.
+    """
+    turnstile = Turnstile(job.folder)
+    workers = [_start(job, index, n_workers, train) for index in range(n_workers)]
+    deaths, n_begun = 0, 0
+    try:
+        while any(worker.exitcode is None for worker in workers):
+            time.sleep(SECONDS_BETWEEN_LOOKS)
+            for index, worker in enumerate(workers):
+                if worker.exitcode in (None, 0):
+                    continue
+                turnstile.recover(study)
+                begun = len(study.get_trials(deepcopy=False))
+                deaths = deaths + 1 if begun == n_begun else 1
+                n_begun = begun
+                if worker.exitcode > 0 or deaths > MAX_DEATHS:
+                    raise RunError(
+                        f"{job.folder}: worker {index} has ended (status "
+                        f"{worker.exitcode}); {job.folder / 'logs'} says why"
+                    )
+                workers[index] = _start(job, index, n_workers, train)
+            yield live_trials(study)
+    finally:
+        _stop(workers)
+    yield live_trials(study)
+
+
+def _start(job, index, n_workers, train) -> multiprocessing.Process:
+    process = multiprocessing.get_context("spawn").Process(
+        target=run_process, args=(job, index, train), name=f"worker {index}"
+    )
+    with _environment(index, n_workers):
+        process.start()
+    return process
+
+
+@contextmanager
+def _environment(index: int, n_workers: int) -> Iterator[None]:
+    """What a process has to find before it imports torch: its share of the cores, and
+    one of the GPUs, dealt round."""
+    before = dict(os.environ)
+    n_cores = len(os.sched_getaffinity(0))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, n_cores // n_workers)))
+    n_gpus = torch.cuda.device_count()
+    if n_gpus:
+        named = before.get("CUDA_VISIBLE_DEVICES")
+        gpus = named.split(",") if named else [str(n) for n in range(n_gpus)]
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[index % n_gpus]
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _stop(workers) -> None:
+    """Lets the workers put their trials back, and ends those that don't."""
+    deadline = time.monotonic() + SECONDS_TO_STOP
+    for worker in workers:
+        if worker.exitcode is None:
+            os.kill(worker.pid, signal.SIGINT)
+    for worker in workers:
+        worker.join(max(0.0, deadline - time.monotonic()))
+        worker.kill()
+        worker.join()

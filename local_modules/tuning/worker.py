@@ -1,0 +1,292 @@
+"""What a process of a study does: one trial after the other."""
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import shutil
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import optuna
+import torch
+from optuna.trial import FrozenTrial, TrialState
+from torch.utils.tensorboard import SummaryWriter
+
+from local_modules import config
+from local_modules.audio import SpeechCache
+from local_modules.errors import InputError, RunError
+from local_modules.tuning.search import (
+    OBJECTIVES,
+    Search,
+    make_sampler_and_pruner,
+    suggest,
+)
+from local_modules.tuning.study import (
+    INTERRUPTIONS,
+    REASON,
+    SLOT,
+    SURPLUS,
+    Turnstile,
+    is_surplus,
+    live_trials,
+    open_study,
+    slot,
+)
+
+# Where things lie and what a machine has room for may differ from machine to machine.
+FREE_KEYS = {
+    "data_folder",
+    "output_folder",
+    "manifest_folder",
+    "save_folder",
+    "num_workers",
+    "valid_batch_size",
+    "cache_gib",
+}
+BEST_OF_A_TRIAL = ("valid_eer", "valid_min_dcf", "train_accuracy")  # TensorBoard's
+SECONDS_BETWEEN_LOOKS = 2.0  # at trials that others have under way
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the processes of a study have in common.
+
+    Arguments
+    ---------
+    recipe, search_file : str
+        The recipe and what is searched in it.
+    arguments : tuple of str
+        SpeechBrain's run options are taken from them.
+    overrides : dict
+        For every trial; the proxy's are among them.
+    search : Search
+        What is searched.
+    folder : Path
+        The study's folder, of this machine.
+    name : str
+        Name of the study.
+    storage : str | None
+        URL of a database, or None for the journal in the folder.
+    n_trials : int
+        When the study is complete.
+    deadline : float | None
+        Seconds since the epoch after which no trial is begun.
+    cache_gib : float
+        Decoded speech that a process keeps for all its trials.
+    seed : int
+        Of the samplers.
+    """
+
+    recipe: str
+    search_file: str
+    arguments: tuple[str, ...]
+    overrides: dict
+    search: Search
+    folder: Path
+    name: str
+    storage: str | None
+    n_trials: int
+    deadline: float | None
+    cache_gib: float
+    seed: int
+
+    def settings(self) -> dict:
+        """What the trials of a study have in common."""
+        values = config.plain_values(self.recipe, self.overrides)
+        return {
+            "recipe": {k: v for k, v in values.items() if k not in FREE_KEYS},
+            "searched": {
+                key: optuna.distributions.distribution_to_json(distribution)
+                for key, distribution in self.search.space.items()
+            },
+            "objectives": self.search.objectives,
+        }
+
+    def open_study(self) -> optuna.Study:
+        """The study of this job."""
+        n_objectives = len(self.search.objectives)
+        return open_study(self.storage, self.folder, self.name, n_objectives)
+
+
+def run_process(job: Job, index: int, train: Callable[..., dict]) -> None:
+    """Runs trials in a process of its own until the study is complete; what they print
+    goes to `logs/` in the study's folder.
+
+    Arguments
+    ---------
+    job : Job
+        The study.
+    index : int
+        Number of the process among those of this machine, from 0.
+    train : callable
+        `train_speaker.train`.
+    """
+    folder = job.folder / "logs"
+    folder.mkdir(exist_ok=True)
+    with open(folder / f"{socket.gethostname()}-{index}.log", "a") as log:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(log.fileno(), stream.fileno())
+    try:
+        Worker(job, index, train).run()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+class Worker:
+    """Runs the trials of a study, one after the other.
+
+    Arguments
+    ---------
+    job : Job
+        The study.
+    index : int
+        Number of the worker among those of this machine, from 0.
+    train : callable
+        `train_speaker.train`.
+    """
+
+    def __init__(self, job: Job, index: int, train: Callable[..., dict]):
+        self.job = job
+        self.train = train
+        arguments = [job.recipe, *job.arguments, "--noprogressbar"]
+        self.run_opts = config.parse_command_line(arguments)[1]
+        self.cache = SpeechCache(job.cache_gib)
+        self.turnstile = Turnstile(job.folder)
+        self.study = job.open_study()
+        # Never again the values that an earlier start or another worker has drawn.
+        n_trials = len(self.study.get_trials(deepcopy=False))
+        key = np.random.SeedSequence([job.seed, index, n_trials])
+        self.study.sampler, self.study.pruner = make_sampler_and_pruner(
+            job.search_file, int(key.generate_state(1)[0])
+        )
+
+    def run(self) -> None:
+        """Runs trials until the study is complete, those of others included: they may
+        be put back, as one is that Ctrl-C interrupts here."""
+        try:
+            self._run_trials()
+        except KeyboardInterrupt:
+            self.turnstile.recover(self.study)
+            raise
+
+    def _run_trials(self) -> None:
+        job = self.job
+        while job.deadline is None or time.time() < job.deadline:
+            self.turnstile.recover(self.study)
+            live = live_trials(self.study).values()
+            states = {trial.state for trial in live}
+            if TrialState.WAITING in states or len(live) < job.n_trials:
+                self._run_trial()
+            elif TrialState.RUNNING in states:
+                time.sleep(SECONDS_BETWEEN_LOOKS)
+            else:
+                break
+
+    def _run_trial(self) -> None:
+        """Runs the next trial."""
+        # Until the trial's lock is held, it looks like one whose process is gone.
+        with contextlib.ExitStack() as turn, contextlib.ExitStack() as trial_lock:
+            turn.enter_context(self.turnstile.turn)
+
+            def objective(trial):
+                lock = self.turnstile.trial_lock(slot(trial))
+                trial_lock.enter_context(lock)
+                trial.set_user_attr(SLOT, slot(trial))
+                turn.close()
+                return self._objective(trial, Path(lock.lock_file).parent)
+
+            # The lock is held until Optuna has the outcome.
+            self.study.optimize(
+                objective,
+                n_trials=1,
+                catch=(_TrialFailed,),
+                callbacks=[self._close],
+            )
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _objective(self, trial: optuna.Trial, folder: Path) -> list[float]:
+        try:
+            if is_surplus(self.study, trial, self.job.n_trials):
+                raise InputError(SURPLUS)
+            metrics = self._train(trial, folder)
+            trial.set_user_attr("metrics", metrics)
+            values = [objective_value(metrics, o) for o in self.job.search.objectives]
+            if not np.isfinite(values).all():
+                raise RunError(f"the objective is {values}")
+            return values
+        except optuna.TrialPruned:
+            raise
+        except KeyboardInterrupt:
+            times = trial.user_attrs.get(INTERRUPTIONS, 0)
+            trial.set_user_attr(INTERRUPTIONS, times + 1)
+            raise
+        except Exception as error:
+            reason = " ".join(str(error).split())
+            if not isinstance(error, InputError):
+                traceback.print_exc()
+                reason = f"{type(error).__name__}: {reason}"
+            trial.set_user_attr(REASON, reason)
+            raise _TrialFailed(reason) from error
+
+    def _train(self, trial: optuna.Trial, folder: Path) -> dict:
+        overrides = {
+            **self.job.overrides,
+            **suggest(trial, self.job.search.space),
+            "output_folder": str(folder),
+        }
+
+        def on_epoch(epochs):
+            # Whoever put this trial back has reported the epochs until then.
+            trial.set_user_attr("epochs", epochs)
+            if len(self.job.search.objectives) == 1:
+                name = OBJECTIVES[self.job.search.objectives[0]]
+                for row in epochs:
+                    if name and row["epoch"] not in reported:
+                        reported.add(row["epoch"])
+                        trial.report(row[name], row["epoch"])
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+            parent = multiprocessing.parent_process()
+            if parent is not None and not parent.is_alive():
+                raise KeyboardInterrupt
+
+        reported = set()
+        return self.train(
+            self.job.recipe,
+            self.run_opts,
+            overrides,
+            cache=self.cache,
+            on_epoch=on_epoch,
+            test=False,
+        )
+
+    def _close(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """A trial that has ended keeps its figures, not its checkpoints."""
+        if trial.state == TrialState.FAIL and REASON not in trial.user_attrs:
+            return  # put back
+        folder = self.job.folder / "trials" / str(slot(trial))
+        shutil.rmtree(folder / "save", ignore_errors=True)
+        if epochs := trial.user_attrs.get("epochs"):
+            best = min(epochs, key=lambda row: row["valid_eer"])
+            metrics = {f"best/{name}": best[name] for name in BEST_OF_A_TRIAL}
+            with SummaryWriter(folder / "tensorboard") as writer:
+                writer.add_hparams(trial.params, metrics, run_name=".")
+
+
+def objective_value(metrics: dict, objective: str) -> float:
+    """What a trial's metrics say of one of `OBJECTIVES`."""
+    rates = metrics["valid"]
+    return float(rates[objective] if objective in rates else metrics[objective])
+
+
+class _TrialFailed(Exception):
+    """A trial that ended with a reason; the study goes on."""

@@ -1,0 +1,293 @@
+#!/usr/bin/env python3
+"""Searches the hyperparameters of a recipe for the lowest equal error rate.
+
+    python tune.py [hparams/conformer.yaml] [--trials 50] [--workers 1] [--retrain]
+                   [--key value ...]
+
+Each trial is a short training with other values, judged by the equal error rate (EER)
+on the validation speakers; the first has the recipe's own. What is searched, and how,
+stands in hparams/search.yaml. Run again, the same command continues; so does the same
+command on another machine with the same --storage.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import optuna
+from optuna.trial import TrialState
+from tqdm import tqdm
+
+from local_modules import config
+from local_modules.corpus import prepare_corpus, read_corpus
+from local_modules.errors import InputError, RunError
+from local_modules.tuning import outcome
+from local_modules.tuning.figures import make_pictures, write_pictures
+from local_modules.tuning.page import write_page
+from local_modules.tuning.retrain import retrain
+from local_modules.tuning.search import distribution_text, read_search
+from local_modules.tuning.study import (
+    Turnstile,
+    claim_settings,
+    enqueue_defaults,
+    failure_reason,
+    live_trials,
+    slot,
+)
+from local_modules.tuning.supervisor import run_workers
+from local_modules.tuning.worker import Job
+from train_speaker import train
+
+RECIPE = "hparams/conformer.yaml"
+RETRAINED = "retrained.json"  # in the study's folder
+
+
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of this program, and what is left for the recipe."""
+    parser = argparse.ArgumentParser(
+        prog="tune.py",
+        usage=f"tune.py [{RECIPE}] [options] [--key value ...]",
+        description=__doc__.splitlines()[0],
+        epilog="--key value: as for train_speaker.py, for every training",
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    add = parser.add_argument
+    add("--search", default="hparams/search.yaml", help="what is searched, and how")
+    add("--trials", type=int, help="how many trials the study has in the end")
+    add("--objective", type=lambda text: text.split(","), help="eer, min_dcf, ...")
+    add("--study", help="its name; if not given, the recipe's")
+    add("--storage", help="URL of a database, for many machines")
+    add("--workers", type=int, default=1, help="trials at a time on this machine")
+    add("--timeout", type=float, help="minutes after which no trial is begun")
+    add(
+        "--retrain",
+        type=int,
+        nargs="?",
+        const=3,
+        metavar="SEEDS",
+        help="train the best and the defaults in full, with so many seeds, and test",
+    )
+    # Ours would take the value of an option that it doesn't know for a file.
+    recipe, argv = (
+        (argv[:1], argv[1:]) if argv[:1] and argv[0][0] != "-" else ([], argv)
+    )
+    try:
+        options, rest = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from None
+    for name in ("trials", "workers", "timeout", "retrain"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            raise InputError(f"--{name} {value}: has to be above 0")
+    options.recipe = recipe[0] if recipe else RECIPE
+    return options, rest
+
+
+def make_job(options: argparse.Namespace, rest: list[str]) -> tuple[Job, dict]:
+    """What the workers have to know, and the overrides of a full training."""
+    _, _, overrides = config.parse_command_line([options.recipe, *rest])
+    config.check_overrides(options.recipe, overrides)
+    search = read_search(options.search, options.recipe, overrides, options.objective)
+    name = options.study or Path(options.recipe).stem
+    folder = Path("results/tune") / name
+    full = {
+        **overrides,
+        "manifest_folder": str(folder / "manifests"),
+        "skip_prep": True,
+    }
+    values = config.plain_values(options.recipe, full)
+    minutes = options.timeout
+    job = Job(
+        recipe=options.recipe,
+        search_file=options.search,
+        arguments=tuple(rest),
+        overrides={**full, **search.proxy},
+        search=search,
+        folder=folder,
+        name=name,
+        storage=options.storage,
+        n_trials=options.trials or search.n_trials,
+        deadline=None if minutes is None else time.time() + 60 * minutes,
+        cache_gib=values["cache_gib"],
+        seed=values["seed"],
+    )
+    return job, full
+
+
+def first_screen(job: Job, n_workers: int, n_done: int) -> str:
+    """What will run, how long that takes, and how to stop and continue."""
+    search = job.search
+    minutes = search.proxy.get("train_time_limit_minutes")
+    n_left = max(0, job.n_trials - n_done)
+    if minutes is None:
+        takes = "told by the progress bar after the first trials"
+    else:
+        takes = f"at most {n_left * minutes / n_workers:.0f} min"
+        takes += " and what it takes to read the corpus"
+    ranges = "\n             ".join(
+        f"{key}: {distribution_text(space)}" for key, space in search.space.items()
+    )
+    return "\n".join(
+        [
+            f"Study      {job.name}: {job.n_trials} trials of {job.recipe}"
+            + (f", {n_done} of them done" if n_done else ""),
+            f"searched   {ranges}",
+            f"a trial    {outcome.params_text(search.proxy)}; the first has the "
+            "recipe's own values",
+            f"judged by  {', '.join(search.objectives)} on valid; test is not read",
+            f"takes      {takes}, with {n_workers} at a time",
+            f"results    {job.folder}",
+            "Ctrl-C stops; the same command continues.",
+            "",
+        ]
+    )
+
+
+def watch(job: Job, n_workers: int, study: optuna.Study) -> None:
+    """Runs the study with a line for each trial and a progress bar."""
+    shown = {number for number, trial in live_trials(study).items() if ended(trial)}
+    with tqdm(
+        total=job.n_trials, initial=len(shown), unit="trial", smoothing=0
+    ) as progress:
+        for live in run_workers(job, n_workers, train, study):
+            for number, trial in live.items():
+                if not ended(trial) or number in shown:
+                    continue
+                shown.add(number)
+                progress.write(outcome.trial_line(trial, job.search.objectives))
+                progress.update()
+                if number == 0 and trial.state == TrialState.FAIL:
+                    raise RunError(
+                        "the recipe's own values, the first trial, failed: "
+                        f"{failure_reason(trial)}"
+                    )
+            progress.set_postfix_str(standing(job, study, live), refresh=False)
+            progress.refresh()
+
+
+def ended(trial) -> bool:
+    """Whether a live trial will not go on."""
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+def standing(job: Job, study: optuna.Study, live: dict) -> str:
+    """The best so far and what is under way, in a few words."""
+    words = []
+    best = outcome.best_trial(study)
+    if best is not None:
+        value = outcome.objective_text(job.search.objectives[0], best.values[0])
+        words.append(f"best {value} (trial {slot(best)})")
+    for number, trial in live.items():
+        if trial.state == TrialState.RUNNING:
+            n_epochs = len(trial.user_attrs.get("epochs", ()))
+            words.append(f"trial {number} after epoch {n_epochs}")
+    return "; ".join(words)
+
+
+def finish(job: Job, study: optuna.Study, full: dict) -> None:
+    """Writes the table, the best recipe, the pictures and the page, and says where
+    they are."""
+    folder, name = job.folder, job.search.objectives[0]
+    outcome.write_trials(study, job.search.objectives, folder / "trials.csv")
+    best = outcome.best_trial(study)
+    if best is None:
+        print(f"No trial is complete yet; {folder / 'trials.csv'} has what there is.")
+        return
+    live = live_trials(study)
+    value = outcome.objective_text(name, best.values[0])
+    outcome.write_recipe(
+        job.recipe,
+        {**full, **best.params},
+        f"{folder}/best/<seed>",
+        f"Trial {slot(best)} of {len(live)}, {value} on valid, from {job.recipe}",
+        folder / "best.yaml",
+    )
+    pictures = make_pictures(study)
+    write_pictures(pictures, folder / "plots")
+    retrained = folder / RETRAINED
+    write_page(
+        study,
+        job.search,
+        job.recipe,
+        pictures,
+        json.loads(retrained.read_text()) if retrained.exists() else None,
+        folder / "report.html",
+    )
+    print(f"\nbest      trial {slot(best)}: {value}")
+    print(f"          {outcome.params_text(best.params)}")
+    if live[0].values:
+        print(f"own       trial 0: {outcome.objective_text(name, live[0].values[0])}")
+    print(f"page      {folder / 'report.html'}")
+    print(f"pictures  {folder / 'plots'}")
+    print(f"train it  python train_speaker.py {folder / 'best.yaml'}")
+
+
+def tune(argv: list[str]) -> None:
+    """Runs a study, or what is left of it, and reports on it."""
+    options, rest = parse(argv)
+    job, full = make_job(options, rest)
+    job.folder.mkdir(parents=True, exist_ok=True)
+    study = job.open_study()
+    claim_settings(study, job.settings())
+    enqueue_defaults(study, job.search.defaults)
+    Turnstile(job.folder).recover(study)
+    n_done = sum(ended(trial) for trial in live_trials(study).values())
+    print(first_screen(job, options.workers, n_done), flush=True)
+    settings = config.plain_values(job.recipe, full)
+    prepare_corpus(settings)
+    read_corpus(settings["manifest_folder"])
+    try:
+        if n_done < job.n_trials:
+            watch(job, options.workers, study)
+        if options.retrain:
+            retrain_best(job, study, full, options.retrain)
+    finally:
+        finish(job, study, full)
+
+
+def retrain_best(job: Job, study: optuna.Study, full: dict, n_seeds: int) -> None:
+    """Trains the best trial's values and the recipe's own in full, and tests them."""
+    best = outcome.best_trial(study)
+    if best is None:
+        raise RunError(f"{job.folder}: no trial is complete, so none can be retrained")
+    run_opts = config.parse_command_line([job.recipe, *job.arguments])[1]
+    retrain(
+        {
+            "best": (job.recipe, {**full, **best.params}),
+            "defaults": (job.recipe, full),
+        },
+        range(job.seed, job.seed + n_seeds),
+        job.folder / RETRAINED,
+        run_opts,
+        train,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Returns
+    -------
+    int
+        Exit status: 0, 1 for a failed study, 2 for wrong usage, 130 for Ctrl-C.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        tune(argv)
+    except InputError as error:
+        print(f"tune.py: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        command = shlex.join(["python", "tune.py", *argv])
+        print(f"\nStopped. This continues it: {command}", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
