@@ -39,6 +39,7 @@ from local_modules.masking import pad_to_multiple
 from local_modules.metrics import equal_error_rate, min_dcf
 from local_modules.report import RunReporter, draw_plots, last_screen
 from local_modules.scoring import score_trials
+from local_modules.tuning.hpopt import Driven
 
 logger = get_logger(__name__)
 
@@ -463,7 +464,12 @@ def main(argv: list[str] | None = None) -> int:
         command_line = sys.argv[1:] if argv is None else argv
         hparams_file, run_opts, overrides = config.parse_command_line(command_line)
         sb.utils.distributed.ddp_init_group(run_opts)
-        train(hparams_file, run_opts, overrides)
+        if "hpopt" in overrides:
+            driven = Driven(overrides)
+            metrics = train(hparams_file, run_opts, driven.overrides, test=False)
+            driven.report(metrics)
+        else:
+            train(hparams_file, run_opts, overrides)
     except InputError as error:
         print(f"train_speaker.py: {error}", file=sys.stderr)
         return error.exit_status

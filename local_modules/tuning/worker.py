@@ -17,6 +17,7 @@ import numpy as np
 import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
+from speechbrain.utils.run_opts import RunOptions
 from torch.utils.tensorboard import SummaryWriter
 
 from local_modules import config
@@ -51,6 +52,7 @@ FREE_KEYS = {
     "cache_gib",
 }
 BEST_OF_A_TRIAL = ("valid_eer", "valid_min_dcf", "train_accuracy")  # TensorBoard's
+ENDS = {"prune": optuna.TrialPruned, "stop": KeyboardInterrupt}  # of a trial, by epoch
 SECONDS_BETWEEN_LOOKS = 2.0  # at trials that others have under way
 
 
@@ -109,6 +111,11 @@ class Job:
             "objectives": self.search.objectives,
         }
 
+    def run_opts(self) -> RunOptions:
+        """SpeechBrain's run options for the trials."""
+        arguments = [self.recipe, *self.arguments, "--noprogressbar"]
+        return config.parse_command_line(arguments)[1]
+
     def open_study(self) -> optuna.Study:
         """The study of this job."""
         n_objectives = len(self.search.objectives)
@@ -139,6 +146,59 @@ def run_process(job: Job, index: int, train: Callable[..., dict]) -> None:
         sys.exit(130)
 
 
+def run_ranks(job: Job, train: Callable[..., dict]) -> None:
+    """Runs trials under `torchrun`, each on all ranks: the first holds the study, the
+    others train along with what it tells them.
+
+    Arguments
+    ---------
+    job : Job
+        The study.
+    train : callable
+        `train_speaker.train`.
+    """
+    if torch.distributed.get_rank() == 0:
+        Worker(job, 0, train).run()
+        broadcast(None)
+        return
+    run_opts, cache = job.run_opts(), SpeechCache(job.cache_gib)
+    while (overrides := broadcast(None)) is not None:
+
+        def on_epoch(epochs):
+            if end := broadcast(None):
+                raise ENDS[end]
+
+        try:
+            train(
+                job.recipe,
+                run_opts,
+                overrides,
+                cache=cache,
+                on_epoch=on_epoch,
+                test=False,
+            )
+        except optuna.TrialPruned:
+            pass
+        except InputError as error:
+            if not is_everybodys(error):
+                raise
+
+
+def is_everybodys(error: Exception) -> bool:
+    """Whether all ranks meet an error: a mistake in the settings. What one rank alone
+    meets has to end them all."""
+    return isinstance(error, InputError) and not isinstance(error, RunError)
+
+
+def broadcast(value):
+    """The first rank's value on every rank; without `torchrun`, the value."""
+    if not torch.distributed.is_initialized():
+        return value
+    box = [value]
+    torch.distributed.broadcast_object_list(box)
+    return box[0]
+
+
 class Worker:
     """Runs the trials of a study, one after the other.
 
@@ -155,8 +215,7 @@ class Worker:
     def __init__(self, job: Job, index: int, train: Callable[..., dict]):
         self.job = job
         self.train = train
-        arguments = [job.recipe, *job.arguments, "--noprogressbar"]
-        self.run_opts = config.parse_command_line(arguments)[1]
+        self.run_opts = job.run_opts()
         self.cache = SpeechCache(job.cache_gib)
         self.turnstile = Turnstile(job.folder)
         self.study = job.open_study()
@@ -235,9 +294,12 @@ class Worker:
                 traceback.print_exc()
                 reason = f"{type(error).__name__}: {reason}"
             trial.set_user_attr(REASON, reason)
+            if torch.distributed.is_initialized() and not is_everybodys(error):
+                raise  # the other ranks wait for this one in vain
             raise _TrialFailed(reason) from error
 
     def _train(self, trial: optuna.Trial, folder: Path) -> dict:
+        self.n_reported = 0
         overrides = {
             **self.job.overrides,
             **suggest(trial, self.job.search.space),
@@ -245,29 +307,31 @@ class Worker:
         }
 
         def on_epoch(epochs):
-            # Whoever put this trial back has reported the epochs until then.
-            trial.set_user_attr("epochs", epochs)
-            if len(self.job.search.objectives) == 1:
-                name = OBJECTIVES[self.job.search.objectives[0]]
-                for row in epochs:
-                    if name and row["epoch"] not in reported:
-                        reported.add(row["epoch"])
-                        trial.report(row[name], row["epoch"])
-                if trial.should_prune():
-                    raise optuna.TrialPruned
-            parent = multiprocessing.parent_process()
-            if parent is not None and not parent.is_alive():
-                raise KeyboardInterrupt
+            if end := broadcast(self._judge(trial, epochs)):
+                raise ENDS[end]
 
-        reported = set()
         return self.train(
             self.job.recipe,
             self.run_opts,
-            overrides,
+            broadcast(overrides),
             cache=self.cache,
             on_epoch=on_epoch,
             test=False,
         )
+
+    def _judge(self, trial: optuna.Trial, epochs: list[dict]) -> str | None:
+        """Reports the epochs so far, and says whether the trial has to end."""
+        trial.set_user_attr("epochs", epochs)
+        by_epoch = OBJECTIVES[self.job.search.objectives[0]]
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():
+            return "stop"
+        if len(self.job.search.objectives) > 1 or by_epoch is None:
+            return None
+        for row in epochs[self.n_reported :]:
+            trial.report(row[by_epoch], row["epoch"])
+        self.n_reported = len(epochs)
+        return "prune" if trial.should_prune() else None
 
     def _close(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """A trial that has ended keeps its figures, not its checkpoints."""

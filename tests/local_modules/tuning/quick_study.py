@@ -1,0 +1,113 @@
+"""A study of trainings that take no time, in real processes and a real storage; run as
+a program by the tests, which kill it.
+
+    quick_study.py FOLDER STORAGE N_TRIALS N_WORKERS [MISHAPS]
+
+MISHAPS is JSON: {"kill": {"<trial>": [epochs after which its process is killed]},
+"raise": [trials], "nan": [trials], "interrupt": {"<trial>": epoch}, "seconds": of an
+epoch}.
+"""
+
+import json
+import math
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from local_modules.manifest import replacing
+from local_modules.tuning import study as study_module
+from local_modules.tuning.search import read_search
+from local_modules.tuning.study import Turnstile, enqueue_defaults
+from local_modules.tuning.supervisor import run_workers
+from local_modules.tuning.worker import Job
+
+# A killed worker of a database is noticed in seconds instead of a minute.
+study_module.HEARTBEAT_SECONDS, study_module.GRACE_SECONDS = 1, 4
+
+ROOT = Path(__file__).parents[3]
+N_EPOCHS = 4
+SEARCH = """
+trials: 9
+objective: eer
+proxy: {number_of_epochs: 4}
+space: {lr: {type: float, low: 0.0001, high: 0.01, log: True}}
+sampler_seed: !PLACEHOLDER
+sampler: !new:optuna.samplers.RandomSampler
+    seed: !ref <sampler_seed>
+pruner: !new:optuna.pruners.NopPruner
+"""
+
+
+def train(hparams_file, run_opts, overrides, cache, on_epoch, test):
+    """As `train_speaker.train`: continues from what it has saved."""
+    assert test is False
+    folder = Path(overrides["output_folder"])
+    mishaps = json.loads(os.environ["MISHAPS"])
+    number = folder.name
+    (folder / "save").mkdir(parents=True, exist_ok=True)
+    saved = folder / "save" / "rows.json"
+    rows = json.loads(saved.read_text()) if saved.exists() else []
+    while len(rows) < N_EPOCHS:
+        time.sleep(mishaps.get("seconds", 0.0))
+        epoch = len(rows) + 1
+        with open(folder / "epochs_run", "a") as file:
+            file.write(f"{epoch}\n")
+        eer = 0.01 * (math.log10(overrides["lr"]) + 3) ** 2 + 0.1 / epoch
+        rows.append({"epoch": epoch, "valid_eer": eer, "valid_min_dcf": 1.0})
+        rows[-1] |= {"train_loss": 1.0, "train_accuracy": 0.5, "learning_rate": 0.1}
+        with replacing(saved) as file:
+            json.dump(rows, file)
+        on_epoch(rows)
+        killed = folder / f"killed_{epoch}"
+        if epoch in mishaps.get("kill", {}).get(number, ()) and not killed.exists():
+            killed.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        if int(number) in mishaps.get("always_kill", ()):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if int(number) in mishaps.get("raise", ()):
+            raise MemoryError("no room for\nthis")
+        if mishaps.get("interrupt", {}).get(number) == epoch and not killed.exists():
+            killed.touch()
+            os.kill(os.getppid(), signal.SIGINT)
+            time.sleep(60)
+    eer = (
+        float("nan") if int(number) in mishaps.get("nan", ()) else rows[-1]["valid_eer"]
+    )
+    valid = {"eer": eer, "min_dcf": 1.0}
+    return {"valid": valid, "n_parameters": 7, "train_seconds": 1.0}
+
+
+def main():
+    folder, storage, n_trials, n_workers = sys.argv[1:5]
+    os.environ["MISHAPS"] = sys.argv[5] if len(sys.argv) > 5 else "{}"
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    search_file = folder / "search.yaml"
+    with replacing(search_file) as file:
+        file.write(SEARCH)
+    recipe = str(ROOT / "hparams" / "conformer.yaml")
+    job = Job(
+        recipe=recipe,
+        search_file=str(search_file),
+        arguments=("--device", "cpu"),
+        overrides={},
+        search=read_search(search_file, recipe, {}),
+        folder=folder,
+        name="quick",
+        storage=None if storage == "-" else storage,
+        n_trials=int(n_trials),
+        deadline=None,
+        cache_gib=0.0,
+        seed=1,
+    )
+    study = job.open_study()
+    enqueue_defaults(study, job.search.defaults)
+    Turnstile(folder).recover(study)
+    for _ in run_workers(job, int(n_workers), train, study):
+        pass
+
+
+if __name__ == "__main__":
+    main()

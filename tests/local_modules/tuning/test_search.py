@@ -1,0 +1,201 @@
+"""The search file: what it gives, and every mistake in it."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+
+from local_modules.errors import InputError
+from local_modules.tuning.search import (
+    make_sampler_and_pruner,
+    read_search,
+    suggest,
+)
+
+ROOT = Path(__file__).parents[3]
+RECIPE = str(ROOT / "hparams" / "conformer.yaml")
+SEARCH = ROOT / "hparams" / "search.yaml"
+HEAD = "trials: 3\nobjective: eer\nproxy: {number_of_epochs: 2}\n"
+TAIL = """
+sampler_seed: !PLACEHOLDER
+sampler: !new:optuna.samplers.RandomSampler
+    seed: !ref <sampler_seed>
+pruner: !new:optuna.pruners.NopPruner
+"""
+
+
+def written(path, space="{lr: {type: float, low: 0.001, high: 0.01}}", **changes):
+    text = HEAD + f"space: {space}" + TAIL
+    for before, after in changes.items():
+        start = text.index(f"{before}:")
+        text = text[:start] + after + text[text.index("\n", start) :]
+    path.write_text(text)
+    return path
+
+
+def test_the_default_space_holds_what_the_reference_system_searched():
+    search = read_search(SEARCH, RECIPE, {})
+    powers = {2**n for n in range(4, 12)}
+    assert powers <= set(search.space["emb_dim"].choices)
+    margin = search.space["angular_margin"]
+    assert (margin.low, margin.high, margin.log) == (0.1, 0.9, True)
+    scale = search.space["angular_scale"]
+    assert (scale.low, scale.high) == (16.0, 64.0)
+    assert search.space["lr"].low <= 1e-4 and search.space["lr"].high >= 1e-3
+    wider = {"n_blocks", "d_model", "kernel_size", "dropout", "subsampling"}
+    assert wider | {"weight_decay", "warmup_share"} < set(search.space)
+    assert not {"n_mels", "sample_rate"} & set(search.space)  # features are shared
+    assert search.n_trials == 50
+    assert search.objectives == ("eer",)
+
+
+def test_the_defaults_are_the_recipes_own_values():
+    search = read_search(SEARCH, RECIPE, {})
+    assert search.defaults["lr"] == 0.002
+    assert search.defaults["emb_dim"] == 192
+    assert search.defaults.keys() == search.space.keys()
+
+
+def test_every_combination_of_the_default_space_makes_a_model():
+    """The corners and some draws; a choice that can't be built would fail trials."""
+    from local_modules import config
+
+    search = read_search(SEARCH, RECIPE, {})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    draws = [suggest(study.ask(), search.space) for _ in range(3)]
+    for end in (0, -1):
+        draws.append(
+            {
+                key: d.choices[end] if hasattr(d, "choices") else (d.low, d.high)[end]
+                for key, d in search.space.items()
+            }
+        )
+    for values in draws:
+        hparams = config.load_hparams(RECIPE, {**values, "n_speakers": 2})
+        assert hparams["embedding_model"].encoder.output_size > 0
+
+
+def test_a_key_set_for_every_trial_is_not_searched():
+    search = read_search(SEARCH, RECIPE, {"lr": 0.5, "n_blocks": 3})
+    assert not {"lr", "n_blocks"} & set(search.space)
+
+
+def test_the_proxy_counts_before_the_command_line(tmp_path):
+    path = written(tmp_path / "s.yaml")
+    assert read_search(path, RECIPE, {"number_of_epochs": 9}).proxy == {
+        "number_of_epochs": 2
+    }
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        ("{emb_dmi: {type: int, low: 1, high: 2}}", ["emb_dmi", "emb_dim"]),
+        ("{loss: {type: int, low: 1, high: 2}}", ["loss", "object"]),
+        ("{lr: {type: real, low: 1, high: 2}}", ["lr", "'real'", "float", "int"]),
+        ("{lr: [1, 2]}", ["lr", "categorical"]),
+        ("{lr: {type: float, low: 0.1}}", ["lr", "high", "missing"]),
+        ("{lr: {type: float, low: 0.1, hihg: 1}}", ["lr", "hihg", "high"]),
+        ("{lr: {type: float, low: 0.1, high: 0.01}}", ["lr", "0.1", "0.01"]),
+        ("{lr: {type: float, low: 0.1, high: x}}", ["lr", "high", "'x'"]),
+        ("{lr: {type: float, low: 0, high: 1, log: True}}", ["lr", "low"]),
+        ("{n_blocks: {type: int, low: 1.5, high: 3}}", ["n_blocks", "low", "1.5"]),
+        ("{emb_dim: {type: categorical, choices: 3}}", ["emb_dim", "3", "list"]),
+        ("{emb_dim: {type: categorical, choices: []}}", ["emb_dim"]),
+        ("{emb_dim: {type: categorical, choices: [16]}}", ["emb_dim", "192", "16"]),
+        ("{n_blocks: {type: int, low: 5, high: 9}}", ["n_blocks", "4", "5 to 9"]),
+        (
+            "{n_blocks: {type: int, low: 1, high: 9, step: 2}}",
+            ["n_blocks", "4", "steps of 2"],
+        ),
+        ("{number_of_epochs: {type: int, low: 1, high: 9}}", ["proxy"]),
+        ("{}", ["nothing"]),
+        ("[lr]", ["space", "mapping"]),
+    ],
+)
+def test_a_wrong_space_is_named(space, words, tmp_path):
+    path = written(tmp_path / "s.yaml", space)
+    with pytest.raises(InputError) as caught:
+        read_search(path, RECIPE, {})
+    message = str(caught.value)
+    assert message.startswith(str(path)) and "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"trials": "trials: 0"}, ["trials", "0"]),
+        ({"trials": "trials: many"}, ["trials", "many"]),
+        ({"trials": "trails: 3"}, ["trails", "trials"]),
+        ({"objective": "objective: eerr"}, ["eerr", "min_dcf"]),
+        ({"proxy": "proxy: {epochs: 2}"}, ["proxy", "epochs", "number_of_epochs"]),
+        ({"pruner": "extra: 1"}, ["extra"]),
+        ({"trials": "trials: [3"}, []),
+    ],
+)
+def test_a_wrong_search_file_is_named(changes, words, tmp_path):
+    path = written(tmp_path / "s.yaml", **changes)
+    with pytest.raises(InputError) as caught:
+        read_search(path, RECIPE, {})
+    assert "\n" not in str(caught.value)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_a_missing_search_file_is_named():
+    with pytest.raises(InputError, match="/no/such.yaml: No such file"):
+        read_search("/no/such.yaml", RECIPE, {})
+
+
+def test_the_objectives_of_the_command_line_count_first(tmp_path):
+    path = written(tmp_path / "s.yaml")
+    search = read_search(path, RECIPE, {}, ["eer", "n_parameters"])
+    assert search.objectives == ("eer", "n_parameters")
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "TPESampler {}",
+        "GPSampler {}",
+        "CmaEsSampler {}",
+        "RandomSampler {}",
+        "GridSampler {search_space: {lr: [0.001, 0.002]}}",
+    ],
+)
+@pytest.mark.parametrize(
+    "pruner", ["MedianPruner {}", "HyperbandPruner {}", "NopPruner {}"]
+)
+def test_samplers_and_pruners_of_optuna_are_made_and_draw(sampler, pruner, tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "sampler_seed: !PLACEHOLDER\n"
+        f"sampler: !new:optuna.samplers.{sampler}\npruner: !new:optuna.pruners.{pruner}"
+    )
+    sampler, pruner = make_sampler_and_pruner(path, 1)
+    study = optuna.create_study(sampler=sampler, pruner=pruner)
+    space = {"lr": optuna.distributions.FloatDistribution(0.001, 0.002)}
+    for _ in range(2):
+        trial = study.ask()
+        assert 0.001 <= suggest(trial, space)["lr"] <= 0.002
+        trial.report(0.5, 1)
+        assert trial.should_prune() in (True, False)
+        study.tell(trial, 0.5)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "sampler: !new:optuna.samplers.TPESamplre {}",
+        "sampler: !new:optuna.samplers.TPESampler {sed: 1}",
+        "sampler: 3",
+    ],
+)
+def test_a_wrong_sampler_is_one_line(line, tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_text(f"sampler_seed: 1\n{line}\npruner: 3\n")
+    with pytest.raises(InputError) as caught:
+        make_sampler_and_pruner(path, 1)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)

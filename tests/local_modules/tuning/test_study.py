@@ -1,0 +1,374 @@
+"""Trials whose processes are killed, in a journal and in a real PostgreSQL."""
+
+import getpass
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from optuna.trial import TrialState
+
+from local_modules.errors import InputError
+from local_modules.tuning import study as module
+from local_modules.tuning.study import (
+    MAX_KILLS,
+    REASON,
+    SLOT,
+    SURPLUS,
+    Turnstile,
+    claim_settings,
+    enqueue_defaults,
+    failure_reason,
+    is_surplus,
+    live_trials,
+    open_study,
+    slot,
+)
+
+ROOT = Path(__file__).parents[3]
+QUICK = str(Path(__file__).with_name("quick_study.py"))
+N_EPOCHS = 4
+
+
+@pytest.fixture
+def study(tmp_path):
+    return open_study(None, tmp_path, "s", 1)
+
+
+def start(folder, storage, n_trials, n_workers, **mishaps):
+    """Starts a study of quick trainings as a process group of its own."""
+    return subprocess.Popen(
+        [sys.executable, QUICK, str(folder), storage, str(n_trials), str(n_workers)]
+        + [json.dumps(mishaps)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(*args, **mishaps):
+    """Runs such a study to its end."""
+    process = start(*args, **mishaps)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
+def outcome(folder, storage=None):
+    """Live trials by slot, and the epochs that each slot's trainings ran."""
+    live = live_trials(open_study(storage, folder, "quick", 1))
+    ran = {
+        number: [
+            int(line)
+            for line in (folder / "trials" / str(number) / "epochs_run")
+            .read_text()
+            .split()
+        ]
+        for number in live
+    }
+    return live, ran
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """A PostgreSQL server of our own."""
+    if shutil.which("pg_ctl") is None:
+        pytest.skip("no PostgreSQL server is installed")
+    server = Server(tmp_path_factory.mktemp("postgres"))
+    yield server
+    server.stop()
+
+
+class Server:
+    """PostgreSQL in a folder, on a free port of this machine."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        # The server refuses to run as root.
+        self.user = "postgres" if os.getuid() == 0 else getpass.getuser()
+        if os.getuid() == 0:
+            for path in (folder, *folder.parents[:2]):
+                path.chmod(0o755)
+            shutil.chown(folder, self.user)
+        self.call("initdb", "-A", "trust", "-U", "tester", "-D", folder / "data")
+        self.start()
+
+    def call(self, *command):
+        command = [str(word) for word in command]
+        if os.getuid() == 0:
+            command = ["runuser", "-u", self.user, "--", *command]
+        subprocess.run(command, check=True, cwd="/", stdout=subprocess.DEVNULL)
+
+    def start(self):
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k {self.folder}"
+        log = self.folder / "log"
+        self.call(
+            "pg_ctl",
+            "-w",
+            "-D",
+            self.folder / "data",
+            "-o",
+            options,
+            "-l",
+            log,
+            "start",
+        )
+
+    def stop(self):
+        self.call("pg_ctl", "-w", "-D", self.folder / "data", "-m", "fast", "stop")
+
+    def new_database(self):
+        """URL of an empty database."""
+        name = f"d{uuid.uuid4().hex}"
+        self.call("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", "tester", name)
+        return f"postgresql+psycopg://tester@127.0.0.1:{self.port}/{name}"
+
+
+def test_workers_of_two_machines_share_a_database(server, tmp_path):
+    """Two starts with folders of their own, as on two machines."""
+    url = server.new_database()
+    one = start(tmp_path / "one", url, 8, 2, seconds=0.1)
+    other = start(tmp_path / "other", url, 8, 1, seconds=0.1)
+    for process in (one, other):
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 0, errors
+    live = live_trials(open_study(url, tmp_path, "quick", 1))
+    assert list(live) == list(range(8))
+    assert {trial.state for trial in live.values()} == {TrialState.COMPLETE}
+    places = [
+        len(list(tmp_path.glob(f"*/trials/{number}/epochs_run"))) for number in live
+    ]
+    assert places == 8 * [1]
+
+
+def test_a_killed_worker_of_a_database_is_noticed_by_its_heartbeat(server, tmp_path):
+    url = server.new_database()
+    finished(tmp_path, url, 4, 2, kill={"1": [2], "3": [4]}, seconds=0.1)
+    live, ran = outcome(tmp_path, url)
+    assert {trial.state for trial in live.values()} == {TrialState.COMPLETE}
+    assert list(live) == [0, 1, 2, 3]
+    assert all(epochs == [1, 2, 3, 4] for epochs in ran.values())
+
+
+def test_a_database_restarted_in_mid_study(server, tmp_path):
+    url = server.new_database()
+    process = start(tmp_path, url, 6, 2, seconds=0.4)
+    while not list(tmp_path.glob("trials/3/epochs_run")):
+        time.sleep(0.05)
+        assert process.poll() is None
+    server.stop()
+    time.sleep(3)
+    server.start()
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    live, ran = outcome(tmp_path, url)
+    assert {trial.state for trial in live.values()} == {TrialState.COMPLETE}
+    assert list(live) == list(range(6))
+    assert all(epochs == [1, 2, 3, 4] for epochs in ran.values())
+
+
+def test_each_trial_is_run_once_and_the_first_has_the_defaults(tmp_path):
+    finished(tmp_path, "-", 5, 2)
+    live, ran = outcome(tmp_path)
+    assert list(live) == [0, 1, 2, 3, 4]
+    assert {trial.state for trial in live.values()} == {TrialState.COMPLETE}
+    assert all(epochs == [1, 2, 3, 4] for epochs in ran.values())
+    assert live[0].params == {"lr": 0.002}
+    assert len({trial.params["lr"] for trial in live.values()}) == 5
+    assert not list(tmp_path.glob("trials/*/save"))  # figures, not weights
+
+
+def test_the_same_command_continues_with_new_values(tmp_path):
+    finished(tmp_path, "-", 3, 1)
+    finished(tmp_path, "-", 3, 1)  # nothing left
+    finished(tmp_path, "-", 6, 2)
+    live, ran = outcome(tmp_path)
+    assert list(live) == list(range(6))
+    assert all(epochs == [1, 2, 3, 4] for epochs in ran.values())
+    # A sampler begun anew with the same seed would draw the first values again.
+    assert len({trial.params["lr"] for trial in live.values()}) == 6
+
+
+def test_a_killed_worker_costs_no_trial_and_no_epoch(tmp_path):
+    finished(tmp_path, "-", 6, 2, kill={"1": [2], "3": [1, 3], "5": [4]}, seconds=0.05)
+    live, ran = outcome(tmp_path)
+    assert list(live) == list(range(6))
+    assert {trial.state for trial in live.values()} == {TrialState.COMPLETE}
+    # Each epoch once: what was done before the kill was kept.
+    assert all(epochs == [1, 2, 3, 4] for epochs in ran.values())
+    for trial in live.values():
+        assert sorted(trial.intermediate_values) == [1, 2, 3, 4]
+    assert [module.n_kills(live[n]) - 1 for n in (0, 1, 3, 5)] == [0, 1, 2, 1]
+
+
+def test_a_trial_that_always_kills_its_process_fails_in_the_end(tmp_path):
+    finished(tmp_path, "-", 3, 1, always_kill=[1])
+    live, ran = outcome(tmp_path)
+    states = [live[n].state for n in range(3)]
+    assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
+    assert len(ran[1]) == MAX_KILLS
+    assert failure_reason(live[1]) == f"its process was killed {MAX_KILLS} times"
+
+
+def test_a_trial_that_fails_says_why_and_the_study_goes_on(tmp_path):
+    finished(tmp_path, "-", 4, 1, **{"raise": [1], "nan": [2]})
+    live, ran = outcome(tmp_path)
+    assert [live[n].state.name for n in range(4)] == [
+        "COMPLETE",
+        "FAIL",
+        "FAIL",
+        "COMPLETE",
+    ]
+    assert failure_reason(live[1]) == "MemoryError: no room for this"
+    assert "nan" in failure_reason(live[2])
+    assert ran[1] == [1]
+
+
+def test_ctrl_c_puts_the_trial_back_and_is_no_kill(tmp_path):
+    process = start(tmp_path, "-", 3, 1, interrupt={"1": 2})
+    process.communicate(timeout=300)
+    assert process.returncode != 0
+    live, ran = outcome(tmp_path)
+    assert live[1].state == TrialState.WAITING
+    assert ran[1] == [1, 2]
+    finished(tmp_path, "-", 3, 1)
+    live, ran = outcome(tmp_path)
+    assert [trial.state for trial in live.values()] == 3 * [TrialState.COMPLETE]
+    assert ran[1] == [1, 2, 3, 4]
+    assert live[1].user_attrs[module.INTERRUPTIONS] == 1
+
+
+@pytest.mark.parametrize("n_workers", [1, 3])
+def test_everything_killed_at_once(n_workers, tmp_path):
+    """SIGKILL to the whole process group, again and again."""
+    n_starts = 0
+    while n_starts < 30:
+        n_starts += 1
+        process = start(tmp_path, "-", 8, n_workers, seconds=0.2)
+        try:
+            process.communicate(timeout=4.0 + 0.3 * n_starts)
+            break
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    assert process.returncode == 0
+    assert n_starts > 1
+    live, ran = outcome(tmp_path)
+    assert list(live) == list(range(8))
+    assert {trial.state for trial in live.values()} == {TrialState.COMPLETE}
+    for epochs in ran.values():
+        # A kill between an epoch and its saving repeats that epoch, no other.
+        assert sorted(set(epochs)) == [1, 2, 3, 4] and epochs == sorted(epochs)
+
+
+def running(study, number=None):
+    """A trial under way, as a process that is gone has left it."""
+    trial = study.ask()
+    trial.suggest_float("lr", 0.0, 1.0)
+    trial.set_user_attr(SLOT, slot(trial))
+    return trial
+
+
+def test_a_trial_with_its_lock_held_is_left_alone(study, tmp_path):
+    alive, dead = running(study), running(study)
+    turnstile = Turnstile(tmp_path)
+    with turnstile.trial_lock(alive.number):
+        Turnstile(tmp_path).recover(study)
+    live = live_trials(study)
+    assert live[alive.number].state == TrialState.RUNNING
+    assert live[dead.number].state == TrialState.WAITING
+    assert live[dead.number].params == dead.params
+    assert len(live) == 2
+
+
+def test_recovering_twice_puts_back_once(study, tmp_path):
+    running(study)
+    Turnstile(tmp_path).recover(study)
+    Turnstile(tmp_path).recover(study)
+    assert Counter(trial.state.name for trial in study.trials) == {
+        "FAIL": 1,
+        "WAITING": 1,
+    }
+
+
+def test_failed_but_not_yet_put_back(study, tmp_path):
+    """As a process leaves it that is killed between the two."""
+    trial = running(study)
+    study.tell(trial, state=TrialState.FAIL)
+    Turnstile(tmp_path).recover(study)
+    assert live_trials(study)[trial.number].state == TrialState.WAITING
+
+
+def test_failed_with_a_reason_stays_so(study, tmp_path):
+    trial = running(study)
+    trial.set_user_attr(REASON, "it was too hot")
+    study.tell(trial, state=TrialState.FAIL)
+    Turnstile(tmp_path).recover(study)
+    (live,) = live_trials(study).values()
+    assert live.state == TrialState.FAIL
+    assert failure_reason(live) == "it was too hot"
+
+
+def test_one_trial_too_many_is_noticed(study):
+    first, second = running(study), running(study)
+    assert not is_surplus(study, first, 2) and not is_surplus(study, second, 2)
+    assert not is_surplus(study, first, 1) and is_surplus(study, second, 1)
+    second.set_user_attr(REASON, SURPLUS)
+    study.tell(second, state=TrialState.FAIL)
+    assert list(live_trials(study)) == [0]
+
+
+def test_a_trial_put_back_by_two_is_run_by_one(study):
+    dead = running(study)
+    study.tell(dead, state=TrialState.FAIL)
+    frozen = study.trials[0]
+    module.put_back(study, frozen)
+    module.put_back(study, frozen)
+    one, other = study.ask(), study.ask()
+    assert not is_surplus(study, one, 5) and is_surplus(study, other, 5)
+
+
+def test_another_search_under_the_same_name_is_refused(study):
+    claim_settings(study, {"recipe": {"lr": 0.1, "seed": 1}, "objectives": ("eer",)})
+    claim_settings(study, {"recipe": {"lr": 0.1, "seed": 1}, "objectives": ("eer",)})
+    with pytest.raises(InputError, match="recipe: lr 0.1, not 0.2"):
+        claim_settings(
+            study, {"recipe": {"lr": 0.2, "seed": 1}, "objectives": ("eer",)}
+        )
+    with pytest.raises(InputError, match="objectives"):
+        claim_settings(
+            study, {"recipe": {"lr": 0.1, "seed": 1}, "objectives": ("min_dcf",)}
+        )
+
+
+def test_another_number_of_objectives_is_refused(study, tmp_path):
+    with pytest.raises(InputError, match="has 1 objectives, not 2"):
+        open_study(None, tmp_path, "s", 2)
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "postgresql+psycopg://nobody@127.0.0.1:9/none", "what://ever"]
+)
+def test_a_wrong_storage_is_one_line(url, tmp_path):
+    with pytest.raises(InputError) as caught:
+        open_study(url, tmp_path, "s", 1)
+    assert url in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_defaults_are_enqueued_once(study):
+    enqueue_defaults(study, {"lr": 0.3})
+    enqueue_defaults(study, {"lr": 0.3})
+    trial = study.ask()
+    assert trial.suggest_float("lr", 0.0, 1.0) == 0.3
+    assert len(study.trials) == 1

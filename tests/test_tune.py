@@ -1,0 +1,217 @@
+"""tune.py as a person runs it, with real trainings on a small corpus."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import tune
+from local_modules import config
+from local_modules.tuning.study import live_trials, open_study
+
+ROOT = Path(__file__).parents[1]
+SEARCH = """
+trials: 4
+objective: eer
+proxy:
+    number_of_epochs: 2
+space:
+    lr: {type: float, low: 0.0001, high: 0.01, log: True}
+    emb_dim: {type: categorical, choices: [8, 16, 32]}
+sampler_seed: !PLACEHOLDER
+sampler: !new:optuna.samplers.RandomSampler
+    seed: !ref <sampler_seed>
+pruner: !new:optuna.pruners.NopPruner
+"""
+SMALL = {
+    "corpus": "folder",
+    "d_model": 16,
+    "n_blocks": 1,
+    "n_heads": 2,
+    "d_ffn": 16,
+    "batch_size": 8,
+    "crop_seconds": 0.8,
+    "emb_dim": 16,
+}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, voices_folder):
+    """A folder of its own with a recipe, a search file and the corpus, less the test
+    recordings: nothing may read them."""
+    data = tmp_path / "data"
+    shutil.copytree(voices_folder, data)
+    text = (ROOT / "hparams" / "conformer.yaml").read_text()
+    for key, value in {**SMALL, "data_folder": data}.items():
+        start = text.index(f"\n{key}: ") + 1
+        text = text[:start] + f"{key}: {value}" + text[text.index("\n", start) :]
+    (tmp_path / "small.yaml").write_text(text)
+    (tmp_path / "search.yaml").write_text(SEARCH)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(*more):
+    return ["small.yaml", "--search", "search.yaml", "--device", "cpu", *more]
+
+
+def start(folder, *more, launcher=()):
+    return subprocess.Popen(
+        [sys.executable, *launcher, str(ROOT / "tune.py"), *command(*more)],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def rows_of(folder):
+    with open(folder / "trials.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_study_and_what_it_leaves(here):
+    """With Ctrl-C in the middle, and without a byte of the test recordings."""
+    process = start(here)
+    folder = here / "results" / "tune" / "small"
+    while not list(folder.glob("trials/1/save/CKPT*")):
+        time.sleep(0.02)
+        assert process.poll() is None, process.communicate()[0]
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "python tune.py small.yaml --search search.yaml" in output.splitlines()[-1]
+    assert "Traceback" not in output
+
+    # The corpus was scanned at the start; from here on it has no test recordings.
+    for path in (here / "data" / "test").rglob("*.wav"):
+        path.write_bytes(b"")
+    process = start(here, "--skip_prep", "True")
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    for words in ("4 trials", "of them done", "trial 3:", "report.html", "best.yaml"):
+        assert words in output
+
+    live = live_trials(open_study(None, folder, "small", 1))
+    assert [trial.state.name for trial in live.values()] == 4 * ["COMPLETE"]
+    assert live[0].params == {"lr": 0.002, "emb_dim": 16}
+    rows = rows_of(folder)
+    assert [row["trial"] for row in rows] == ["0", "1", "2", "3"]
+    for row, trial in zip(rows, live.values(), strict=True):
+        assert float(row["eer"]) == trial.value
+        log = folder / "trials" / row["trial"] / "train_log.txt"
+        eers = [
+            float(line.split("valid EER ")[1].split(" %")[0]) / 100
+            for line in log.read_text().splitlines()
+        ]
+        assert trial.value == pytest.approx(min(eers), abs=1e-4)
+        assert len(eers) == 2
+
+    names = {path.name for path in (folder / "plots").iterdir()}
+    for name in ("optimization_history", "timeline", "intermediate_values"):
+        assert {f"{name}.png", f"{name}.html"} <= names
+    for name in ("eer", "accuracy", "loss", "learning_rate"):
+        assert (folder / "plots" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+    page = (folder / "report.html").read_text()
+    assert "http://" not in page.split("<body>")[1].split("<script>")[0]
+    assert list(folder.glob("trials/2/tensorboard/*"))
+
+    # best.yaml is the recipe with the best trial's values, at its full length.
+    best = min(live.values(), key=lambda trial: (trial.value, trial.number))
+    values = config.plain_values(str(folder / "best.yaml"), {})
+    own = config.plain_values(str(here / "small.yaml"), {})
+    assert values["lr"] == best.params["lr"]
+    assert values["emb_dim"] == best.params["emb_dim"]
+    assert values["output_folder"] == "results/tune/small/best/1234"
+    changed = {key for key in own if own[key] != values[key]}
+    assert {"number_of_epochs", "batch_size", "d_model"}.isdisjoint(changed)
+
+
+def test_retraining_tests_the_best_beside_the_defaults(here, capsys):
+    more = ("--trials", "2", "--retrain", "2", "--number_of_epochs", "1")
+    assert tune.main(command(*more)) == 0
+    folder = here / "results" / "tune" / "small"
+    results = json.loads((folder / "retrained.json").read_text())
+    for name in ("best", "defaults"):
+        assert results[name]["seeds"] == [1234, 1235]
+        for seed, eer in zip((1234, 1235), results[name]["test_eer"], strict=True):
+            run = folder / "retrained" / name / str(seed)
+            metrics = json.loads((run / "metrics.json").read_text())
+            assert metrics["test"]["eer"] == eer
+            assert metrics["epochs"] == 1  # the full length, not the proxy's two
+    assert "±" in (folder / "report.html").read_text()
+
+
+def test_several_objectives_give_a_front(here):
+    more = ("--trials", "3", "--objective", "eer,n_parameters")
+    assert tune.main(command(*more)) == 0
+    folder = here / "results" / "tune" / "small"
+    assert (folder / "plots" / "pareto_front.png").exists()
+    for row in rows_of(folder):
+        assert float(row["n_parameters"]) > 100
+
+
+def test_ranks_of_one_training_share_a_study(here):
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
+    launcher += ("--master_port", "0")
+    process = start(
+        here, "--trials", "2", "--distributed_backend", "gloo", launcher=launcher
+    )
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    live = live_trials(
+        open_study(None, here / "results" / "tune" / "small", "small", 1)
+    )
+    assert [trial.state.name for trial in live.values()] == 2 * ["COMPLETE"]
+    assert all(sorted(t.intermediate_values) == [1, 2] for t in live.values())
+
+
+def test_defaults_that_fail_end_the_study(here, capsys):
+    assert tune.main(command("--kernel_size", "4")) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("tune.py: the recipe's own values")
+    assert "kernel_size 4" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--emb_dmi", "3"], ["--emb_dmi", "emb_dim"]),
+        (["--trials", "0"], ["--trials 0"]),
+        (["--trials", "x"], ["--trials", "'x'"]),
+        (["--objective", "eerr"], ["eerr", "min_dcf"]),
+        (["--search", "none.yaml"], ["none.yaml"]),
+        (["--precision", "fp8"], ["--precision", "bf16"]),
+        (["stray"], ["stray"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(arguments, words, here, capsys):
+    assert tune.main(command(*arguments)) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and error.startswith("tune.py: ")
+    for word in words:
+        assert word in error
+    assert not (here / "results").exists()
+
+
+def test_a_study_is_not_continued_as_another(here, capsys):
+    assert tune.main(command("--trials", "1")) == 0
+    capsys.readouterr()
+    assert tune.main(command("--trials", "2", "--batch_size", "4")) == 2
+    error = capsys.readouterr().err
+    assert "batch_size 8, not 4" in error
+
+
+def test_an_option_before_the_recipe_keeps_its_value():
+    options, rest = tune.parse(["--lr", "0.1", "--trials", "3"])
+    assert options.recipe == "hparams/conformer.yaml"
+    assert options.trials == 3
+    assert rest == ["--lr", "0.1"]
