@@ -31,6 +31,13 @@ FREE_KEYS = {
     "checkpointer",  # holds the epoch counter; its other parts have keys of their own
 }
 
+# Kinds of values in a YAML file, and what may take their place; a bool is an int too.
+KINDS = (
+    (bool, bool, "True or False"),
+    (int, int, "an integer"),
+    (float, (int, float), "a number"),
+)
+
 
 def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, dict]:
     """Splits a command line into the YAML file, SpeechBrain's run options and the
@@ -79,7 +86,8 @@ def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, di
 
 
 def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -> None:
-    """Checks that every override names a top-level key of the YAML file.
+    """Checks that every override names a top-level key of the YAML file, and is a
+    number where the file has one.
 
     Arguments
     ---------
@@ -93,11 +101,18 @@ def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -
     Raises
     ------
     InputError
-        The file can't be read or is no YAML mapping; a key does not exist.
+        The file can't be read or is no YAML mapping; a key does not exist, or its
+        value is of another kind.
     """
-    check_keys(
-        overrides, load_plain(hparams_file, _read(hparams_file)), prefix, hparams_file
-    )
+    known = load_plain(hparams_file, _read(hparams_file))
+    check_keys(overrides, known, prefix, hparams_file)
+    for key, value in overrides.items():
+        for kind, allowed, words in KINDS:
+            if isinstance(known[key], kind):
+                is_bool = isinstance(value, bool)
+                if not isinstance(value, allowed) or is_bool != (kind is bool):
+                    raise InputError(f"{prefix}{key} {value}: has to be {words}")
+                break
 
 
 def check_keys(
@@ -129,7 +144,7 @@ def plain_values(hparams_file: str, overrides: Mapping) -> dict:
     Returns
     -------
     dict
-        Values by key; what is an object of its own is left out.
+        Values by key; what is an object, or holds one, is left out.
     """
     # Whatever the number of speakers is, no plain value depends on it.
     text = resolved_text(hparams_file, {"n_speakers": 0, **overrides})

@@ -1,0 +1,204 @@
+"""The page and the pictures of a study, opened in a real browser."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from local_modules.tuning.figures import make_pictures, write_pictures
+from local_modules.tuning.page import write_page
+from local_modules.tuning.search import Search
+from local_modules.tuning.study import REASON, live_trials
+
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+SPACE = {
+    "lr": FloatDistribution(1e-4, 1e-2, log=True),
+    "emb_dim": CategoricalDistribution((16, 192)),
+}
+RETRAINED = {
+    "best": {
+        "seeds": [1, 2],
+        "valid_eer": [0.02, 0.04],
+        "test_eer": [0.05, 0.07],
+        "test_min_dcf": [0.5, 0.7],
+    },
+    "defaults": {
+        "seeds": [1, 2],
+        "valid_eer": [0.06, 0.08],
+        "test_eer": [0.07, 0.09],
+        "test_min_dcf": [0.6, 0.8],
+    },
+}
+
+
+def make_study(n_trials, objectives=("eer",)):
+    """Trials of all kinds, the second the best."""
+    study = optuna.create_study(directions=["minimize"] * len(objectives))
+    study.set_user_attr("settings", {"objectives": list(objectives)})
+    study.enqueue_trial({"lr": 0.002, "emb_dim": 192})
+    for number in range(n_trials):
+        trial = study.ask(SPACE)
+        eers = [0.3 / epoch - 0.01 * (number == 1) for epoch in (1, 2, 3)]
+        rows = [
+            {
+                "epoch": epoch,
+                "valid_eer": eer,
+                "train_accuracy": 0.3 * epoch,
+                "train_loss": 3.0 / epoch,
+                "learning_rate": 0.001,
+            }
+            for epoch, eer in enumerate(eers, 1)
+        ]
+        if number == 3:
+            trial.set_user_attr(REASON, "MemoryError: </script><b>no & room")
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            continue
+        is_pruned = number == 2 and len(objectives) == 1
+        trial.set_user_attr("epochs", rows[:1] if is_pruned else rows)
+        if len(objectives) == 1:
+            for row in rows[:1] if is_pruned else rows:
+                trial.report(row["valid_eer"], row["epoch"])
+        if is_pruned:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            values = (eers[-1] + 0.001 * number * (number != 1), 1e6 * (number + 1))
+            study.tell(trial, values[: len(objectives)])
+    return study
+
+
+def write(study, folder, retrained=None, objectives=("eer",)):
+    search = Search(
+        len(study.trials),
+        tuple(objectives),
+        {"number_of_epochs": 3},
+        SPACE,
+        {"lr": 0.002, "emb_dim": 192},
+    )
+    pictures = make_pictures(study)
+    write_page(
+        study, search, "hparams/a.yaml", pictures, retrained, folder / "report.html"
+    )
+    return pictures, (folder / "report.html").read_text(encoding="utf-8")
+
+
+def visible(page):
+    """What stands in the page's body, without scripts and tags."""
+    body = page[page.index("<body>") :]
+    body = re.sub(r"<script>.*?</script>", "", body, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]+>", " ", body).split())
+
+
+def test_the_answer_stands_first(tmp_path):
+    _, page = write(make_study(8), tmp_path)
+    text = visible(page)
+    assert text.index("EER 9.00 %") < text.index("EER 10.00 %")  # best, then defaults
+    assert "Gained 10 %" in text
+    assert "6 complete, 1 pruned, 1 failed" in text
+    assert "--retrain" in text
+
+
+def test_a_reason_is_text_not_markup(tmp_path):
+    _, page = write(make_study(8), tmp_path)
+    assert "MemoryError: &lt;/script&gt;&lt;b&gt;no &amp; room" in page
+    assert "</script><b>" not in page
+
+
+def test_the_page_needs_no_network(tmp_path):
+    _, page = write(make_study(8), tmp_path)
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=\"(?!data:)", page)
+
+
+def test_what_retraining_says_of_the_gain(tmp_path):
+    text = visible(write(make_study(8), tmp_path, RETRAINED)[1])
+    # Means of 3 and 7 % on valid, 6 and 8 % on test.
+    assert "gain 4.00 points of EER on valid" in text
+    assert "2.00 on test" in text
+    assert "2.00 points were luck" in text
+    assert "6.00 ± 1.41 %" in text
+
+
+@pytest.mark.parametrize("n_trials", [1, 2, 5])
+def test_few_trials_give_fewer_pictures(n_trials, tmp_path):
+    pictures, _ = write(make_study(n_trials), tmp_path)
+    names = [picture.name for picture in pictures]
+    assert {"optimization_history", "timeline", "eer", "loss"} <= set(names)
+    assert ("slice" in names) == (n_trials == 5)
+    write_pictures(pictures, tmp_path / "plots")
+    for name in names:
+        assert (tmp_path / "plots" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+        assert "plotly.min.js" in (tmp_path / "plots" / f"{name}.html").read_text()
+
+
+def test_the_overlay_shows_the_curves_of_the_trials(tmp_path):
+    study = make_study(5)
+    pictures, _ = write(study, tmp_path)
+    (eer,) = (picture for picture in pictures if picture.name == "eer")
+    *_, front = eer.figure.data
+    assert front.name == "best, trial 1"
+    rows = live_trials(study)[1].user_attrs["epochs"]
+    assert list(front.y) == [100 * row["valid_eer"] for row in rows]
+    (pruned,) = (line for line in eer.figure.data if line.name == "trial 2")
+    assert len(pruned.y) == 1 and pruned.line.dash == "dot"
+
+
+def test_several_objectives(tmp_path):
+    objectives = ("eer", "n_parameters")
+    study = make_study(6, objectives)
+    pictures, page = write(study, tmp_path, objectives=objectives)
+    names = [picture.name for picture in pictures]
+    assert names[0] == "pareto_front" and "intermediate_values" not in names
+    assert "2.00 M parameters" in visible(page)
+
+
+SORT_BY_SCRIPT = """
+<script>
+const heading = name => [...document.querySelectorAll("#trials th")]
+    .find(cell => cell.textContent === name);
+const column = () => [...document.querySelectorAll("#trials tbody tr")]
+    .map(row => row.cells[0].textContent);
+const found = {before: column(), plots: document.querySelectorAll(".js-plotly-plot")
+    .length, wide: document.documentElement.scrollWidth - window.innerWidth};
+heading("eer").click(); found.up = column();
+heading("eer").click(); found.down = column();
+document.body.insertAdjacentHTML(
+    "beforeend", `<pre id="found">${JSON.stringify(found)}</pre>`);
+</script></body>
+"""
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("width", [390, 1200])
+def test_in_a_browser(width, tmp_path):
+    """On a phone and on a desk: no error on the console, nothing wider than the
+    screen, all pictures drawn, and the table sorts."""
+    pictures, page = write(make_study(8), tmp_path, RETRAINED)
+    probe = tmp_path / "probe.html"
+    probe.write_text(page.replace("</body>", SORT_BY_SCRIPT), encoding="utf-8")
+    shown = subprocess.run(
+        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+        + ["--disable-background-networking", "--disable-component-update"]
+        + ["--disable-sync", "--disable-quic", f"--user-data-dir={tmp_path}/profile"]
+        + ["--enable-logging=stderr", "--v=0", "--virtual-time-budget=10000"]
+        + [f"--window-size={width},900", "--dump-dom", probe.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    console = [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
+    assert not console
+    found = json.loads(
+        re.search(r'<pre id="found">(.*?)</pre>', shown.stdout, re.DOTALL)[1]
+    )
+    assert found["plots"] == len(pictures)
+    assert found["wide"] <= 0
+    assert found["before"] == [str(n) for n in range(8)]
+    # Trial 1 is the best, 0 next; the pruned one has its last value, the failed none.
+    assert found["up"] == ["1", "0", "4", "5", "6", "7", "2", "3"]
+    assert found["down"] == ["2", "7", "6", "5", "4", "0", "1", "3"]
+    assert Path(probe).exists()
