@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 import traceback
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -219,9 +220,11 @@ class Worker:
         self.cache = SpeechCache(job.cache_gib)
         self.turnstile = Turnstile(job.folder)
         self.study = job.open_study()
-        # Never again the values that an earlier start or another worker has drawn.
+        # Never again the values that an earlier start, another worker or, with a
+        # database, another machine has drawn.
         n_trials = len(self.study.get_trials(deepcopy=False))
-        key = np.random.SeedSequence([job.seed, index, n_trials])
+        machine = zlib.crc32(socket.gethostname().encode()) if job.storage else 0
+        key = np.random.SeedSequence([job.seed, index, n_trials, machine])
         self.study.sampler, self.study.pruner = make_sampler_and_pruner(
             job.search_file, int(key.generate_state(1)[0])
         )
