@@ -33,6 +33,7 @@ from local_modules.tuning.page import write_page
 from local_modules.tuning.retrain import retrain
 from local_modules.tuning.search import distribution_text, read_search
 from local_modules.tuning.study import (
+    EPOCHS,
     Turnstile,
     claim_settings,
     enqueue_defaults,
@@ -186,7 +187,7 @@ def standing(job: Job, study: optuna.Study, live: dict) -> str:
         words.append(f"best {value} (trial {slot(best)})")
     for number, trial in live.items():
         if trial.state == TrialState.RUNNING:
-            n_epochs = len(trial.user_attrs.get("epochs", ()))
+            n_epochs = len(trial.user_attrs.get(EPOCHS, ()))
             words.append(f"trial {number} after epoch {n_epochs}")
     return "; ".join(words)
 

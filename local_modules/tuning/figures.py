@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 from local_modules.manifest import replacing
 from local_modules.plots import BLUE, VERMILLION, save_figure, tidy
 from local_modules.tuning.outcome import best_trial
-from local_modules.tuning.study import live_trials, slot
+from local_modules.tuning.study import EPOCHS, live_trials, slot
 
 OTHERS_GREY = "#BBBBBB"
 N_IMPORTANT = 4  # parameters that contour and slice show
@@ -218,7 +218,7 @@ def _overlay(study, name, title, key, factor, axis) -> Picture:
     best = best_trial(study)
     curves = []  # of (trial, epochs, values, colour, width, label), front last
     for trial in live_trials(study).values():
-        rows = trial.user_attrs.get("epochs", [])
+        rows = trial.user_attrs.get(EPOCHS, [])
         epochs = [row["epoch"] for row in rows]
         values = [factor * row[key] for row in rows]
         if slot(trial) == slot(best):

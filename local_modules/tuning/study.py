@@ -33,7 +33,7 @@ from sqlalchemy.exc import (
 
 from local_modules.errors import InputError
 
-MAX_KILLS = 3
+MAX_ATTEMPTS = 3
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 40
 OUTAGE_SECONDS = 300  # how long a database may be away, for a restart
@@ -42,21 +42,31 @@ OUTAGE_SECONDS = 300  # how long a database may be away, for a restart
 SLOT = "slot"
 REASON = "reason"  # why it failed; absent if its process was killed
 SURPLUS = "the study had its trials"  # a reason
-INTERRUPTIONS = "interruptions"  # how often it was put back at a person's wish
+ATTEMPTS = "attempts"  # begun since it last finished an epoch
+EPOCHS = "epochs"  # rows of what it has finished
 
 
 def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Lets a failed trial wait for another turn, unless it has killed its process
-    too often."""
-    if n_kills(trial) < MAX_KILLS:
+    """Lets a failed trial wait for another turn, unless its process was killed again
+    and again within one epoch: that may be its own doing."""
+    if trial.user_attrs.get(ATTEMPTS, 0) < MAX_ATTEMPTS:
         with _experimental():
             RetryHeartbeatStaleTrialCallback()(study, trial)
 
 
-def n_kills(trial: FrozenTrial) -> int:
-    """How often the process of a failed trial was killed."""
-    tries = len(trial.system_attrs.get("retry_history", ())) + 1
-    return tries - trial.user_attrs.get(INTERRUPTIONS, 0)
+def begin_attempt(trial: optuna.Trial) -> None:
+    """Notes that a trial is under way, for the first time or again."""
+    known = trial.user_attrs
+    n_epochs = len(known.get(EPOCHS, ()))
+    is_stuck = n_epochs == known.get("begun_with")
+    trial.set_user_attr(ATTEMPTS, known.get(ATTEMPTS, 0) + 1 if is_stuck else 1)
+    trial.set_user_attr("begun_with", n_epochs)
+    trial.set_user_attr(SLOT, slot(trial))
+
+
+def forgive_attempt(trial: optuna.Trial) -> None:
+    """Notes that an attempt ends at a person's wish."""
+    trial.set_user_attr(ATTEMPTS, trial.user_attrs[ATTEMPTS] - 1)
 
 
 def slot(trial: FrozenTrial | optuna.Trial) -> int:
@@ -233,7 +243,7 @@ def is_journal(study: optuna.Study) -> bool:
 
 def failure_reason(trial: FrozenTrial) -> str:
     """Why a failed trial failed, in one line."""
-    killed = f"its process was killed {n_kills(trial)} times"
+    killed = f"its process was killed {trial.user_attrs.get(ATTEMPTS, 0)} times"
     return trial.user_attrs.get(REASON, killed)
 
 

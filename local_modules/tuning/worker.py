@@ -31,11 +31,12 @@ from local_modules.tuning.search import (
     suggest,
 )
 from local_modules.tuning.study import (
-    INTERRUPTIONS,
+    EPOCHS,
     REASON,
-    SLOT,
     SURPLUS,
     Turnstile,
+    begin_attempt,
+    forgive_attempt,
     is_surplus,
     live_trials,
     open_study,
@@ -260,7 +261,7 @@ class Worker:
             def objective(trial):
                 lock = self.turnstile.trial_lock(slot(trial))
                 trial_lock.enter_context(lock)
-                trial.set_user_attr(SLOT, slot(trial))
+                begin_attempt(trial)
                 turn.close()
                 return self._objective(trial, Path(lock.lock_file).parent)
 
@@ -288,8 +289,7 @@ class Worker:
         except optuna.TrialPruned:
             raise
         except KeyboardInterrupt:
-            times = trial.user_attrs.get(INTERRUPTIONS, 0)
-            trial.set_user_attr(INTERRUPTIONS, times + 1)
+            forgive_attempt(trial)
             raise
         except Exception as error:
             reason = " ".join(str(error).split())
@@ -324,7 +324,7 @@ class Worker:
 
     def _judge(self, trial: optuna.Trial, epochs: list[dict]) -> str | None:
         """Reports the epochs so far, and says whether the trial has to end."""
-        trial.set_user_attr("epochs", epochs)
+        trial.set_user_attr(EPOCHS, epochs)
         by_epoch = OBJECTIVES[self.job.search.objectives[0]]
         parent = multiprocessing.parent_process()
         if parent is not None and not parent.is_alive():
@@ -342,7 +342,7 @@ class Worker:
             return  # put back
         folder = self.job.folder / "trials" / str(slot(trial))
         shutil.rmtree(folder / "save", ignore_errors=True)
-        if epochs := trial.user_attrs.get("epochs"):
+        if epochs := trial.user_attrs.get(EPOCHS):
             best = min(epochs, key=lambda row: row["valid_eer"])
             metrics = {f"best/{name}": best[name] for name in BEST_OF_A_TRIAL}
             with SummaryWriter(folder / "tensorboard") as writer:

@@ -4,8 +4,8 @@ a program by the tests, which kill it.
     quick_study.py FOLDER STORAGE N_TRIALS N_WORKERS [MISHAPS]
 
 MISHAPS is JSON: {"kill": {"<trial>": [epochs after which its process is killed]},
-"raise": [trials], "nan": [trials], "interrupt": {"<trial>": epoch}, "seconds": of an
-epoch}.
+"always_kill": [trials, in their second epoch], "raise": [trials], "nan": [trials],
+"interrupt": {"<trial>": epoch}, "seconds": of an epoch}.
 """
 
 import json
@@ -54,6 +54,8 @@ def train(hparams_file, run_opts, overrides, cache, on_epoch, test):
         epoch = len(rows) + 1
         with open(folder / "epochs_run", "a") as file:
             file.write(f"{epoch}\n")
+        if int(number) in mishaps.get("always_kill", ()) and epoch == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
         eer = 0.01 * (math.log10(overrides["lr"]) + 3) ** 2 + 0.1 / epoch
         rows.append({"epoch": epoch, "valid_eer": eer, "valid_min_dcf": 1.0})
         rows[-1] |= {"train_loss": 1.0, "train_accuracy": 0.5, "learning_rate": 0.1}
@@ -63,8 +65,6 @@ def train(hparams_file, run_opts, overrides, cache, on_epoch, test):
         killed = folder / f"killed_{epoch}"
         if epoch in mishaps.get("kill", {}).get(number, ()) and not killed.exists():
             killed.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        if int(number) in mishaps.get("always_kill", ()):
             os.kill(os.getpid(), signal.SIGKILL)
         if int(number) in mishaps.get("raise", ()):
             raise MemoryError("no room for\nthis")
