@@ -115,7 +115,9 @@ class UtteranceReader:
         if self.crop_seconds is None:
             return wav
         n_samples = round(self.crop_seconds * self.sample_rate)
-        return wav.repeat(-(-n_samples // len(wav)))[:n_samples]
+        if len(wav) < n_samples:
+            wav = wav.repeat(-(-n_samples // len(wav)))
+        return wav[:n_samples]
 
     def _samples(self, utt_id, path, start, stop) -> tuple[np.ndarray, int]:
         """The crop, or all, of an utterance in the file's own rate and channels."""
