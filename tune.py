@@ -34,12 +34,12 @@ from local_modules.tuning.retrain import retrain
 from local_modules.tuning.search import distribution_text, read_search
 from local_modules.tuning.study import (
     EPOCHS,
+    SLOT,
     Turnstile,
     claim_settings,
     enqueue_defaults,
     failure_reason,
     live_trials,
-    slot,
 )
 from local_modules.tuning.supervisor import run_workers
 from local_modules.tuning.worker import Job, run_ranks
@@ -184,7 +184,7 @@ def standing(job: Job, study: optuna.Study, live: dict) -> str:
     best = outcome.best_trial(study)
     if best is not None:
         value = outcome.objective_text(job.search.objectives[0], best.values[0])
-        words.append(f"best {value} (trial {slot(best)})")
+        words.append(f"best {value} (trial {best.user_attrs[SLOT]})")
     for number, trial in live.items():
         if trial.state == TrialState.RUNNING:
             n_epochs = len(trial.user_attrs.get(EPOCHS, ()))
@@ -201,13 +201,13 @@ def finish(job: Job, study: optuna.Study, full: dict) -> None:
     if best is None:
         print(f"No trial is complete yet; {folder / 'trials.csv'} has what there is.")
         return
-    live = live_trials(study)
+    live, number = live_trials(study), best.user_attrs[SLOT]
     value = outcome.objective_text(name, best.values[0])
     outcome.write_recipe(
         job.recipe,
         {**full, **best.params},
         f"{folder}/best/<seed>",
-        f"Trial {slot(best)} of {len(live)}, {value} on valid, from {job.recipe}",
+        f"Trial {number} of {len(live)}, {value} on valid, from {job.recipe}",
         folder / "best.yaml",
     )
     pictures = make_pictures(study)
@@ -221,7 +221,7 @@ def finish(job: Job, study: optuna.Study, full: dict) -> None:
         json.loads(retrained.read_text()) if retrained.exists() else None,
         folder / "report.html",
     )
-    print(f"\nbest      trial {slot(best)}: {value}")
+    print(f"\nbest      trial {number}: {value}")
     print(f"          {outcome.params_text(best.params)}")
     if live[0].values:
         print(f"own       trial 0: {outcome.objective_text(name, live[0].values[0])}")

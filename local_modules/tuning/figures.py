@@ -20,7 +20,7 @@ from plotly.offline import get_plotlyjs
 from local_modules.manifest import replacing
 from local_modules.plots import BLUE, VERMILLION, save_figure, tidy
 from local_modules.tuning.outcome import best_trial
-from local_modules.tuning.study import EPOCHS, live_trials, slot
+from local_modules.tuning.study import EPOCHS, live_trials
 
 OTHERS_GREY = "#BBBBBB"
 N_IMPORTANT = 4  # parameters that contour and slice show
@@ -217,16 +217,16 @@ def _overlay(study, name, title, key, factor, axis) -> Picture:
     """A curve of every trial by epoch, the best one's in front."""
     best = best_trial(study)
     curves = []  # of (trial, epochs, values, colour, width, label), front last
-    for trial in live_trials(study).values():
+    for number, trial in live_trials(study).items():
         rows = trial.user_attrs.get(EPOCHS, [])
         epochs = [row["epoch"] for row in rows]
         values = [factor * row[key] for row in rows]
-        if slot(trial) == slot(best):
-            look = (2, BLUE, 3.0, f"best, trial {slot(trial)}")
-        elif slot(trial) == 0:
+        if trial.number == best.number:
+            look = (2, BLUE, 3.0, f"best, trial {number}")
+        elif number == 0:
             look = (1, VERMILLION, 2.0, "the recipe's own, trial 0")
         else:
-            look = (0, OTHERS_GREY, 0.8, f"trial {slot(trial)}")
+            look = (0, OTHERS_GREY, 0.8, f"trial {number}")
         curves.append((*look, epochs, values, _dash(trial)))
     curves.sort(key=lambda curve: curve[0])
 

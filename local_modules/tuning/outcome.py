@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
 
 from local_modules.manifest import replacing
-from local_modules.tuning.study import failure_reason, live_trials, slot
+from local_modules.tuning.study import SLOT, failure_reason, live_trials
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
@@ -69,10 +69,8 @@ def trial_line(trial: FrozenTrial, objectives: tuple[str, ...]) -> str:
         what = f"pruned after epoch {last} at {objective_text(objectives[0], value)}"
     else:
         what = f"failed: {failure_reason(trial)}"
-    minutes = trial.duration.total_seconds() / 60
-    return (
-        f"trial {slot(trial)}: {what}; {params_text(trial.params)}; {minutes:.1f} min"
-    )
+    number, minutes = trial.user_attrs[SLOT], trial.duration.total_seconds() / 60
+    return f"trial {number}: {what}; {params_text(trial.params)}; {minutes:.1f} min"
 
 
 def write_trials(study: optuna.Study, objectives: tuple[str, ...], path: Path) -> None:

@@ -13,7 +13,7 @@ from local_modules.manifest import replacing
 from local_modules.tuning.figures import Picture
 from local_modules.tuning.outcome import best_trial, objective_text, value_text
 from local_modules.tuning.search import Search, distribution_text
-from local_modules.tuning.study import failure_reason, live_trials, slot
+from local_modules.tuning.study import SLOT, failure_reason, live_trials
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 
@@ -81,7 +81,7 @@ def write_page(
             for picture in pictures
         ],
         columns=["trial", "state", *search.objectives, *search.space, "min", "why"],
-        rows=[_row(trial, best, search) for trial in live.values()],
+        rows=[_row(*item, best, search) for item in live.items()],
         plotly_js=Markup(get_plotlyjs()),
     )
     with replacing(path) as file:
@@ -116,7 +116,7 @@ def _cards(live, best: FrozenTrial, search: Search) -> list[dict]:
             "kind": "best",
             "title": "Best on valid",
             "value": objective_text(name, best.values[0]),
-            "text": f"trial {slot(best)}",
+            "text": f"trial {best.user_attrs[SLOT]}",
         }
     ]
     first = live[0]
@@ -193,7 +193,7 @@ def _spread(values: list[float], factor: float, unit: str) -> str:
     return text + unit
 
 
-def _row(trial: FrozenTrial, best: FrozenTrial, search: Search) -> dict:
+def _row(number: int, trial: FrozenTrial, best: FrozenTrial, search: Search) -> dict:
     values = trial.values
     if values is None and trial.intermediate_values:
         values = [trial.intermediate_values[max(trial.intermediate_values)]]
@@ -202,7 +202,7 @@ def _row(trial: FrozenTrial, best: FrozenTrial, search: Search) -> dict:
     seconds = trial.duration.total_seconds() if trial.duration else None
     failed = trial.state == TrialState.FAIL
     cells = [
-        _cell(slot(trial)),
+        _cell(number),
         _cell(trial.state.name.lower()),
         *(
             _cell(value, value is not None and objective_text(name, value))
@@ -212,7 +212,7 @@ def _row(trial: FrozenTrial, best: FrozenTrial, search: Search) -> dict:
         _cell(seconds, seconds is not None and f"{seconds / 60:.1f}"),
         _cell(failure_reason(trial) if failed else ""),
     ]
-    kind = "best" if slot(trial) == slot(best) else "default" if not slot(trial) else ""
+    kind = "best" if trial.number == best.number else "" if number else "default"
     return {"kind": kind, "cells": cells}
 
 

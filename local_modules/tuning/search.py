@@ -100,7 +100,8 @@ def read_search(
         raise InputError(f"{search_file}: trials: {n_trials!r} is no number above 0")
     proxy = tree["proxy"]
     config.check_overrides(hparams_file, proxy, f"{search_file}: proxy: ")
-    config.check_overrides(hparams_file, tree["space"], f"{search_file}: space: ")
+    known = config.load_plain(hparams_file, Path(hparams_file).read_text("utf-8"))
+    config.check_keys(tree["space"], known, f"{search_file}: space: ", hparams_file)
     values = config.plain_values(hparams_file, {**overrides, **proxy})
     space = {}
     for key, entry in tree["space"].items():

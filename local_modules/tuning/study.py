@@ -3,11 +3,12 @@ a trial whose process was killed.
 
 A trial that was interrupted or killed is put back: Optuna has it as failed, and a new
 one that waits carries on with its parameters, its folder and its checkpoint. All that
-is counted here is counted by slot, the number of the first of such a chain.
+is counted here is counted by slot: the number that people see, and the folder's name.
 """
 
 import contextlib
 import functools
+import itertools
 import json
 import time
 import warnings
@@ -54,14 +55,25 @@ def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
             RetryHeartbeatStaleTrialCallback()(study, trial)
 
 
-def begin_attempt(trial: optuna.Trial) -> None:
-    """Notes that a trial is under way, for the first time or again."""
+def begin_attempt(study: optuna.Study, trial: optuna.Trial) -> int | None:
+    """Notes that a trial is under way, for the first time or again.
+
+    Returns
+    -------
+    int | None
+        Its slot; None for a trial that two have put back at the same time and that the
+        other one runs.
+    """
+    numbers = {live.number: slot for slot, live in live_trials(study).items()}
+    if trial.number not in numbers:
+        return None
     known = trial.user_attrs
     n_epochs = len(known.get(EPOCHS, ()))
     is_stuck = n_epochs == known.get("begun_with")
     trial.set_user_attr(ATTEMPTS, known.get(ATTEMPTS, 0) + 1 if is_stuck else 1)
     trial.set_user_attr("begun_with", n_epochs)
-    trial.set_user_attr(SLOT, slot(trial))
+    trial.set_user_attr(SLOT, numbers[trial.number])
+    return numbers[trial.number]
 
 
 def forgive_attempt(trial: optuna.Trial) -> None:
@@ -69,34 +81,38 @@ def forgive_attempt(trial: optuna.Trial) -> None:
     trial.set_user_attr(ATTEMPTS, trial.user_attrs[ATTEMPTS] - 1)
 
 
-def slot(trial: FrozenTrial | optuna.Trial) -> int:
-    """Number of the first trial of the chain that this one carries on; it names the
-    folder."""
-    return trial.user_attrs.get(SLOT, trial.number)
-
-
 def live_trials(study: optuna.Study) -> dict[int, FrozenTrial]:
-    """The trial that counts of each slot, in the order of the slots."""
+    """The trial that counts of each slot, in the order of the slots.
+
+    A trial gets the first free slot when it begins, and keeps it over any number of
+    attempts; one that hasn't begun is given here what it would get.
+    """
     trials = study.get_trials(deepcopy=False)
     replaced = {
         number
         for trial in trials
         for number in trial.system_attrs.get("retry_history", ())
     }
-    live = {}
-    for trial in trials:  # the first of a slot counts, should there be two
-        if trial.number not in replaced and trial.user_attrs.get(REASON) != SURPLUS:
-            live.setdefault(slot(trial), trial)
+    live, new = {}, []
+    for trial in trials:
+        if trial.number in replaced or trial.user_attrs.get(REASON) == SURPLUS:
+            continue
+        if SLOT in trial.user_attrs:
+            live.setdefault(
+                trial.user_attrs[SLOT], trial
+            )  # the first, if there are two
+        else:
+            new.append(trial)
+    free = (number for number in itertools.count() if number not in live)
+    live |= dict(zip(free, new, strict=False))
     return dict(sorted(live.items()))
 
 
 def is_surplus(study: optuna.Study, trial: optuna.Trial, n_trials: int) -> bool:
     """Whether a trial just begun is one too many: two processes, on machines that
     share nothing but the storage, may begin the last one at the same time."""
-    live = live_trials(study)
-    mine = slot(trial)
-    is_double = mine not in live or live[mine].number != trial.number
-    return is_double or list(live).index(mine) >= n_trials
+    live = list(live_trials(study).values())
+    return trial.number not in {one.number for one in live[:n_trials]}
 
 
 def open_study(
@@ -212,7 +228,9 @@ class Turnstile:
         with self.turn:
             if is_journal(study):
                 for trial in study.get_trials(states=(TrialState.RUNNING,)):
-                    if self._is_free(slot(trial)):
+                    # Without a slot it was killed while it was its turn.
+                    number = trial.user_attrs.get(SLOT)
+                    if number is None or self._is_free(number):
                         self._fail(study, trial)
             else:
                 with _experimental():

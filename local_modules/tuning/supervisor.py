@@ -15,6 +15,7 @@ from local_modules.errors import RunError
 from local_modules.tuning.study import Turnstile, live_trials
 from local_modules.tuning.worker import Job, run_process
 
+CONTEXT = multiprocessing.get_context("spawn")
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_STOP = 60.0
 MAX_DEATHS = 3  # in a row, of workers that had not begun a trial
@@ -48,7 +49,15 @@ def run_workers(
         again.
     """
     turnstile = Turnstile(job.folder)
-    workers = [_start(job, index, n_workers, train) for index in range(n_workers)]
+    stop = CONTEXT.Event()
+
+    def start(index):
+        process = CONTEXT.Process(target=run_process, args=(job, index, train, stop))
+        with _environment(index, n_workers), _interrupts_ignored():
+            process.start()
+        return process
+
+    workers = [start(index) for index in range(n_workers)]
     deaths, n_begun = 0, 0
     try:
         while any(worker.exitcode is None for worker in workers):
@@ -65,20 +74,23 @@ def run_workers(
                         f"{job.folder}: worker {index} has ended (status "
                         f"{worker.exitcode}); {job.folder / 'logs'} says why"
                     )
-                workers[index] = _start(job, index, n_workers, train)
+                workers[index] = start(index)
             yield live_trials(study)
     finally:
-        _stop(workers)
+        stop.set()
+        _end(workers)
     yield live_trials(study)
 
 
-def _start(job, index, n_workers, train) -> multiprocessing.Process:
-    process = multiprocessing.get_context("spawn").Process(
-        target=run_process, args=(job, index, train), name=f"worker {index}"
-    )
-    with _environment(index, n_workers):
-        process.start()
-    return process
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """A process begun here ignores Ctrl-C until it is ready for it, so that none ends
+    in the traceback of an import."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
@@ -100,7 +112,7 @@ def _environment(index: int, n_workers: int) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _stop(workers) -> None:
+def _end(workers) -> None:
     """Lets the workers put their trials back, and ends those that don't."""
     deadline = time.monotonic() + SECONDS_TO_STOP
     for worker in workers:

@@ -5,6 +5,7 @@ import gc
 import multiprocessing
 import os
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -12,6 +13,7 @@ import traceback
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,7 @@ from local_modules.tuning.search import (
 from local_modules.tuning.study import (
     EPOCHS,
     REASON,
+    SLOT,
     SURPLUS,
     Turnstile,
     begin_attempt,
@@ -40,7 +43,6 @@ from local_modules.tuning.study import (
     is_surplus,
     live_trials,
     open_study,
-    slot,
 )
 
 # Where things lie and what a machine has room for may differ from machine to machine.
@@ -124,9 +126,9 @@ class Job:
         return open_study(self.storage, self.folder, self.name, n_objectives)
 
 
-def run_process(job: Job, index: int, train: Callable[..., dict]) -> None:
+def run_process(job: Job, index: int, train: Callable[..., dict], stop: Event) -> None:
     """Runs trials in a process of its own until the study is complete; what they print
-    goes to `logs/` in the study's folder.
+    goes to `logs/` in the study's folder. It is started with Ctrl-C ignored.
 
     Arguments
     ---------
@@ -136,6 +138,8 @@ def run_process(job: Job, index: int, train: Callable[..., dict]) -> None:
         Number of the process among those of this machine, from 0.
     train : callable
         `train_speaker.train`.
+    stop : multiprocessing.Event
+        Set where a Ctrl-C may have come too early to be noticed.
     """
     folder = job.folder / "logs"
     folder.mkdir(exist_ok=True)
@@ -143,7 +147,9 @@ def run_process(job: Job, index: int, train: Callable[..., dict]) -> None:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())
     try:
-        Worker(job, index, train).run()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if not stop.is_set():
+            Worker(job, index, train).run()
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -236,6 +242,7 @@ class Worker:
         try:
             self._run_trials()
         except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
             self.turnstile.recover(self.study)
             raise
 
@@ -259,9 +266,12 @@ class Worker:
             turn.enter_context(self.turnstile.turn)
 
             def objective(trial):
-                lock = self.turnstile.trial_lock(slot(trial))
+                number = begin_attempt(self.study, trial)
+                if number is None:
+                    trial.set_user_attr(REASON, SURPLUS)
+                    raise _TrialFailed(SURPLUS)
+                lock = self.turnstile.trial_lock(number)
                 trial_lock.enter_context(lock)
-                begin_attempt(trial)
                 turn.close()
                 return self._objective(trial, Path(lock.lock_file).parent)
 
@@ -281,6 +291,8 @@ class Worker:
             if is_surplus(self.study, trial, self.job.n_trials):
                 raise InputError(SURPLUS)
             metrics = self._train(trial, folder)
+            # An attempt that found all epochs done had none to report.
+            self._report(trial, trial.user_attrs[EPOCHS])
             trial.set_user_attr("metrics", metrics)
             values = [objective_value(metrics, o) for o in self.job.search.objectives]
             if not np.isfinite(values).all():
@@ -325,22 +337,28 @@ class Worker:
     def _judge(self, trial: optuna.Trial, epochs: list[dict]) -> str | None:
         """Reports the epochs so far, and says whether the trial has to end."""
         trial.set_user_attr(EPOCHS, epochs)
-        by_epoch = OBJECTIVES[self.job.search.objectives[0]]
         parent = multiprocessing.parent_process()
         if parent is not None and not parent.is_alive():
             return "stop"
-        if len(self.job.search.objectives) > 1 or by_epoch is None:
-            return None
-        for row in epochs[self.n_reported :]:
-            trial.report(row[by_epoch], row["epoch"])
-        self.n_reported = len(epochs)
-        return "prune" if trial.should_prune() else None
+        self._report(trial, epochs)
+        has_one = len(self.job.search.objectives) == 1
+        return "prune" if has_one and trial.should_prune() else None
+
+    def _report(self, trial: optuna.Trial, epochs: list[dict]) -> None:
+        """Gives the pruner the epochs that this attempt hasn't reported yet; Optuna
+        knows no pruning by several objectives."""
+        by_epoch = OBJECTIVES[self.job.search.objectives[0]]
+        if len(self.job.search.objectives) == 1 and by_epoch is not None:
+            for row in epochs[self.n_reported :]:
+                trial.report(row[by_epoch], row["epoch"])
+            self.n_reported = len(epochs)
 
     def _close(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """A trial that has ended keeps its figures, not its checkpoints."""
-        if trial.state == TrialState.FAIL and REASON not in trial.user_attrs:
-            return  # put back
-        folder = self.job.folder / "trials" / str(slot(trial))
+        reason = trial.user_attrs.get(REASON)
+        if trial.state == TrialState.FAIL and reason in (None, SURPLUS):
+            return  # put back, or another's
+        folder = self.job.folder / "trials" / str(trial.user_attrs[SLOT])
         shutil.rmtree(folder / "save", ignore_errors=True)
         if epochs := trial.user_attrs.get(EPOCHS):
             best = min(epochs, key=lambda row: row["valid_eer"])

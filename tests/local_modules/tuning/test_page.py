@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from local_modules.tuning.figures import make_pictures, write_pictures
 from local_modules.tuning.page import write_page
 from local_modules.tuning.search import Search
-from local_modules.tuning.study import REASON, live_trials
+from local_modules.tuning.study import REASON, SLOT, live_trials
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 SPACE = {
@@ -43,6 +43,7 @@ def make_study(n_trials, objectives=("eer",)):
     study.enqueue_trial({"lr": 0.002, "emb_dim": 192})
     for number in range(n_trials):
         trial = study.ask(SPACE)
+        trial.set_user_attr(SLOT, number)
         eers = [0.3 / epoch - 0.01 * (number == 1) for epoch in (1, 2, 3)]
         rows = [
             {

@@ -130,7 +130,10 @@ def test_a_wrong_space_is_named(space, words, tmp_path):
         ({"trials": "trials: many"}, ["trials", "many"]),
         ({"trials": "trails: 3"}, ["trails", "trials"]),
         ({"objective": "objective: eerr"}, ["eerr", "min_dcf"]),
-        ({"proxy": "proxy: {epochs: 2}"}, ["proxy", "epochs", "number_of_epochs"]),
+        (
+            {"proxy": "proxy: {num_epochs: 2}"},
+            ["proxy", "num_epochs", "number_of_epochs"],
+        ),
         ({"pruner": "extra: 1"}, ["extra"]),
         ({"trials": "trials: [3"}, []),
     ],
@@ -177,12 +180,15 @@ def test_samplers_and_pruners_of_optuna_are_made_and_draw(sampler, pruner, tmp_p
     sampler, pruner = make_sampler_and_pruner(path, 1)
     study = optuna.create_study(sampler=sampler, pruner=pruner)
     space = {"lr": optuna.distributions.FloatDistribution(0.001, 0.002)}
-    for _ in range(2):
-        trial = study.ask()
+
+    def objective(trial):
         assert 0.001 <= suggest(trial, space)["lr"] <= 0.002
         trial.report(0.5, 1)
         assert trial.should_prune() in (True, False)
-        study.tell(trial, 0.5)
+        return 0.5
+
+    study.optimize(objective, n_trials=2)
+    assert [trial.state.name for trial in study.trials] == 2 * ["COMPLETE"]
 
 
 @pytest.mark.parametrize(

@@ -22,16 +22,15 @@ from local_modules.tuning.study import (
     ATTEMPTS,
     MAX_ATTEMPTS,
     REASON,
-    SLOT,
     SURPLUS,
     Turnstile,
+    begin_attempt,
     claim_settings,
     enqueue_defaults,
     failure_reason,
     is_surplus,
     live_trials,
     open_study,
-    slot,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -282,7 +281,7 @@ def running(study):
     """A trial under way, as a process that is gone has left it."""
     trial = study.ask()
     trial.suggest_float("lr", 0.0, 1.0)
-    trial.set_user_attr(SLOT, slot(trial))
+    begin_attempt(study, trial)
     return trial
 
 
