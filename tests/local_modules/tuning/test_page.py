@@ -4,7 +4,6 @@ import json
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import optuna
 import pytest
@@ -123,12 +122,12 @@ def test_what_retraining_says_of_the_gain(tmp_path):
     assert "6.00 ± 1.41 %" in text
 
 
-@pytest.mark.parametrize("n_trials", [1, 2, 5])
+@pytest.mark.parametrize("n_trials", [1, 2, 8])
 def test_few_trials_give_fewer_pictures(n_trials, tmp_path):
     pictures, _ = write(make_study(n_trials), tmp_path)
     names = [picture.name for picture in pictures]
     assert {"optimization_history", "timeline", "eer", "loss"} <= set(names)
-    assert ("slice" in names) == (n_trials == 5)
+    assert ("slice" in names) == (n_trials == 8)
     write_pictures(pictures, tmp_path / "plots")
     for name in names:
         assert (tmp_path / "plots" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
@@ -193,8 +192,9 @@ def test_in_a_browser(width, tmp_path):
     )
     console = [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
     assert not console
+    # The last: the script that writes it holds the same words.
     found = json.loads(
-        re.search(r'<pre id="found">(.*?)</pre>', shown.stdout, re.DOTALL)[1]
+        shown.stdout.rpartition('<pre id="found">')[2].split("</pre>")[0]
     )
     assert found["plots"] == len(pictures)
     assert found["wide"] <= 0
@@ -202,4 +202,3 @@ def test_in_a_browser(width, tmp_path):
     # Trial 1 is the best, 0 next; the pruned one has its last value, the failed none.
     assert found["up"] == ["1", "0", "4", "5", "6", "7", "2", "3"]
     assert found["down"] == ["2", "7", "6", "5", "4", "0", "1", "3"]
-    assert Path(probe).exists()

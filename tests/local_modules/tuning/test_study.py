@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from collections import Counter
@@ -78,13 +79,16 @@ def outcome(folder, storage=None):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server():
     """A PostgreSQL server of our own."""
     if shutil.which("pg_ctl") is None:
         pytest.skip("no PostgreSQL server is installed")
-    server = Server(tmp_path_factory.mktemp("postgres"))
+    # Not pytest's, which another user can't enter.
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    server = Server(folder)
     yield server
     server.stop()
+    shutil.rmtree(folder)
 
 
 class Server:
@@ -98,8 +102,6 @@ class Server:
         # The server refuses to run as root.
         self.user = "postgres" if os.getuid() == 0 else getpass.getuser()
         if os.getuid() == 0:
-            for path in (folder, *folder.parents[:2]):
-                path.chmod(0o755)
             shutil.chown(folder, self.user)
         self.call("initdb", "-A", "trust", "-U", "tester", "-D", folder / "data")
         self.start()
