@@ -18,10 +18,7 @@ import time
 from pathlib import Path
 
 import optuna
-import speechbrain as sb
-import torch
 from optuna.trial import TrialState
-from speechbrain.utils.distributed import if_main_process, run_on_main
 from tqdm import tqdm
 
 from local_modules import config
@@ -42,7 +39,7 @@ from local_modules.tuning.study import (
     live_trials,
 )
 from local_modules.tuning.supervisor import run_workers
-from local_modules.tuning.worker import Job, run_ranks
+from local_modules.tuning.worker import Job
 from train_speaker import train
 
 RECIPE = "hparams/conformer.yaml"
@@ -234,12 +231,6 @@ def tune(argv: list[str]) -> None:
     """Runs a study, or what is left of it, and reports on it."""
     options, rest = parse(argv)
     job, full = make_job(options, rest)
-    sb.utils.distributed.ddp_init_group(job.run_opts())
-    settings = config.plain_values(job.recipe, full)
-    if not if_main_process():
-        run_on_main(prepare_corpus, [settings])
-        run_ranks(job, train)
-        return
     job.folder.mkdir(parents=True, exist_ok=True)
     study = job.open_study()
     claim_settings(study, job.settings())
@@ -247,12 +238,11 @@ def tune(argv: list[str]) -> None:
     Turnstile(job.folder).recover(study)
     n_done = sum(ended(trial) for trial in live_trials(study).values())
     print(first_screen(job, options.workers, n_done), flush=True)
-    run_on_main(prepare_corpus, [settings])
+    settings = config.plain_values(job.recipe, full)
+    prepare_corpus(settings)
     read_corpus(settings["manifest_folder"])
     try:
-        if torch.distributed.is_initialized():
-            run_ranks(job, train)
-        elif n_done < job.n_trials:
+        if n_done < job.n_trials:
             watch(job, options.workers, study)
         if options.retrain:
             retrain_best(job, study, full, options.retrain)

@@ -62,9 +62,9 @@ def command(*more):
     return ["small.yaml", "--search", "search.yaml", "--device", "cpu", *more]
 
 
-def start(folder, *more, launcher=()):
+def start(folder, *more):
     return subprocess.Popen(
-        [sys.executable, *launcher, str(ROOT / "tune.py"), *command(*more)],
+        [sys.executable, str(ROOT / "tune.py"), *command(*more)],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -159,21 +159,6 @@ def test_several_objectives_give_a_front(here):
     assert (folder / "plots" / "pareto_front.png").exists()
     for row in rows_of(folder):
         assert float(row["n_parameters"]) > 100
-
-
-def test_ranks_of_one_training_share_a_study(here):
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
-    launcher += ("--master_port", "0")
-    process = start(
-        here, "--trials", "2", "--distributed_backend", "gloo", launcher=launcher
-    )
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    live = live_trials(
-        open_study(None, here / "results" / "tune" / "small", "small", 1)
-    )
-    assert [trial.state.name for trial in live.values()] == 2 * ["COMPLETE"]
-    assert all(sorted(t.intermediate_values) == [1, 2] for t in live.values())
 
 
 def test_defaults_that_fail_end_the_study(here, capsys):

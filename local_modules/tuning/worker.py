@@ -56,7 +56,6 @@ FREE_KEYS = {
     "cache_gib",
 }
 BEST_OF_A_TRIAL = ("valid_eer", "valid_min_dcf", "train_accuracy")  # TensorBoard's
-ENDS = {"prune": optuna.TrialPruned, "stop": KeyboardInterrupt}  # of a trial, by epoch
 SECONDS_BETWEEN_LOOKS = 2.0  # at trials that others have under way
 
 
@@ -152,59 +151,6 @@ def run_process(job: Job, index: int, train: Callable[..., dict], stop: Event) -
             Worker(job, index, train).run()
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def run_ranks(job: Job, train: Callable[..., dict]) -> None:
-    """Runs trials under `torchrun`, each on all ranks: the first holds the study, the
-    others train along with what it tells them.
-
-    Arguments
-    ---------
-    job : Job
-        The study.
-    train : callable
-        `train_speaker.train`.
-    """
-    if torch.distributed.get_rank() == 0:
-        Worker(job, 0, train).run()
-        broadcast(None)
-        return
-    run_opts, cache = job.run_opts(), SpeechCache(job.cache_gib)
-    while (overrides := broadcast(None)) is not None:
-
-        def on_epoch(epochs):
-            if end := broadcast(None):
-                raise ENDS[end]
-
-        try:
-            train(
-                job.recipe,
-                run_opts,
-                overrides,
-                cache=cache,
-                on_epoch=on_epoch,
-                test=False,
-            )
-        except optuna.TrialPruned:
-            pass
-        except InputError as error:
-            if not is_everybodys(error):
-                raise
-
-
-def is_everybodys(error: Exception) -> bool:
-    """Whether all ranks meet an error: a mistake in the settings. What one rank alone
-    meets has to end them all."""
-    return isinstance(error, InputError) and not isinstance(error, RunError)
-
-
-def broadcast(value):
-    """The first rank's value on every rank; without `torchrun`, the value."""
-    if not torch.distributed.is_initialized():
-        return value
-    box = [value]
-    torch.distributed.broadcast_object_list(box)
-    return box[0]
 
 
 class Worker:
@@ -309,8 +255,6 @@ class Worker:
                 traceback.print_exc()
                 reason = f"{type(error).__name__}: {reason}"
             trial.set_user_attr(REASON, reason)
-            if torch.distributed.is_initialized() and not is_everybodys(error):
-                raise  # the other ranks wait for this one in vain
             raise _TrialFailed(reason) from error
 
     def _train(self, trial: optuna.Trial, folder: Path) -> dict:
@@ -322,27 +266,23 @@ class Worker:
         }
 
         def on_epoch(epochs):
-            if end := broadcast(self._judge(trial, epochs)):
-                raise ENDS[end]
+            trial.set_user_attr(EPOCHS, epochs)
+            parent = multiprocessing.parent_process()
+            if parent is not None and not parent.is_alive():
+                raise KeyboardInterrupt
+            self._report(trial, epochs)
+            has_one = len(self.job.search.objectives) == 1
+            if has_one and trial.should_prune():
+                raise optuna.TrialPruned
 
         return self.train(
             self.job.recipe,
             self.run_opts,
-            broadcast(overrides),
+            overrides,
             cache=self.cache,
             on_epoch=on_epoch,
             test=False,
         )
-
-    def _judge(self, trial: optuna.Trial, epochs: list[dict]) -> str | None:
-        """Reports the epochs so far, and says whether the trial has to end."""
-        trial.set_user_attr(EPOCHS, epochs)
-        parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():
-            return "stop"
-        self._report(trial, epochs)
-        has_one = len(self.job.search.objectives) == 1
-        return "prune" if has_one and trial.should_prune() else None
 
     def _report(self, trial: optuna.Trial, epochs: list[dict]) -> None:
         """Gives the pruner the epochs that this attempt hasn't reported yet; Optuna
