@@ -265,7 +265,7 @@ class TestContinues:
 
     @pytest.mark.parametrize(
         ("key", "value"),
-        [("lr", 0.02), ("seed", 5), ("n_speakers", 4), ("spec_augment", False)],
+        [("lr", 0.02), ("seed", 5), ("n_speakers", 4), ("spec_augment", True)],
     )
     def test_changed_key(self, run, key, value):
         text = message(check_continues, run, self.changed(**{key: value}))
