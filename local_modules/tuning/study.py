@@ -27,8 +27,10 @@ from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import (
     DBAPIError,
+    IntegrityError,
     InterfaceError,
     OperationalError,
+    ProgrammingError,
     SQLAlchemyError,
 )
 
@@ -37,6 +39,7 @@ from local_modules.errors import InputError
 MAX_ATTEMPTS = 3
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 40
+CREATIONS = 10  # tries to create the tables of a database
 OUTAGE_SECONDS = 300  # how long a database may be away, for a restart
 
 # User attributes of a trial.
@@ -194,7 +197,8 @@ def claim_settings(study: optuna.Study, settings: Mapping) -> None:
 def enqueue_defaults(study: optuna.Study, defaults: Mapping) -> None:
     """Makes the recipe's own values the first trial."""
     if not study.get_trials(deepcopy=False):
-        study.enqueue_trial(dict(defaults))
+        # Two machines may do so at the same time: with its slot, one of them counts.
+        study.enqueue_trial(dict(defaults), user_attrs={SLOT: 0})
 
 
 class Turnstile:
@@ -279,13 +283,18 @@ def _journal(folder: Path) -> JournalStorage:
 
 
 def _database(url: str) -> optuna.storages.RDBStorage:
-    return _PatientStorage(
-        url,
-        engine_kwargs={"pool_pre_ping": True},
-        heartbeat_interval=HEARTBEAT_SECONDS,
-        grace_period=GRACE_SECONDS,
-        heartbeat_stale_trial_callback=put_back,
-    )
+    for _ in range(CREATIONS):
+        # Two may create the tables at the same time, and one finds them there.
+        with contextlib.suppress(IntegrityError, ProgrammingError):
+            return _PatientStorage(
+                url,
+                engine_kwargs={"pool_pre_ping": True},
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
+                heartbeat_stale_trial_callback=put_back,
+            )
+        time.sleep(1.0)
+    raise ValueError("its tables can't be created")
 
 
 def _patient(method):

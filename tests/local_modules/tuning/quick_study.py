@@ -24,7 +24,7 @@ from local_modules.tuning.supervisor import run_workers
 from local_modules.tuning.worker import Job
 
 # A killed worker of a database is noticed in seconds instead of a minute.
-study_module.HEARTBEAT_SECONDS, study_module.GRACE_SECONDS = 1, 4
+study_module.HEARTBEAT_SECONDS, study_module.GRACE_SECONDS = 1, 8
 
 ROOT = Path(__file__).parents[3]
 N_EPOCHS = 4

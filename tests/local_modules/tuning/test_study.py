@@ -154,6 +154,25 @@ def test_workers_of_two_machines_share_a_database(server, tmp_path):
     assert places == 8 * [1]
 
 
+def test_many_open_a_new_database_at_once(server, tmp_path):
+    url = server.new_database()
+    code = (
+        "import sys; from pathlib import Path; from local_modules.tuning.study import "
+        "enqueue_defaults, live_trials, open_study\n"
+        "study = open_study(sys.argv[1], Path('.'), 's', 1)\n"
+        "enqueue_defaults(study, {'lr': 0.1})"
+    )
+    command = [sys.executable, "-c", code, url]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert list(live_trials(open_study(url, tmp_path, "s", 1))) == [0]
+
+
 def test_a_killed_worker_of_a_database_is_noticed_by_its_heartbeat(server, tmp_path):
     url = server.new_database()
     finished(tmp_path, url, 4, 2, kill={"1": [2], "3": [4]}, seconds=0.1)
