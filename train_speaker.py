@@ -21,12 +21,16 @@ import numpy as np
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import (
+    ddp_all_reduce,
+    ddp_broadcast,
     get_rank,
     main_process_only,
     run_on_main,
 )
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
+from torch.distributed import ReduceOp
+from torch.nn.parallel import DistributedDataParallel
 
 from local_modules import config
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader
@@ -82,9 +86,22 @@ class SpeakerBrain(sb.Brain):
         self.hparams.history.count(correct, len(targets))
         return self.hparams.loss(cosines, targets, self.margin_share)
 
+    def _wrap_distributed(self):
+        """As in SpeechBrain, but without synchronised batch norm on a CPU: torch has
+        it for GPUs only."""
+        if not self.distributed_launch or self.device_type != "cpu":
+            super()._wrap_distributed()
+            return
+        for name, module in self.modules.items():
+            if any(parameter.requires_grad for parameter in module.parameters()):
+                self.modules[name] = DistributedDataParallel(
+                    module, find_unused_parameters=self.find_unused_parameters
+                )
+
     def on_fit_start(self):
         """Resumes, and lets a run that has used its budget end."""
         super().on_fit_start()
+        self.seconds = self.hparams.history.seconds
         # In the middle of an epoch, its validation is still to be done.
         if self.progress >= 1.0 and self.step == 0:
             self.hparams.epoch_counter.limit = self.hparams.epoch_counter.current
@@ -96,7 +113,7 @@ class SpeakerBrain(sb.Brain):
         share = self.optimizer_step / self.total_steps
         if self.hparams.train_time_limit_minutes is not None:
             limit = 60.0 * self.hparams.train_time_limit_minutes
-            share = max(share, self.hparams.history.seconds / limit)
+            share = max(share, self.seconds / limit)
         return min(share, 1.0)
 
     @property
@@ -108,6 +125,9 @@ class SpeakerBrain(sb.Brain):
 
         A step that depends on its number alone is the same step after a restart.
         """
+        if self.hparams.train_time_limit_minutes is not None:
+            # All ranks have to agree on the rate, the margin and the end.
+            self.seconds = ddp_broadcast(self.hparams.history.seconds)
         self.margin_share = self.hparams.margin_schedule(self.progress)
         for group in self.optimizer.param_groups:
             group["lr"] = self.hparams.lr_schedule(self.progress)
@@ -132,7 +152,9 @@ class SpeakerBrain(sb.Brain):
         self.optimizer_step += 1
 
     def check_loss_isfinite(self, loss):
-        """As in SpeechBrain, but ends in one line once patience is exhausted."""
+        """As in SpeechBrain, but of all ranks' losses, and ends in one line once
+        patience is exhausted."""
+        loss = ddp_all_reduce(loss.detach().clone(), ReduceOp.SUM)
         try:
             super().check_loss_isfinite(loss)
         except ValueError:
@@ -153,11 +175,14 @@ class SpeakerBrain(sb.Brain):
 
     def on_stage_end(self, stage, stage_loss, epoch=None):
         """Validates the epoch, and keeps the best checkpoint and the latest."""
+        history = self.hparams.history
         if stage == sb.Stage.TRAIN:
             self.train_loss = stage_loss
+            counts = torch.tensor([history.correct, history.seen], device=self.device)
+            counts = ddp_all_reduce(counts, ReduceOp.SUM)
+            history.correct, history.seen = counts.tolist()
         elif epoch is not None:
             metrics = self.verify("valid")[0]
-            history = self.hparams.history
             history.stop_clock()
             history.end_epoch(
                 {

@@ -7,7 +7,8 @@
 Each trial is a short training with other values, judged by the equal error rate (EER)
 on the validation speakers; the first has the recipe's own. What is searched, and how,
 stands in hparams/search.yaml. Run again, the same command continues; so does the same
-command on another machine with the same --storage.
+command on another machine with the same --storage. Under torchrun, a trial trains on
+all of its processes.
 """
 
 import argparse
@@ -15,10 +16,13 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
-from optuna.trial import TrialState
+import torch
+from optuna.trial import FrozenTrial, TrialState
+from speechbrain.utils.distributed import ddp_init_group, if_main_process
 from tqdm import tqdm
 
 from local_modules import config
@@ -27,6 +31,7 @@ from local_modules.errors import InputError, RunError
 from local_modules.tuning import outcome
 from local_modules.tuning.figures import make_pictures, write_pictures
 from local_modules.tuning.page import write_page
+from local_modules.tuning.ranks import Ranks
 from local_modules.tuning.retrain import retrain
 from local_modules.tuning.search import distribution_text, read_search
 from local_modules.tuning.study import (
@@ -148,13 +153,15 @@ def first_screen(job: Job, n_workers: int, n_done: int) -> str:
     )
 
 
-def watch(job: Job, n_workers: int, study: optuna.Study) -> None:
+def watch(
+    job: Job, study: optuna.Study, running: Iterator[dict[int, FrozenTrial]]
+) -> None:
     """Runs the study with a line for each trial and a progress bar."""
     shown = {number for number, trial in live_trials(study).items() if ended(trial)}
     with tqdm(
         total=job.n_trials, initial=len(shown), unit="trial", smoothing=0
     ) as progress:
-        for live in run_workers(job, n_workers, train, study):
+        for live in running:
             for number, trial in live.items():
                 if not ended(trial) or number in shown:
                     continue
@@ -231,6 +238,42 @@ def tune(argv: list[str]) -> None:
     """Runs a study, or what is left of it, and reports on it."""
     options, rest = parse(argv)
     job, full = make_job(options, rest)
+    ddp_init_group(job.run_opts())
+    if not torch.distributed.is_initialized():
+        lead(job, full, options, run_workers(job, options.workers, train), train)
+        return
+    if options.workers > 1:
+        raise InputError("--workers: torchrun's processes run one trial together")
+    ranks = Ranks(job, train)
+    if if_main_process():
+        lead(job, full, options, ranks.run(), ranks.train)
+        ranks.dismiss()
+    else:
+        ranks.follow()
+
+
+def lead(
+    job: Job,
+    full: dict,
+    options: argparse.Namespace,
+    running: Iterator[dict[int, FrozenTrial]],
+    train: Callable[..., dict],
+) -> None:
+    """Prepares a study, lets it run, and writes what came of it.
+
+    Arguments
+    ---------
+    job : Job
+        The study.
+    full : dict
+        Overrides of a full training.
+    options : argparse.Namespace
+        Of the command line.
+    running : iterator of dict
+        Runs the study; gives the live trials by slot.
+    train : callable
+        As `train_speaker.train`.
+    """
     job.folder.mkdir(parents=True, exist_ok=True)
     study = job.open_study()
     claim_settings(study, job.settings())
@@ -243,14 +286,20 @@ def tune(argv: list[str]) -> None:
     read_corpus(settings["manifest_folder"])
     try:
         if n_done < job.n_trials:
-            watch(job, options.workers, study)
+            watch(job, study, running)
         if options.retrain:
-            retrain_best(job, study, full, options.retrain)
+            retrain_best(job, study, full, options.retrain, train)
     finally:
         finish(job, study, full)
 
 
-def retrain_best(job: Job, study: optuna.Study, full: dict, n_seeds: int) -> None:
+def retrain_best(
+    job: Job,
+    study: optuna.Study,
+    full: dict,
+    n_seeds: int,
+    train: Callable[..., dict],
+) -> None:
     """Trains the best trial's values and the recipe's own in full, and tests them."""
     best = outcome.best_trial(study)
     if best is None:
@@ -281,7 +330,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         tune(argv)
     except InputError as error:
-        print(f"tune.py: {error}", file=sys.stderr)
+        if if_main_process():
+            print(f"tune.py: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         command = shlex.join(["python", "tune.py", *argv])

@@ -5,7 +5,7 @@ import os
 import shutil
 
 from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpointer
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
 MARKER = "complete.json"
 
@@ -43,6 +43,7 @@ class WholeCheckpointer(Checkpointer):
             for folder in self.checkpoints_dir.glob(f"{CKPT_PREFIX}+*"):
                 if not _is_whole(folder):
                     shutil.rmtree(folder)
+        ddp_barrier()  # no rank looks before the marker is there
         return checkpoint
 
     def _list_checkpoint_dirs(self):

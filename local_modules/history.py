@@ -8,6 +8,7 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
+from speechbrain.utils.distributed import main_process_only
 
 
 @register_checkpoint_hooks
@@ -68,6 +69,7 @@ class RunHistory:
         return min(reversed(self.epochs), key=lambda row: row["valid_eer"])["epoch"]
 
     @mark_as_saver
+    @main_process_only
     def _save(self, path):
         state = {
             "epochs": self.epochs,

@@ -262,6 +262,72 @@ def test_the_time_limit_ends_the_run_with_the_schedules_run_down(
     assert metrics_of(tmp_path / "run")["epochs"] == metrics["epochs"]
 
 
+SAVES_EACH_RANK = """
+import os, sys
+import torch
+import train_speaker
+
+folder = sys.argv.pop(1)
+
+class Saving(train_speaker.SpeakerBrain):
+    def on_stage_end(self, stage, stage_loss, epoch=None):
+        super().on_stage_end(stage, stage_loss, epoch)
+        if stage.name == "TRAIN":
+            self.n_seen = self.hparams.history.seen
+        elif stage.name == "VALID":
+            state = {
+                "weights": self.modules.state_dict(),
+                "n_seen": self.n_seen,
+                "accuracy": self.hparams.history.epochs[-1]["train_accuracy"],
+                "epochs": len(self.hparams.history.epochs),
+            }
+            torch.save(state, f"{folder}/{os.environ['RANK']}.pt")
+
+train_speaker.SpeakerBrain = Saving
+sys.exit(train_speaker.main())
+"""
+
+
+def test_two_processes_train_one_model_and_stop_together(
+    finished, voices_folder, tmp_path
+):
+    """By the clock, which is not the same in both."""
+    program = tmp_path / "program.py"
+    program.write_text(SAVES_EACH_RANK)
+    arguments = command_line(
+        voices_folder,
+        tmp_path / "run",
+        "--distributed_backend",
+        "gloo",
+        number_of_epochs=1000,
+        train_time_limit_minutes=0.1,
+    )
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2"]
+    process = subprocess.run(
+        [sys.executable, *launcher, "--standalone", program, tmp_path, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stderr
+    first, second = (
+        torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)
+    )
+    assert first["n_seen"] == 48  # six speakers' eight utterances, shared
+    assert_same(first, second)
+    assert metrics_of(tmp_path / "run")["epochs"] == first["epochs"] > 1
+    one_process = torch.load(
+        WholeCheckpointer(finished[0] / "save").find_checkpoint().path
+        / "embedding_model.ckpt",
+        weights_only=True,
+    )
+    saved = WholeCheckpointer(tmp_path / "run" / "save").find_checkpoint().path
+    two_processes = torch.load(saved / "embedding_model.ckpt", weights_only=True)
+    assert one_process.keys() == two_processes.keys()
+
+
 @pytest.mark.parametrize(
     "options",
     [

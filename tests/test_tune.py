@@ -14,7 +14,7 @@ import pytest
 
 import tune
 from local_modules import config
-from local_modules.tuning.study import live_trials, open_study
+from local_modules.tuning.study import failure_reason, live_trials, open_study
 
 ROOT = Path(__file__).parents[1]
 SEARCH = """
@@ -62,9 +62,9 @@ def command(*more):
     return ["small.yaml", "--search", "search.yaml", "--device", "cpu", *more]
 
 
-def start(folder, *more):
+def start(folder, *more, launcher=()):
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "tune.py"), *command(*more)],
+        [sys.executable, *launcher, str(ROOT / "tune.py"), *command(*more)],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -159,6 +159,48 @@ def test_several_objectives_give_a_front(here):
     assert (folder / "plots" / "pareto_front.png").exists()
     for row in rows_of(folder):
         assert float(row["n_parameters"]) > 100
+
+
+SEARCH_OF_KERNELS = """
+trials: 2
+objective: eer
+proxy: {{number_of_epochs: 2}}
+space:
+    kernel_size: {{type: categorical, choices: [4, 15]}}
+sampler_seed: !PLACEHOLDER
+sampler: !new:optuna.samplers.GridSampler
+    search_space: {{kernel_size: [{grid}]}}
+pruner: !new:optuna.pruners.{pruner}
+"""
+
+
+def test_torchrun_trains_each_trial_on_all_processes(here):
+    """A trial that is pruned, one whose values are wrong, and one that is complete."""
+    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
+    more = ("--distributed_backend", "gloo")
+
+    def live_after(grid, pruner, *options):
+        search = SEARCH_OF_KERNELS.format(grid=grid, pruner=pruner)
+        (here / "search.yaml").write_text(search)
+        launch = (*launcher, "--standalone")
+        process = start(here, *more, *options, launcher=launch)
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output
+        study = open_study(None, here / "results" / "tune" / "small", "small", 1)
+        return list(live_trials(study).values())
+
+    pruned, failed = live_after(4, "ThresholdPruner {upper: -1.0}")
+    assert pruned.state.name == "PRUNED"
+    assert list(pruned.intermediate_values) == [1]
+    assert failed.state.name == "FAIL"
+    assert "kernel_size 4" in failure_reason(failed)
+
+    options = ("--trials", "3", "--retrain", "1", "--number_of_epochs", "1")
+    complete = live_after(15, "NopPruner", *options)[-1]
+    assert complete.state.name == "COMPLETE"
+    assert list(complete.intermediate_values) == [1, 2]
+    results = here / "results" / "tune" / "small" / "retrained.json"
+    assert len(json.loads(results.read_text())["best"]["test_eer"]) == 1
 
 
 def test_defaults_that_fail_end_the_study(here, capsys):

@@ -127,8 +127,8 @@ def make_pictures(study: optuna.Study) -> list[Picture]:
             _optuna_s(
                 "param_importances",
                 "What mattered",
-                "The share of the differences between trials that each parameter "
-                "explains (fANOVA); a small one may be left at its default.",
+                "How much the best tenth of the trials has in common in each parameter "
+                "(PED-ANOVA); one with a small share may be left at its default.",
                 shown,
                 **options,
             )

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import optuna
 import torch
 from optuna.trial import FrozenTrial
 
@@ -22,7 +21,7 @@ MAX_DEATHS = 3  # in a row, of workers that had not begun a trial
 
 
 def run_workers(
-    job: Job, n_workers: int, train: Callable[..., dict], study: optuna.Study
+    job: Job, n_workers: int, train: Callable[..., dict]
 ) -> Iterator[dict[int, FrozenTrial]]:
     """Runs a study to its end.
 
@@ -34,8 +33,6 @@ def run_workers(
         How many processes run trials at a time.
     train : callable
         `train_speaker.train`.
-    study : optuna.Study
-        The study, to look at.
 
     Yields
     ------
@@ -48,7 +45,7 @@ def run_workers(
         A process ended by itself, or is killed before it begins a trial, again and
         again.
     """
-    turnstile = Turnstile(job.folder)
+    study, turnstile = job.open_study(), Turnstile(job.folder)
     stop = CONTEXT.Event()
 
     def start(index):

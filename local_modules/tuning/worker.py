@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -148,7 +148,8 @@ def run_process(job: Job, index: int, train: Callable[..., dict], stop: Event) -
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if not stop.is_set():
-            Worker(job, index, train).run()
+            for _ in Worker(job, index, train).run():
+                pass
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -182,17 +183,23 @@ class Worker:
             job.search_file, int(key.generate_state(1)[0])
         )
 
-    def run(self) -> None:
+    def run(self) -> Iterator[None]:
         """Runs trials until the study is complete, those of others included: they may
-        be put back, as one is that Ctrl-C interrupts here."""
+        be put back, as one is that Ctrl-C interrupts here.
+
+        Yields
+        ------
+        None
+            After each trial.
+        """
         try:
-            self._run_trials()
+            yield from self._run_trials()
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
             self.turnstile.recover(self.study)
             raise
 
-    def _run_trials(self) -> None:
+    def _run_trials(self) -> Iterator[None]:
         job = self.job
         while job.deadline is None or time.time() < job.deadline:
             self.turnstile.recover(self.study)
@@ -200,6 +207,7 @@ class Worker:
             states = {trial.state for trial in live}
             if TrialState.WAITING in states or len(live) < job.n_trials:
                 self._run_trial()
+                yield
             elif TrialState.RUNNING in states:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
             else:

@@ -105,7 +105,7 @@ def main():
     study = job.open_study()
     enqueue_defaults(study, job.search.defaults)
     Turnstile(folder).recover(study)
-    for _ in run_workers(job, int(n_workers), train, study):
+    for _ in run_workers(job, int(n_workers), train):
         pass
 
 

@@ -1,0 +1,304 @@
+#!/usr/bin/env python3
+"""Do pruning and sharing pay? tune.py against the same search without them.
+
+    python benchmarks/tuning.py [--trials 50] [--seeds 3] [--share 3]
+                                [--search FILE] [--recipe FILE] [--key value ...]
+
+For each seed, first a study as one drives it by hand: no pruning, and each trial a
+train_speaker.py of its own that reports through SpeechBrain's --hpopt. Then tune.py on
+the same space, with a third of the former's time. Both have the same sampler, the same
+corpus and the same first trial. CPU time is that of all processes. Run again, the same
+command continues.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import optuna
+from matplotlib.figure import Figure
+from optuna.trial import TrialState
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from local_modules import config  # noqa: E402
+from local_modules.corpus import prepare_corpus  # noqa: E402
+from local_modules.errors import InputError, RunError  # noqa: E402
+from local_modules.manifest import replacing  # noqa: E402
+from local_modules.plots import BLUE, VERMILLION, save_figure, tidy  # noqa: E402
+from local_modules.tuning.search import (  # noqa: E402
+    Search,
+    make_sampler_and_pruner,
+    read_search,
+    suggest,
+)
+from local_modules.tuning.study import (  # noqa: E402
+    EPOCHS,
+    live_trials,
+    open_study,
+)
+
+FOLDER = Path("results/benchmarks/tuning")
+MANIFESTS = "manifests"
+MANY_TRIALS = 100_000  # time ends the study
+
+
+def by_hand(
+    folder: Path, search: Search, options: argparse.Namespace, seed: int
+) -> dict:
+    """Runs an unpruned study with a process for each trial.
+
+    Returns
+    -------
+    dict
+        `best_eer` (a fraction), `cpu_seconds` and `seconds` of all trials, `n_trials`,
+        and `curve`: CPU seconds and the best EER so far after each trial.
+    """
+    url = f"sqlite:///{folder / 'study.db'}"
+    sampler, _ = make_sampler_and_pruner(options.search, seed)
+    study = optuna.create_study(
+        study_name="by_hand", storage=url, sampler=sampler, load_if_exists=True
+    )
+    if not study.trials:
+        study.enqueue_trial(search.defaults)
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        # It was interrupted.
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params)
+    done = (TrialState.COMPLETE,)
+    n_done = len(study.get_trials(states=done))
+    progress = tqdm(total=search.n_trials, initial=n_done, desc="by hand", unit="trial")
+    while len(study.get_trials(states=done)) < search.n_trials:
+        trial = study.ask()
+        values = {
+            **search.proxy,
+            **suggest(trial, search.space),
+            "seed": seed,
+            "output_folder": str(folder / str(trial.number)),
+            "manifest_folder": str(folder.parent / MANIFESTS),
+            "skip_prep": True,
+        }
+        cpu, start = children_cpu_seconds(), time.monotonic()
+        process = subprocess.run(
+            [sys.executable, str(ROOT / "train_speaker.py"), options.recipe]
+            + [*options.rest, "--noprogressbar"]
+            + [text for key in values for text in (f"--{key}", f"{values[key]}")]
+            + ["--hpopt", "True", "--hpopt_mode", "optuna"],
+            env={
+                **os.environ,
+                "OPTUNA_STORAGE": url,
+                "OPTUNA_STUDY_NAME": "by_hand",
+                "OPTUNA_TRIAL_NUMBER": str(trial.number),
+            },
+            capture_output=True,
+            text=True,
+        )
+        if process.returncode != 0:
+            raise RunError(f"trial {trial.number}: {process.stderr[-2000:]}")
+        costs = {
+            "cpu_seconds": children_cpu_seconds() - cpu,
+            "seconds": time.monotonic() - start,
+        }
+        (folder / str(trial.number) / "costs.json").write_text(json.dumps(costs))
+        progress.update()
+    progress.close()
+    trials = study.get_trials(states=done)
+    costs = [
+        json.loads((folder / str(trial.number) / "costs.json").read_text())
+        for trial in trials
+    ]
+    cpu_seconds = np.cumsum([cost["cpu_seconds"] for cost in costs])
+    best = np.minimum.accumulate([trial.value for trial in trials])
+    return {
+        "best_eer": best[-1],
+        "cpu_seconds": cpu_seconds[-1],
+        "seconds": sum(cost["seconds"] for cost in costs),
+        "n_trials": len(trials),
+        "curve": np.stack([cpu_seconds, best], axis=-1).tolist(),
+    }
+
+
+def by_tune(options: argparse.Namespace, seed: int, minutes: float) -> dict:
+    """Runs tune.py for so many minutes.
+
+    Returns
+    -------
+    dict
+        As `by_hand`; also `n_pruned`, and `overhead_seconds` of a trial: from the start
+        of the first to the end of the last, what wasn't training.
+    """
+    name = f"{options.name}_{seed}"
+    folder = Path("results/tune") / name
+    # Of an interrupted one it isn't known what it has cost.
+    shutil.rmtree(folder, ignore_errors=True)
+    cpu, start = children_cpu_seconds(), time.monotonic()
+    subprocess.run(
+        [sys.executable, str(ROOT / "tune.py"), options.recipe]
+        + ["--search", options.search, "--study", name]
+        + ["--trials", f"{MANY_TRIALS}", "--timeout", f"{minutes}"]
+        + [*options.rest, "--seed", f"{seed}"],
+        check=True,
+    )
+    cpu_seconds = children_cpu_seconds() - cpu
+    seconds = time.monotonic() - start
+    study = open_study(None, folder, name, 1)
+    trials = [t for t in live_trials(study).values() if t.state.is_finished()]
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    begin = trials[0].datetime_start.timestamp()
+    span = trials[-1].datetime_complete.timestamp() - begin
+    trained = sum(trial.user_attrs[EPOCHS][-1]["seconds"] for trial in trials)
+    # CPU time isn't known by trial: it is dealt out by the clock.
+    ends = [
+        cpu_seconds * (1 - (begin + span - t.datetime_complete.timestamp()) / seconds)
+        for t in complete
+    ]
+    best = np.minimum.accumulate([trial.value for trial in complete])
+    return {
+        "best_eer": best[-1],
+        "cpu_seconds": cpu_seconds,
+        "seconds": seconds,
+        "n_trials": len(trials),
+        "n_pruned": len(trials) - len(complete),
+        "overhead_seconds": (span - trained) / len(trials),
+        "curve": np.stack([ends, best], axis=-1).tolist(),
+    }
+
+
+def children_cpu_seconds() -> float:
+    """CPU time of all processes that were started from here and have ended, with
+    theirs."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def once(path: Path, measure) -> dict:
+    """What `measure()` gives, from the file if it was measured before."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        result = measure()
+        with replacing(path) as file:
+            json.dump(result, file, indent=2)
+    return json.loads(path.read_text())
+
+
+def table(results: dict[int, dict]) -> str:
+    """Results by seed as a Markdown table."""
+    lines = [
+        "| seed | by hand: trials | CPU min | best valid EER | tune.py: trials "
+        "(pruned) | CPU min | of the former | best valid EER | overhead of a trial |",
+        "| --- " * 9 + "|",
+    ]
+    for seed, (hand, tuned) in results.items():
+        lines.append(
+            f"| {seed} | {hand['n_trials']} | {hand['cpu_seconds'] / 60:.1f} "
+            f"| {100 * hand['best_eer']:.2f} % "
+            f"| {tuned['n_trials']} ({tuned['n_pruned']}) "
+            f"| {tuned['cpu_seconds'] / 60:.1f} "
+            f"| {100 * tuned['cpu_seconds'] / hand['cpu_seconds']:.0f} % "
+            f"| {100 * tuned['best_eer']:.2f} % | {tuned['overhead_seconds']:.2f} s |"
+        )
+    return "\n".join(lines)
+
+
+def picture(results: dict[int, dict], path: Path) -> None:
+    """Draws the best EER so far over the CPU time, both ways."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for index, pair in enumerate(results.values()):
+        for result, colour, label in zip(
+            pair,
+            (BLUE, VERMILLION),
+            ("a process for each trial", "tune.py"),
+            strict=True,
+        ):
+            seconds, eer = np.array(result["curve"]).T
+            label = label if index == 0 else None
+            axes.step(seconds / 60, 100 * eer, where="post", color=colour, label=label)
+    axes.set_title("What a search finds for its time, by seed", loc="left")
+    axes.set_xlabel("CPU time (min)")
+    axes.set_ylabel("Best validation EER (%)")
+    axes.legend(frameon=False)
+    tidy(axes)
+    save_figure(figure, path)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options of this program; `rest` is what is left for the recipe."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks/tuning.py",
+        description=__doc__.splitlines()[0],
+        epilog="--key value: as for train_speaker.py, for every training",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--recipe", default="hparams/conformer.yaml", help="what is trained")
+    add("--search", default="hparams/search.yaml", help="what is searched, and how")
+    add("--trials", type=int, help="of the study by hand")
+    add("--seeds", type=int, default=3, help="how many times")
+    add("--share", type=float, default=3, help="tune.py has the time divided by this")
+    add("--name", default="benchmark", help="of the studies and their folders")
+    options, options.rest = parser.parse_known_args(argv)
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        run(parse(sys.argv[1:] if argv is None else argv))
+    except InputError as error:
+        print(f"benchmarks/tuning.py: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("\nStopped. The same command continues.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures what is left to measure, and shows what there is."""
+    _, _, overrides = config.parse_command_line([options.recipe, *options.rest])
+    search = read_search(options.search, options.recipe, overrides, ["eer"])
+    for key in overrides:
+        if key in {"seed", *search.proxy}:
+            raise InputError(f"--{key}: is set by the benchmark or by {options.search}")
+    if options.trials:
+        search = dataclasses.replace(search, n_trials=options.trials)
+    folder = FOLDER / options.name
+    overrides["manifest_folder"] = str(folder / MANIFESTS)
+    prepare_corpus(config.plain_values(options.recipe, overrides))
+    results = {}
+    for seed in range(1, options.seeds + 1):
+        results[seed] = compare(seed, folder, search, options)
+        print(f"\n{table(results)}\n")
+        picture(results, folder / "tuning.png")
+        with replacing(folder / "tuning.md") as file:
+            file.write(table(results) + "\n")
+    print(f"table    {folder / 'tuning.md'}\npicture  {folder / 'tuning.png'}")
+
+
+def compare(
+    seed: int, folder: Path, search: Search, options: argparse.Namespace
+) -> tuple[dict, dict]:
+    """What `by_hand` and `by_tune` give for a seed."""
+    place = folder / f"by_hand_{seed}"
+    hand = once(place / "result.json", lambda: by_hand(place, search, options, seed))
+    minutes = hand["seconds"] / 60 / options.share
+    tuned = once(
+        folder / f"by_tune_{seed}.json", lambda: by_tune(options, seed, minutes)
+    )
+    return hand, tuned
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,142 @@
+"""Trials under `torchrun`, each a training on several processes: the first rank holds
+the study, the others train along."""
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+import torch
+from optuna.trial import FrozenTrial
+
+from local_modules.audio import SpeechCache
+from local_modules.errors import InputError, RunError
+from local_modules.tuning.study import live_trials
+from local_modules.tuning.worker import Job, Worker
+
+LONGEST_WAIT = timedelta(days=7)  # for the first rank's next word
+SECONDS_TO_MEET = 60.0
+
+
+class Ranks:
+    """The processes of `torchrun` as one trainer.
+
+    What is said between them is the first rank's: the settings of a training, and after
+    each epoch whether it goes on.
+
+    Arguments
+    ---------
+    job : Job
+        The study.
+    train : callable
+        `train_speaker.train`, with whatever it does between ranks in the default
+        process group, which has to be there.
+    """
+
+    def __init__(self, job: Job, train: Callable[..., dict]):
+        self.job = job
+        self._train = train
+        self._group = torch.distributed.new_group(backend="gloo", timeout=LONGEST_WAIT)
+        self._is_broken = False
+
+    def run(self) -> Iterator[dict[int, FrozenTrial]]:
+        """On the first rank: runs a study to its end.
+
+        Yields
+        ------
+        dict
+            The live trials by slot, after each trial.
+
+        Raises
+        ------
+        RunError
+            The ranks have lost each other, by an error that one of them alone may have
+            met.
+        """
+        worker = Worker(self.job, 0, self.train)
+        for _ in worker.run():
+            yield live_trials(worker.study)
+            if self._is_broken:
+                raise RunError(
+                    f"{self.job.folder}: a trial has failed in a way that not all "
+                    "ranks need to have met; the same command continues after it, and "
+                    "does so by itself with torchrun --max-restarts"
+                )
+
+    def train(
+        self,
+        hparams_file,
+        run_opts=None,
+        overrides=None,
+        cache=None,
+        on_epoch=None,
+        test=True,
+    ) -> dict:
+        """On the first rank: `train_speaker.train` on all ranks."""
+
+        def announce(epochs):
+            goes_on = False
+            try:
+                if on_epoch is not None:
+                    on_epoch(epochs)
+                goes_on = True
+            finally:
+                self._broadcast(goes_on)
+                self._is_broken = goes_on
+
+        self._broadcast((hparams_file, overrides, test))
+        # Until it is known how the training ended.
+        self._is_broken = True
+        try:
+            metrics = self._train(
+                hparams_file, run_opts, overrides, cache, announce, test
+            )
+        except InputError:
+            self._meet()
+            self._is_broken = False
+            raise
+        self._is_broken = False
+        return metrics
+
+    def follow(self) -> None:
+        """On the other ranks: trains what the first rank says, until it says that it is
+        done."""
+        # Python does not hear of a Ctrl-C while it waits for another rank.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        run_opts, cache = self.job.run_opts(), SpeechCache(self.job.cache_gib)
+
+        def on_epoch(epochs):
+            if not self._broadcast(None):
+                raise _Ended
+
+        while (training := self._broadcast(None)) is not None:
+            hparams_file, overrides, test = training
+            try:
+                self._train(hparams_file, run_opts, overrides, cache, on_epoch, test)
+            except _Ended:
+                pass
+            except InputError:
+                self._meet()
+
+    def dismiss(self) -> None:
+        """On the first rank: lets the others end."""
+        self._broadcast(None)
+
+    def _broadcast(self, value):
+        box = [value]
+        torch.distributed.broadcast_object_list(box, group=self._group)
+        return box[0]
+
+    def _meet(self) -> None:
+        """Ends this rank if it alone has met an error: the others wait for it in the
+        middle of a training, and would do so for ever."""
+        try:
+            torch.distributed.monitored_barrier(
+                self._group, timedelta(seconds=SECONDS_TO_MEET)
+            )
+        except RuntimeError:
+            sys.exit("this rank alone could not train, for the reason given above")
+
+
+class _Ended(Exception):
+    """The first rank has ended a training after an epoch."""

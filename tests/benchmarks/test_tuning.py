@@ -1,0 +1,57 @@
+"""The benchmark of tune.py, on a tiny corpus: that it measures, not what."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SEARCH = """
+trials: 2
+objective: eer
+proxy: {number_of_epochs: 1}
+space: {lr: {type: float, low: 0.0001, high: 0.01, log: True}}
+sampler_seed: !PLACEHOLDER
+sampler: !new:optuna.samplers.RandomSampler {seed: !ref <sampler_seed>}
+pruner: !new:optuna.pruners.MedianPruner
+"""
+TINY = {
+    "corpus": "folder",
+    "d_model": 16,
+    "n_blocks": 1,
+    "n_heads": 2,
+    "d_ffn": 16,
+    "emb_dim": 16,
+    "batch_size": 8,
+    "crop_seconds": 0.8,
+}
+
+
+def test_both_ways_are_measured(voices_folder, tmp_path):
+    (tmp_path / "search.yaml").write_text(SEARCH)
+    values = {**TINY, "data_folder": voices_folder}
+    subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "tuning.py"), "--seeds", "1"]
+        + ["--recipe", str(ROOT / "hparams" / "conformer.yaml"), "--share", "1"]
+        + ["--search", "search.yaml", "--device", "cpu"]
+        + [text for key in values for text in (f"--{key}", f"{values[key]}")],
+        cwd=tmp_path,
+        check=True,
+        timeout=300,
+    )
+    folder = tmp_path / "results" / "benchmarks" / "tuning" / "benchmark"
+    hand = json.loads((folder / "by_hand_1" / "result.json").read_text())
+    tuned = json.loads((folder / "by_tune_1.json").read_text())
+    assert hand["n_trials"] == 2 and tuned["n_trials"] >= 1
+    for result in (hand, tuned):
+        assert result["best_eer"] == pytest.approx(result["curve"][-1][1])
+        assert 0 < result["curve"][-1][0] <= result["cpu_seconds"] + 1e-6
+        eers = [eer for _, eer in result["curve"]]
+        assert eers == sorted(eers, reverse=True)
+    # Both began with the recipe's own values and seed.
+    assert hand["curve"][0][1] == tuned["curve"][0][1]
+    assert tuned["overhead_seconds"] > 0
+    assert (folder / "tuning.png").read_bytes()[:4] == b"\x89PNG"
+    assert "| 1 | 2 |" in (folder / "tuning.md").read_text()
