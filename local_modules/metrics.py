@@ -1,18 +1,28 @@
-"""Error rates of verification scores. A higher score means more alike.
+"""Error rates and costs of verification scores. A higher score means more alike.
 
 A trial is accepted if its score is at least the threshold. The false acceptance rate
 (FAR) is the share of accepted non-target trials, the false rejection rate (FRR) that of
-rejected target trials. All rates are fractions.
+rejected target trials. All rates are fractions. Scores are arrays or tensors of one
+dimension, on any device; they are sorted in their own precision, and nothing that is
+kept is longer than they are.
 """
 
+import math
+
 import numpy as np
+from scipy.optimize import isotonic_regression
 
 
 def _scores(scores, name: str) -> np.ndarray:
-    """A one-dimensional, finite NumPy array from an array or a tensor."""
+    """A one-dimensional, finite array of 32 or 64 bits from an array or a tensor."""
     if hasattr(scores, "detach"):
-        scores = scores.detach().cpu().double().numpy()
+        scores = scores.detach().cpu()
+        if scores.is_floating_point() and scores.element_size() < 4:
+            scores = scores.float()
+        scores = scores.numpy()
     scores = np.asarray(scores)
+    if scores.dtype not in (np.float32, np.float64):
+        scores = scores.astype(np.float32 if scores.dtype == np.float16 else float)
     if scores.ndim != 1:
         raise ValueError(f"{name} has {scores.ndim} dimensions, not 1")
     if scores.size == 0:
@@ -20,6 +30,20 @@ def _scores(scores, name: str) -> np.ndarray:
     if not np.isfinite(scores).all():
         raise ValueError(f"{name} holds NaN or infinite scores")
     return scores
+
+
+def _both(target_scores, nontarget_scores) -> tuple[np.ndarray, np.ndarray]:
+    return _scores(target_scores, "target_scores"), _scores(
+        nontarget_scores, "nontarget_scores"
+    )
+
+
+def _check_costs(p_target: float, c_miss: float, c_fa: float) -> None:
+    if not 0 < p_target < 1:
+        raise ValueError(f"p_target is {p_target}, not between 0 and 1")
+    for name, cost in (("c_miss", c_miss), ("c_fa", c_fa)):
+        if not 0 < cost < math.inf:
+            raise ValueError(f"{name} is {cost}, not above 0")
 
 
 def error_rates(
@@ -52,22 +76,54 @@ def error_rates(
     >>> thresholds.tolist(), far.tolist(), frr.tolist()
     ([1.0, 2.0, 3.0, inf], [1.0, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 1.0])
     """
-    target = _scores(target_scores, "target_scores")
-    nontarget = _scores(nontarget_scores, "nontarget_scores")
+    target, nontarget = map(np.sort, _both(target_scores, nontarget_scores))
     scores = np.concatenate([target, nontarget])
-    is_target = np.zeros(len(scores), dtype=bool)
-    is_target[: len(target)] = True
-    order = np.argsort(scores)
-    scores, is_target = scores[order], is_target[order]
+    scores.sort(kind="stable")  # merges two sorted runs
     # Equal scores are accepted or rejected together: one threshold for each run.
-    firsts = np.flatnonzero(np.r_[True, scores[1:] != scores[:-1]])
-    targets_below = np.r_[0, np.cumsum(is_target)]
-    below = np.r_[firsts, len(scores)]
-    rejected_targets = targets_below[below]
-    rejected_nontargets = below - rejected_targets
-    thresholds = np.r_[scores[firsts], np.inf]
-    far = 1.0 - rejected_nontargets / len(nontarget)
-    return thresholds, far, rejected_targets / len(target)
+    scores = scores[np.r_[True, scores[1:] != scores[:-1]]]
+    far, frr = _rates_at(scores, target, nontarget)
+    return np.r_[scores, np.inf], np.r_[far, 0.0], np.r_[frr, 1.0]
+
+
+def _rates_at(thresholds, target, nontarget) -> tuple[np.ndarray, np.ndarray]:
+    """FAR and FRR at thresholds, from sorted scores."""
+    far = 1.0 - np.searchsorted(nontarget, thresholds) / len(nontarget)
+    return far, np.searchsorted(target, thresholds) / len(target)
+
+
+def _corners(target_scores, nontarget_scores) -> tuple[np.ndarray, ...]:
+    """The corners of the ROC: thresholds at the different target scores and infinity,
+    and the rates there. Between two of them no threshold has fewer errors of either
+    kind than the upper one. Also the scores, sorted."""
+    target, nontarget = map(np.sort, _both(target_scores, nontarget_scores))
+    thresholds = target[np.r_[True, target[1:] != target[:-1]]]
+    far, frr = _rates_at(thresholds, target, nontarget)
+    corners = np.r_[thresholds, np.inf], np.r_[far, 0.0], np.r_[frr, 1.0]
+    return *corners, target, nontarget
+
+
+def crossing(far: np.ndarray, frr: np.ndarray) -> tuple[float, int]:
+    """Where FAR and FRR are equal, on the lines between points of falling FAR and
+    rising FRR.
+
+    Arguments
+    ---------
+    far, frr : numpy.ndarray
+        The points, [n]; the last has to be at or past the crossing.
+
+    Returns
+    -------
+    rate : float
+        The rate there.
+    right : int
+        Index of the first point at or past it.
+    """
+    right = int(np.argmax(frr >= far))
+    left = max(right - 1, 0)
+    gap_left, gap_right = far[left] - frr[left], frr[right] - far[right]
+    gaps = gap_left + gap_right
+    share = gap_left / gaps if gaps > 0 else 0.0
+    return float(far[left] + share * (far[right] - far[left])), right
 
 
 def equal_error_rate(target_scores, nontarget_scores) -> tuple[float, float]:
@@ -97,15 +153,48 @@ def equal_error_rate(target_scores, nontarget_scores) -> tuple[float, float]:
     >>> equal_error_rate([0.9, 0.8, 0.7, 0.3], [0.6, 0.4, 0.2, 0.1])
     (0.25, 0.6)
     """
-    thresholds, far, frr = error_rates(target_scores, nontarget_scores)
-    # The last point has FAR 0 and FRR 1, the first FAR 1 and FRR 0: they do cross.
+    corners, far, frr, target, nontarget = _corners(target_scores, nontarget_scores)
     right = int(np.argmax(frr >= far))
-    left = right - 1
-    gap_left, gap_right = far[left] - frr[left], frr[right] - far[right]
-    share = gap_left / (gap_left + gap_right)
-    eer = far[left] + share * (far[right] - far[left])
-    nearest = left if gap_left <= gap_right else right
-    return float(eer), float(thresholds[nearest])
+    low, high = -np.inf if right == 0 else corners[right - 1], corners[right]
+    # All thresholds from the corner before the crossing to the one after it.
+    first, last = np.searchsorted(nontarget, [low, high])
+    between = np.unique(nontarget[first:last])
+    thresholds = np.r_[between, high]
+    if low > -np.inf and (first == last or between[0] > low):
+        thresholds = np.r_[low, thresholds]
+    far, frr = _rates_at(thresholds, target, nontarget)
+    eer, _ = crossing(far, frr)
+    nearest = int(np.argmin(np.abs(far - frr)))
+    return eer, float(thresholds[nearest])
+
+
+def convex_hull_eer(target_scores, nontarget_scores) -> float:
+    """Equal error rate on the convex hull of the ROC: the best that any operating point
+    in between, drawn by lot, can do (Brümmer & de Villiers, BOSARIS, 2011).
+
+    It is never above the equal error rate, and does not depend on where a few scores
+    happen to lie.
+
+    Arguments
+    ---------
+    target_scores, nontarget_scores
+        See `equal_error_rate`, as the errors raised.
+
+    Returns
+    -------
+    float
+        A fraction, at most 1/2.
+
+    Example
+    -------
+    >>> round(convex_hull_eer([0.9, 0.8, 0.7, 0.3], [0.6, 0.4, 0.2, 0.1]), 4)
+    0.1667
+    """
+    target, nontarget = _both(target_scores, nontarget_scores)
+    _, n_target, n_nontarget = _pool_adjacent_violators(target, nontarget)
+    far = 1.0 - np.r_[0, np.cumsum(n_nontarget)] / len(nontarget)
+    frr = np.r_[0, np.cumsum(n_target)] / len(target)
+    return crossing(far, frr)[0]
 
 
 def min_dcf(
@@ -148,10 +237,230 @@ def min_dcf(
     >>> min_dcf([0.9, 0.8, 0.7, 0.3], [0.6, 0.4, 0.2, 0.1], p_target=0.5)
     (0.25, 0.7)
     """
-    if not 0 < p_target < 1:
-        raise ValueError(f"p_target is {p_target}, not between 0 and 1")
-    thresholds, far, frr = error_rates(target_scores, nontarget_scores)
+    _check_costs(p_target, c_miss, c_fa)
+    thresholds, far, frr, *_ = _corners(target_scores, nontarget_scores)
     cost = c_miss * p_target * frr + c_fa * (1 - p_target) * far
     best = int(np.argmin(cost))
     default_cost = min(c_miss * p_target, c_fa * (1 - p_target))
     return float(cost[best] / default_cost), float(thresholds[best])
+
+
+def far_frr(target_scores, nontarget_scores, threshold: float) -> tuple[float, float]:
+    """FAR and FRR at a threshold.
+
+    Arguments
+    ---------
+    target_scores, nontarget_scores
+        See `equal_error_rate`, as the errors raised.
+    threshold : float
+        Scores of at least this much are accepted.
+
+    Returns
+    -------
+    far, frr : float
+        Fractions.
+
+    Example
+    -------
+    >>> far_frr([2.0, 3.0], [1.0, 2.0], threshold=2.5)
+    (0.0, 0.5)
+    """
+    target, nontarget = _both(target_scores, nontarget_scores)
+    return float((nontarget >= threshold).mean()), float((target < threshold).mean())
+
+
+def threshold_at_far(nontarget_scores, far: float) -> float:
+    """The lowest threshold with at most so many false acceptances.
+
+    Arguments
+    ---------
+    nontarget_scores : array or torch.Tensor
+        Scores of the non-target trials, [n_nontarget].
+    far : float
+        The share of them that may be accepted.
+
+    Returns
+    -------
+    float
+        Just above the highest score that has to be rejected; minus infinity if none
+        has to be.
+
+    Raises
+    ------
+    ValueError
+        Empty, non-finite or not one-dimensional scores; a rate outside [0, 1].
+
+    Example
+    -------
+    >>> threshold = threshold_at_far([1.0, 2.0, 3.0, 4.0], far=0.25)
+    >>> 3.0 < threshold < 3.0001
+    True
+    """
+    if not 0 <= far <= 1:
+        raise ValueError(f"far is {far}, not between 0 and 1")
+    nontarget = _scores(nontarget_scores, "nontarget_scores")
+    n_accepted = math.floor(far * len(nontarget) + 1e-9)
+    if n_accepted == len(nontarget):
+        return -math.inf
+    index = len(nontarget) - 1 - n_accepted
+    rejected = np.partition(nontarget, index)[index]
+    return float(np.nextafter(rejected, rejected.dtype.type(np.inf)))
+
+
+def bayes_threshold(
+    p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
+) -> float:
+    """The threshold on log-likelihood ratios (natural logarithm) with the least
+    expected cost.
+
+    Raises
+    ------
+    ValueError
+        A prior outside (0, 1), a cost that is not above 0.
+
+    Example
+    -------
+    >>> bayes_threshold(p_target=0.5)
+    0.0
+    """
+    _check_costs(p_target, c_miss, c_fa)
+    return math.log(c_fa * (1 - p_target) / (c_miss * p_target))
+
+
+def act_dcf(
+    target_llrs,
+    nontarget_llrs,
+    p_target: float = 0.01,
+    c_miss: float = 1.0,
+    c_fa: float = 1.0,
+) -> float:
+    """Actual normalised detection cost of log-likelihood ratios: that of deciding at
+    `bayes_threshold`. What it is above `min_dcf` is the price of bad calibration.
+
+    Arguments
+    ---------
+    target_llrs : array or torch.Tensor
+        Log-likelihood ratios (natural logarithm) of the target trials, [n_target].
+    nontarget_llrs : array or torch.Tensor
+        Those of the non-target trials, [n_nontarget].
+    p_target, c_miss, c_fa : float
+        See `min_dcf`, as the errors raised.
+
+    Returns
+    -------
+    float
+        The normalised cost, from 0 to more than 1.
+
+    Example
+    -------
+    >>> act_dcf([2.0, -1.0], [-3.0, -2.0], p_target=0.5)
+    0.5
+    """
+    far, frr = far_frr(
+        target_llrs, nontarget_llrs, bayes_threshold(p_target, c_miss, c_fa)
+    )
+    cost = c_miss * p_target * frr + c_fa * (1 - p_target) * far
+    return cost / min(c_miss * p_target, c_fa * (1 - p_target))
+
+
+def cllr(target_llrs, nontarget_llrs) -> float:
+    """Cost of log-likelihood ratios over all priors, in bits (Brümmer & du Preez,
+    Computer Speech & Language 20, 2006, eq. 15); 1 for ratios that say nothing.
+
+    Arguments
+    ---------
+    target_llrs : array or torch.Tensor
+        Log-likelihood ratios (natural logarithm) of the target trials, [n_target].
+    nontarget_llrs : array or torch.Tensor
+        Those of the non-target trials, [n_nontarget].
+
+    Returns
+    -------
+    float
+        From 0 upwards.
+
+    Raises
+    ------
+    ValueError
+        Empty, non-finite or not one-dimensional ratios.
+
+    Example
+    -------
+    >>> cllr([0.0, 0.0], [0.0])
+    1.0
+    """
+    target, nontarget = _both(target_llrs, nontarget_llrs)
+    of_targets = cost_of_ratio(target, True).mean(dtype=np.float64)
+    of_nontargets = cost_of_ratio(nontarget, False).mean(dtype=np.float64)
+    return float(of_targets + of_nontargets) / 2
+
+
+def cost_of_ratio(llrs: np.ndarray, is_target) -> np.ndarray:
+    """What a log-likelihood ratio adds to `cllr`, in bits.
+
+    Arguments
+    ---------
+    llrs : numpy.ndarray
+        Log-likelihood ratios (natural logarithm), of any shape.
+    is_target : bool or numpy.ndarray
+        What is true of the trials, of that shape if it is an array.
+
+    Returns
+    -------
+    numpy.ndarray
+        log2(1 + 1 / ratio) for target trials, log2(1 + ratio) for others.
+    """
+    logits = np.where(is_target, -llrs, llrs)
+    bits = np.log1p(np.exp(-np.abs(logits)))
+    bits += np.maximum(logits, 0)
+    bits /= math.log(2)
+    return bits
+
+
+def min_cllr(target_scores, nontarget_scores) -> float:
+    """`cllr` after the best rising map of the scores to log-likelihood ratios, which
+    is found by pooling adjacent violators (Brümmer & du Preez, 2006, section 5).
+
+    Arguments
+    ---------
+    target_scores, nontarget_scores
+        See `equal_error_rate`, as the errors raised.
+
+    Returns
+    -------
+    float
+        From 0 to 1.
+
+    Example
+    -------
+    >>> min_cllr([3.0, 4.0], [1.0, 2.0])
+    0.0
+    """
+    target, nontarget = _both(target_scores, nontarget_scores)
+    _, n_target, n_nontarget = _pool_adjacent_violators(target, nontarget)
+    # In a block, the odds of a target over the prior odds: its likelihood ratio.
+    with np.errstate(divide="ignore"):
+        llr = np.log(n_target / len(target)) - np.log(n_nontarget / len(nontarget))
+    bits = np.logaddexp2(0, -llr / math.log(2))
+    of_targets = bits[n_target > 0] @ n_target[n_target > 0]
+    bits = np.logaddexp2(0, llr / math.log(2))
+    of_nontargets = bits[n_nontarget > 0] @ n_nontarget[n_nontarget > 0]
+    return float(of_targets / len(target) + of_nontargets / len(nontarget)) / 2
+
+
+def _pool_adjacent_violators(target, nontarget) -> tuple[np.ndarray, ...]:
+    """The blocks of the rising map from scores to probabilities of a target that fits
+    best: the lowest score of each, and its numbers of targets and non-targets."""
+    target, nontarget = np.sort(target), np.sort(nontarget)
+    scores = np.concatenate([target, nontarget])
+    scores.sort(kind="stable")
+    scores = scores[np.r_[True, scores[1:] != scores[:-1]]]
+    n_target = np.diff(np.r_[np.searchsorted(target, scores), len(target)])
+    n_nontarget = np.diff(np.r_[np.searchsorted(nontarget, scores), len(nontarget)])
+    n = n_target + n_nontarget
+    blocks = isotonic_regression(n_target / n, weights=n).blocks[:-1]
+    return (
+        scores[blocks],
+        np.add.reduceat(n_target, blocks),
+        np.add.reduceat(n_nontarget, blocks),
+    )

@@ -167,9 +167,10 @@ objective: eer
 proxy: {{number_of_epochs: 2}}
 space:
     kernel_size: {{type: categorical, choices: [4, 15]}}
+    emb_dim: {{type: int, low: 8, high: 16}}
 sampler_seed: !PLACEHOLDER
 sampler: !new:optuna.samplers.GridSampler
-    search_space: {{kernel_size: [{grid}]}}
+    search_space: {{kernel_size: [{kernel}], emb_dim: [8, 16]}}
 pruner: !new:optuna.pruners.{pruner}
 """
 
@@ -179,8 +180,8 @@ def test_torchrun_trains_each_trial_on_all_processes(here):
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2")
     more = ("--distributed_backend", "gloo")
 
-    def live_after(grid, pruner, *options):
-        search = SEARCH_OF_KERNELS.format(grid=grid, pruner=pruner)
+    def live_after(kernel, pruner, *options):
+        search = SEARCH_OF_KERNELS.format(kernel=kernel, pruner=pruner)
         (here / "search.yaml").write_text(search)
         launch = (*launcher, "--standalone")
         process = start(here, *more, *options, launcher=launch)

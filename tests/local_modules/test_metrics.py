@@ -7,7 +7,18 @@ import pytest
 import torch
 from sklearn.metrics import roc_curve
 
-from local_modules.metrics import equal_error_rate, error_rates, min_dcf
+from local_modules.metrics import (
+    act_dcf,
+    bayes_threshold,
+    cllr,
+    convex_hull_eer,
+    equal_error_rate,
+    error_rates,
+    far_frr,
+    min_cllr,
+    min_dcf,
+    threshold_at_far,
+)
 
 
 def draw(seed):
@@ -189,7 +200,10 @@ def test_double_tensors_keep_their_precision():
     assert equal_error_rate(close, torch.tensor([1.0], dtype=torch.float64))[0] == 0.0
 
 
-@pytest.mark.parametrize("metric", [error_rates, equal_error_rate, min_dcf])
+@pytest.mark.parametrize(
+    "metric",
+    [error_rates, equal_error_rate, min_dcf, act_dcf, cllr, min_cllr, convex_hull_eer],
+)
 @pytest.mark.parametrize(
     "bad, message",
     [
@@ -210,8 +224,179 @@ def test_bad_scores_are_refused_by_name(metric, bad, message):
 
 @pytest.mark.parametrize("p_target", [0.0, 1.0, -0.1, 1.5, math.nan])
 def test_prior_must_be_a_probability(p_target):
-    with pytest.raises(ValueError, match="p_target"):
-        min_dcf([1.0], [0.0], p_target)
+    for metric in (min_dcf, act_dcf):
+        with pytest.raises(ValueError, match="p_target"):
+            metric([1.0], [0.0], p_target)
+
+
+@pytest.mark.parametrize("cost", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("name", ["c_miss", "c_fa"])
+def test_costs_must_be_above_zero(name, cost):
+    for metric in (min_dcf, act_dcf):
+        with pytest.raises(ValueError, match=name):
+            metric([1.0], [0.0], **{name: cost})
+
+
+def lower_hull(far, frr):
+    """Vertices of the convex hull of an ROC, from (1, 0) to (0, 1)."""
+    hull = []
+    for point in zip(far, frr, strict=True):
+        while len(hull) > 1:
+            (x0, y0), (x1, y1) = hull[-2:]
+            if (x1 - x0) * (point[1] - y0) - (y1 - y0) * (point[0] - x0) < -1e-12:
+                break
+            hull.pop()
+        hull.append(point)
+    return np.array(hull).T
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_convex_hull_against_brute_force(seed):
+    target, nontarget = draw(seed)
+    _, far, frr = brute_force_rates(target, nontarget)
+    hull_far, hull_frr = lower_hull(far, frr)
+    eer = convex_hull_eer(target, nontarget)
+    assert eer == pytest.approx(crossing(hull_far, hull_frr), abs=1e-9)
+    assert eer <= equal_error_rate(target, nontarget)[0] + 1e-12
+    # Where the classes are likely as not, it is the worst of all priors' least errors.
+    least = [
+        min(p * miss + (1 - p) * accept for miss, accept in zip(frr, far, strict=True))
+        for p in np.linspace(0.001, 0.999, 1999)
+    ]
+    assert eer == pytest.approx(max(least), abs=2e-3)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_rates_at_a_threshold_by_counting(seed):
+    target, nontarget = draw(seed)
+    rng = np.random.default_rng(seed)
+    for threshold in (*rng.choice(nontarget, 3), *rng.choice(target, 3), 0.123):
+        far, frr = far_frr(target, nontarget, threshold)
+        assert far == sum(s >= threshold for s in nontarget) / len(nontarget)
+        assert frr == sum(s < threshold for s in target) / len(target)
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("wanted", [0.0, 0.01, 0.1, 0.5, 1.0])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_threshold_at_a_far_is_the_lowest_that_keeps_it(seed, wanted, dtype):
+    nontarget = draw(seed)[1].astype(dtype)
+    threshold = threshold_at_far(nontarget, wanted)
+    assert (nontarget >= threshold).mean() <= wanted
+    lower = [score for score in nontarget if score < threshold]
+    if lower:
+        assert (nontarget >= max(lower)).mean() > wanted
+
+
+def test_the_share_of_a_far_is_exact():
+    scores = np.arange(1000.0)
+    for share in (0.001, 0.003, 0.029, 0.07, 0.57):
+        accepted = (scores >= threshold_at_far(scores, share)).sum()
+        assert accepted == round(share * 1000)
+    with pytest.raises(ValueError, match="far is 1.5"):
+        threshold_at_far(scores, 1.5)
+    with pytest.raises(ValueError, match="nontarget_scores is empty"):
+        threshold_at_far([], 0.5)
+
+
+def test_actual_cost_by_hand():
+    # At a prior of 1 % the threshold is log(99) = 4.595: one of two targets is below,
+    # one of four non-targets above, so 0.5 + 99 / 4.
+    assert bayes_threshold(0.01) == pytest.approx(math.log(99))
+    assert bayes_threshold(0.01, c_miss=10, c_fa=2) == pytest.approx(math.log(19.8))
+    assert act_dcf([5.0, 4.0], [4.6, 0.0, 1.0, 2.0]) == pytest.approx(0.5 + 99 / 4)
+    assert act_dcf([5.0], [-5.0]) == 0.0
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_decision_costs_less_than_the_best(seed):
+    target, nontarget = draw(seed)
+    for p_target in (0.01, 0.05, 0.5):
+        least, _ = min_dcf(target, nontarget, p_target)
+        assert act_dcf(target, nontarget, p_target) >= least - 1e-12
+
+
+def test_cllr_by_hand():
+    # log2(1 + 1/3) and log2(1 + 1/7), for ratios of 3 and of 1 to 7.
+    expected = (math.log2(4 / 3) + math.log2(8 / 7)) / 2
+    assert cllr([math.log(3)], [-math.log(7)]) == pytest.approx(expected)
+    assert cllr([-1000.0], [0.0]) == pytest.approx(0.5 * 1000 / math.log(2) + 0.5)
+    assert cllr([800.0], [-800.0]) == 0.0
+
+
+def best_map_by_brute_force(target, nontarget):
+    """The least cllr of any rising map: pooled over all ways to cut the scores into
+    runs (the map's steps)."""
+    scores = sorted({*target, *nontarget})
+    best = math.inf
+    for cuts in range(2 ** (len(scores) - 1)):
+        runs, run = [], [scores[0]]
+        for index, score in enumerate(scores[1:]):
+            if cuts >> index & 1:
+                runs.append(run)
+                run = []
+            run.append(score)
+        runs.append(run)
+        cost, before = 0.0, -math.inf
+        for run in runs:
+            hits = sum(score in run for score in target) / len(target)
+            others = sum(score in run for score in nontarget) / len(nontarget)
+            ratio = hits / others if others else math.inf
+            if ratio < before:
+                break
+            before = ratio
+            if hits:
+                cost += hits * math.log2(1 + 1 / ratio) if others else 0.0
+            if others:
+                cost += others * math.log2(1 + ratio)
+        else:
+            best = min(best, cost / 2)
+    return best
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_min_cllr_against_every_rising_map(seed):
+    rng = np.random.default_rng(seed)
+    target = rng.integers(2, 9, rng.integers(1, 9)).astype(float)
+    nontarget = rng.integers(0, 7, rng.integers(1, 9)).astype(float)
+    expected = best_map_by_brute_force(target, nontarget)
+    assert min_cllr(target, nontarget) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_min_cllr_is_the_least_and_needs_the_order_only(seed):
+    target, nontarget = draw(seed)
+    least = min_cllr(target, nontarget)
+    assert 0 <= least <= 1 + 1e-12
+    for scale, shift in ((1, 0), (3, -1), (0.5, 2)):
+        assert least <= cllr(scale * target + shift, scale * nontarget + shift) + 1e-12
+    assert min_cllr(np.arctan(target), np.arctan(nontarget)) == pytest.approx(least)
+    # What the other class gains in sign, it loses in order.
+    assert min_cllr(-nontarget, -target) == pytest.approx(least)
+
+
+def test_perfectly_calibrated_ratios_leave_nothing_to_gain():
+    """Gaussians of variance 2 m and means m and -m are their own ratios."""
+    rng = np.random.default_rng(0)
+    target, nontarget = rng.normal((2.0, -2.0), 2.0, (100_000, 2)).T
+    assert cllr(target, nontarget) == pytest.approx(
+        min_cllr(target, nontarget), abs=2e-3
+    )
+    assert act_dcf(target, nontarget, 0.3) == pytest.approx(
+        min_dcf(target, nontarget, 0.3)[0], abs=5e-3
+    )
+
+
+def test_single_precision_is_kept_and_agrees():
+    rng = np.random.default_rng(3)
+    target, nontarget = rng.normal(1, 1, 500), rng.normal(0, 1, 700)
+    single = target.astype(np.float32), nontarget.astype(np.float32)
+    assert (
+        error_rates(*single)[0][0] in single[0]
+        or error_rates(*single)[0][0] in (single[1])
+    )
+    for metric in (convex_hull_eer, min_cllr, cllr):
+        assert metric(*single) == pytest.approx(metric(target, nontarget), abs=1e-6)
 
 
 def test_a_million_trials_of_known_error():

@@ -1,0 +1,184 @@
+"""How sure an error rate is, by drawing the speakers of a trial list anew.
+
+Trials that share a speaker rise and fall together, so that an interval from resampled
+trials is too narrow. Here a speaker that is drawn k times counts k times (the
+user-specific bootstrap of Poh, Martin & Bengio, IEEE PAMI 29(3), 2007): its target
+trials weigh k, a non-target trial the product of its two speakers' numbers.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from local_modules.metrics import cost_of_ratio, crossing
+
+LEVEL = 0.95
+
+
+def interval(replicates: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of a metric's bootstrap replicates.
+
+    Arguments
+    ---------
+    replicates : numpy.ndarray
+        As of `Bootstrap.replicates`, [n_resamples].
+
+    Returns
+    -------
+    low, high : float
+    """
+    tail = (1 - LEVEL) / 2
+    low, high = np.nanquantile(replicates, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def p_value(one: np.ndarray, other: np.ndarray) -> float:
+    """Two-sided significance of the difference of two systems on the same trials.
+
+    Arguments
+    ---------
+    one, other : numpy.ndarray
+        Replicates of the same resamples, [n_resamples].
+
+    Returns
+    -------
+    float
+        Twice the share of resamples in which the difference has the rarer sign; those
+        without a difference count for both.
+    """
+    difference = one - other
+    difference = difference[np.isfinite(difference)]
+    # Counting the sample itself, so that it is never 0 (Davison & Hinkley, 1997, 4.2).
+    n = len(difference) + 1
+    rarer = 1 + min((difference <= 0).sum(), (difference >= 0).sum())
+    return float(min(1.0, 2 * rarer / n))
+
+
+def speakers_of(
+    labels: np.ndarray, enrol: Sequence[str], test: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Who speaks in a trial list, as far as it says so itself: two sides are of one
+    speaker if target trials connect them.
+
+    Arguments
+    ---------
+    labels : numpy.ndarray
+        True for target trials, bool, [n_trials].
+    enrol, test : sequence of str
+        Names of the two sides, of length n_trials.
+
+    Returns
+    -------
+    enrol_speakers, test_speakers : numpy.ndarray
+        Numbers of the speakers from 0, int64, [n_trials].
+
+    Example
+    -------
+    >>> speakers_of(np.array([True, False]), ["a1", "a1"], ["a2", "b1"])
+    (array([0, 0]), array([0, 1]))
+    """
+    names, index = np.unique([*enrol, *test], return_inverse=True)
+    rows, columns = index[: len(enrol)], index[len(enrol) :]
+    edges = np.ones(int(labels.sum()))
+    graph = coo_matrix((edges, (rows[labels], columns[labels])), 2 * (len(names),))
+    _, speaker = connected_components(graph, directed=False)
+    speaker = speaker.astype(np.int64)
+    return speaker[rows], speaker[columns]
+
+
+class Bootstrap:
+    """Resamples the speakers of a trial list.
+
+    Arguments
+    ---------
+    labels : numpy.ndarray
+        True for target trials, bool, [n_trials].
+    enrol_speakers, test_speakers : numpy.ndarray
+        Number of the speaker of each side, from 0, [n_trials].
+    n_resamples : int
+        How many times the speakers are drawn.
+    seed : int
+        The same seed gives the same draws, so that the replicates of two systems can
+        be compared one by one.
+
+    Example
+    -------
+    >>> labels, speakers = np.array([1, 1, 0, 0], bool), np.array([0, 1, 0, 1])
+    >>> bootstrap = Bootstrap(labels, speakers, 1 - speakers * ~labels, 50)
+    >>> replicates = bootstrap.replicates(np.array([3.0, 2.0, 1.0, 0.0]))
+    >>> interval(replicates["eer"])
+    (0.0, 0.0)
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        enrol_speakers: np.ndarray,
+        test_speakers: np.ndarray,
+        n_resamples: int = 1000,
+        seed: int = 0,
+    ):
+        self.labels = np.asarray(labels, dtype=bool)
+        self.enrol, self.test = enrol_speakers, test_speakers
+        self.n_resamples = n_resamples
+        self.seed = seed
+
+    def _weights(self) -> Iterator[np.ndarray]:
+        """Weight of each trial, for each resample, [n_trials]."""
+        rng = np.random.default_rng(self.seed)
+        n_speakers = 1 + int(max(self.enrol.max(), self.test.max()))
+        present = np.unique(np.concatenate([self.enrol, self.test]))
+        for _ in range(self.n_resamples):
+            drawn = rng.choice(present, len(present))
+            counts = np.bincount(drawn, minlength=n_speakers).astype(np.float64)
+            others = np.where(self.labels, 1.0, counts[self.test])
+            yield counts[self.enrol] * others
+
+    def replicates(
+        self,
+        scores: np.ndarray,
+        p_targets: Sequence[float] = (0.01, 0.05),
+        are_llrs: bool = False,
+    ) -> dict[str, np.ndarray]:
+        """The metrics of every resample.
+
+        Arguments
+        ---------
+        scores : numpy.ndarray
+            Of the trials, [n_trials].
+        p_targets : sequence of float
+            Priors of the detection costs.
+        are_llrs : bool
+            Whether the scores are log-likelihood ratios, which have a C_llr.
+
+        Returns
+        -------
+        dict
+            `eer`, `min_dcf_<prior>` and, for log-likelihood ratios, `cllr`, each
+            [n_resamples]; NaN where a resample has trials of one kind only.
+        """
+        order = np.argsort(scores)
+        ordered = scores[order]
+        ends = np.flatnonzero(np.r_[ordered[1:] != ordered[:-1], True])
+        is_target = self.labels[order]
+        names = ["eer", *(f"min_dcf_{p}" for p in p_targets)]
+        names += ["cllr"] if are_llrs else []
+        bits = cost_of_ratio(ordered, is_target) if are_llrs else None
+        found = np.full((self.n_resamples, len(names)), np.nan)
+        for row, weights in zip(found, self._weights(), strict=True):
+            weights = weights[order]
+            targets, nontargets = weights * is_target, weights * ~is_target
+            n_target, n_nontarget = targets.sum(), nontargets.sum()
+            if n_target == 0 or n_nontarget == 0:
+                continue
+            frr = np.r_[0.0, np.cumsum(targets)[ends] / n_target]
+            far = 1.0 - np.r_[0.0, np.cumsum(nontargets)[ends] / n_nontarget]
+            row[0] = crossing(far, frr)[0]
+            for index, p in enumerate(p_targets, start=1):
+                cost = p * frr + (1 - p) * far
+                row[index] = cost.min() / min(p, 1 - p)
+            if are_llrs:
+                row[-1] = bits @ (targets / n_target + nontargets / n_nontarget) / 2
+        return dict(zip(names, found.T, strict=True))
