@@ -42,6 +42,7 @@ from local_modules.manifest import replacing
 from local_modules.masking import pad_to_multiple
 from local_modules.metrics import equal_error_rate, min_dcf
 from local_modules.report import RunReporter, draw_plots, last_screen
+from local_modules.sampling import PassSampler
 from local_modules.scoring import score_trials
 from local_modules.tuning.hpopt import Driven
 
@@ -331,8 +332,8 @@ def train(
         Called after each epoch with the rows of all epochs so far (`RunHistory`);
         what it raises ends the training, whose checkpoint is kept.
     test : bool
-        False ends after the last epoch: nothing of `test` is read, nothing drawn, no
-        model folder written.
+        False ends after the last epoch: nothing of `test` is read, no model folder
+        and no description of the environment written.
 
     Returns
     -------
@@ -366,6 +367,7 @@ def train(
         experiment_directory=hparams["output_folder"],
         hyperparams_to_save=hparams_file,
         overrides=overrides,
+        save_env_desc=test,  # takes a second
     )
     if cache is None:
         cache = SpeechCache(hparams["cache_gib"])
@@ -386,15 +388,20 @@ def train(
         "num_workers": hparams["num_workers"],
         "collate_fn": ReadableBatch,
     }
+    sampler = PassSampler(
+        datasets["train"], hparams["epochs_per_pass"], hparams["seed"]
+    )
     train_loader = brain.make_dataloader(
         datasets["train"],
         sb.Stage.TRAIN,
         batch_size=hparams["batch_size"],
-        shuffle=True,
+        sampler=sampler,
         # A last batch of one utterance has no batch statistics.
-        drop_last=len(datasets["train"]) > hparams["batch_size"],
+        drop_last=len(sampler) > hparams["batch_size"],
         **loader_options,
     )
+    if brain.train_sampler is None:  # not wrapped for several processes
+        brain.train_sampler = sampler
     steps = hparams["number_of_epochs"] * len(train_loader)
     steps = max(1, steps // brain.grad_accumulation_factor)
     # SpeechBrain hands the option over as it was typed.

@@ -23,6 +23,7 @@ import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
 from speechbrain.utils.distributed import ddp_init_group, if_main_process
+from speechbrain.utils.logger import get_environment_description
 from tqdm import tqdm
 
 from local_modules import config
@@ -281,6 +282,7 @@ def lead(
     Turnstile(job.folder).recover(study)
     n_done = sum(ended(trial) for trial in live_trials(study).values())
     print(first_screen(job, options.workers, n_done), flush=True)
+    (job.folder / "env.log").write_text(get_environment_description())
     settings = config.plain_values(job.recipe, full)
     prepare_corpus(settings)
     read_corpus(settings["manifest_folder"])

@@ -28,7 +28,7 @@ class RunReporter:
     def __init__(self, output_folder: str):
         self.folder = Path(output_folder)
         self._writer = None
-        self._plotted_at = 0.0
+        self._plotted_at = time.monotonic()
 
     def report(self, epochs: list[dict], best_epoch: int) -> None:
         """Adds the last of `epochs` to what is shown."""

@@ -1,0 +1,50 @@
+"""The order of the utterances: whole passes, whatever the number of epochs in one."""
+
+import pytest
+from speechbrain.dataio.sampler import ReproducibleRandomSampler
+
+from local_modules.errors import InputError
+from local_modules.sampling import PassSampler
+
+
+def orders(sampler, n_epochs):
+    found = []
+    for epoch in range(1, n_epochs + 1):
+        sampler.set_epoch(epoch)
+        found.append(list(sampler))
+        assert len(found[-1]) == len(sampler)
+    return found
+
+
+def test_one_epoch_a_pass_is_speechbrains_order():
+    theirs = ReproducibleRandomSampler(range(50), seed=7)
+    assert orders(PassSampler(range(50), 1, 7), 4) == orders(theirs, 4)
+
+
+@pytest.mark.parametrize("epochs_per_pass", [2, 3, 7])
+def test_the_epochs_of_a_pass_see_everything_once(epochs_per_pass):
+    n = 6 * epochs_per_pass + epochs_per_pass - 1
+    found = orders(PassSampler(range(n), epochs_per_pass, 3), 3 * epochs_per_pass)
+    for first in range(0, len(found), epochs_per_pass):
+        seen = sum(found[first : first + epochs_per_pass], [])
+        assert len(set(seen)) == len(seen) == 6 * epochs_per_pass
+    assert found[0] != found[epochs_per_pass]  # another pass, another order
+
+
+def test_an_epoch_needs_no_earlier_one():
+    whole = orders(PassSampler(range(40), 4, 5), 7)
+    sampler = PassSampler(range(40), 4, 5)
+    sampler.set_epoch(7)
+    assert list(sampler) == whole[6] == list(sampler)
+
+
+def test_another_seed_gives_another_order():
+    assert orders(PassSampler(range(40), 2, 1), 1) != orders(
+        PassSampler(range(40), 2, 8), 1
+    )
+
+
+@pytest.mark.parametrize("epochs_per_pass", [0, -1, 41])
+def test_a_pass_of_no_epoch_or_of_too_many_is_named(epochs_per_pass):
+    with pytest.raises(InputError, match=f"--epochs_per_pass {epochs_per_pass}: .* 40"):
+        PassSampler(range(40), epochs_per_pass, 1)
