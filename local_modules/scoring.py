@@ -1,6 +1,10 @@
-"""Scores of trials from embeddings."""
+"""Scores of trials from embeddings.
 
-from collections.abc import Mapping
+Everything is a product of two matrices of embeddings, in blocks where the product
+would not fit.
+"""
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch.nn import functional as F
@@ -34,6 +38,160 @@ def cosine_scores(
     unit = F.normalize(embeddings.float(), dim=-1)
     blocks = zip(enrol.split(65536), test.split(65536), strict=True)
     return torch.cat([(unit[a] * unit[b]).sum(dim=-1) for a, b in blocks])
+
+
+def subtract_mean(embeddings: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Embeddings of length one with the mean of many speakers taken out first.
+
+    Arguments
+    ---------
+    embeddings : torch.Tensor
+        [n, emb_dim].
+    mean : torch.Tensor
+        Mean of the training or validation speakers' embeddings, [emb_dim].
+
+    Returns
+    -------
+    torch.Tensor
+        [n, emb_dim], float32.
+    """
+    return F.normalize(embeddings.float() - mean.float(), dim=-1)
+
+
+def enrol(
+    embeddings: torch.Tensor, members: Sequence[Sequence[int]], renormalise: bool = True
+) -> torch.Tensor:
+    """One vector for each enrolled model of one or several utterances.
+
+    Arguments
+    ---------
+    embeddings : torch.Tensor
+        One embedding per utterance, [n, emb_dim].
+    members : sequence of sequence of int
+        The utterances of each model, as rows of `embeddings`.
+    renormalise : bool
+        True for the mean embedding, of length one. False leaves the mean of the
+        embeddings of length one as it is: its product with a test embedding is the
+        mean of the scores of the single utterances.
+
+    Returns
+    -------
+    torch.Tensor
+        [models, emb_dim], float32.
+
+    Example
+    -------
+    >>> enrol(torch.eye(2), [[0, 1]], renormalise=False)
+    tensor([[0.5000, 0.5000]])
+    """
+    unit = F.normalize(embeddings.float(), dim=-1)
+    models = torch.stack([unit[list(rows)].mean(dim=0) for rows in members])
+    return F.normalize(models, dim=-1) if renormalise else models
+
+
+def speaker_means(embeddings: torch.Tensor, speakers: torch.Tensor) -> torch.Tensor:
+    """Mean embedding of each speaker: a cohort for `cohort_statistics`.
+
+    Arguments
+    ---------
+    embeddings : torch.Tensor
+        [n, emb_dim].
+    speakers : torch.Tensor
+        Number of each row's speaker, from 0, without gaps, int64, [n].
+
+    Returns
+    -------
+    torch.Tensor
+        Of length one, [speakers, emb_dim], float32.
+
+    Example
+    -------
+    >>> speaker_means(torch.tensor([[2.0, 0.0], [0.0, 5.0]]), torch.tensor([1, 0]))
+    tensor([[0., 1.],
+            [1., 0.]])
+    """
+    unit = F.normalize(embeddings.float(), dim=-1)
+    sums = torch.zeros(int(speakers.max()) + 1, unit.shape[-1])
+    return F.normalize(sums.index_add_(0, speakers, unit), dim=-1)
+
+
+def cohort_statistics(
+    vectors: torch.Tensor,
+    cohort: torch.Tensor,
+    top_k: int | None = None,
+    memory_bytes: int = 2**28,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each vector's scores against a cohort.
+
+    Arguments
+    ---------
+    vectors : torch.Tensor
+        Models or test utterances, of length one, [n, emb_dim].
+    cohort : torch.Tensor
+        Speakers that are in no trial, of length one, [speakers, emb_dim].
+    top_k : int | None
+        Take the k highest scores of each vector only (adaptive); None takes all.
+    memory_bytes : int
+        The scores of so many bytes are held at a time.
+
+    Returns
+    -------
+    mean, std : torch.Tensor
+        [n] each, float32.
+
+    Raises
+    ------
+    ValueError
+        A cohort, or a `top_k`, of less than two: it has no deviation.
+    """
+    n_kept = len(cohort) if top_k is None else min(top_k, len(cohort))
+    if n_kept < 2:
+        raise ValueError(f"{n_kept} cohort scores have no deviation; at least 2 have")
+    n_rows = max(1, memory_bytes // (4 * len(cohort)))
+    means, deviations = [], []
+    for block in vectors.float().split(n_rows):
+        scores = (block @ cohort.float().T).numpy()
+        if n_kept < len(cohort):
+            # NumPy's partition is several times faster than torch.topk on a CPU.
+            scores.partition(len(cohort) - n_kept, axis=-1)
+            scores = scores[:, -n_kept:]
+        means.append(torch.from_numpy(scores.mean(axis=-1)))
+        deviations.append(torch.from_numpy(scores.std(axis=-1, ddof=1)))
+    return torch.cat(means), torch.cat(deviations)
+
+
+def normalise_scores(
+    scores: torch.Tensor,
+    enrol_statistics: tuple[torch.Tensor, torch.Tensor],
+    test_statistics: tuple[torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """Symmetric score normalisation: how far a score stands out of what either side
+    has with strangers.
+
+    With statistics of all the cohort it is S-norm (Kenny, Odyssey 2010), with those of
+    the top k AS-norm (Matějka et al., Interspeech 2017, AS-norm1).
+
+    Arguments
+    ---------
+    scores : torch.Tensor
+        [trials].
+    enrol_statistics, test_statistics : tuple of torch.Tensor
+        Mean and standard deviation of each trial's sides, `cohort_statistics` indexed
+        by the trials, [trials] each.
+
+    Returns
+    -------
+    torch.Tensor
+        [trials].
+
+    Example
+    -------
+    >>> one, two = (torch.tensor([0.0]), torch.tensor([0.1])), torch.tensor([0.2])
+    >>> normalise_scores(torch.tensor([0.6]), one, (two, two))
+    tensor([4.])
+    """
+    sides = (enrol_statistics, test_statistics)
+    return sum((scores - mean) / std for mean, std in sides) / 2
 
 
 def score_trials(

@@ -1,11 +1,18 @@
-"""Cosine scores, against SciPy."""
+"""Scores, against SciPy, against loops and against what normalisation is for."""
 
 import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import cosine
 
-from local_modules.scoring import cosine_scores
+from local_modules.scoring import (
+    cohort_statistics,
+    cosine_scores,
+    enrol,
+    normalise_scores,
+    speaker_means,
+    subtract_mean,
+)
 
 
 @pytest.fixture
@@ -67,3 +74,112 @@ def test_range_and_half_precision(embeddings):
     both = torch.cat([embeddings, -embeddings])
     scores = cosine_scores(both, itself, itself + 30)
     torch.testing.assert_close(scores, -torch.ones(30), rtol=0, atol=1e-6)
+
+
+def unit(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(
+        torch.randn(*shape, generator=generator), dim=-1
+    )
+
+
+@pytest.mark.parametrize("top_k", [None, 2, 7, 40, 1000])
+@pytest.mark.parametrize("memory_bytes", [1, 4 * 40 * 3, 2**28])
+def test_cohort_statistics_by_sorting(top_k, memory_bytes):
+    vectors, cohort = unit(11, 6), unit(40, 6, seed=1)
+    mean, std = cohort_statistics(vectors, cohort, top_k, memory_bytes)
+    for row, vector in enumerate(vectors):
+        scores = sorted((float(vector @ other) for other in cohort), reverse=True)
+        kept = np.array(scores[: top_k or len(scores)])
+        assert float(mean[row]) == pytest.approx(kept.mean(), abs=1e-6)
+        assert float(std[row]) == pytest.approx(kept.std(ddof=1), abs=1e-6)
+
+
+def test_a_cohort_of_one_has_no_deviation():
+    with pytest.raises(ValueError, match="1 cohort scores"):
+        cohort_statistics(unit(3, 4), unit(1, 4))
+    with pytest.raises(ValueError, match="1 cohort scores"):
+        cohort_statistics(unit(3, 4), unit(9, 4), top_k=1)
+
+
+def test_normalised_scores_by_hand():
+    # (0.5 - 0.1) / 0.2 = 2 and (0.5 + 0.1) / 0.1 = 6.
+    score = normalise_scores(
+        torch.tensor([0.5]),
+        (torch.tensor([0.1]), torch.tensor([0.2])),
+        (torch.tensor([-0.1]), torch.tensor([0.1])),
+    )
+    torch.testing.assert_close(score, torch.tensor([4.0]))
+
+
+def test_normalisation_takes_down_recordings_that_are_like_everybody():
+    """All voices have a part in common; recordings with more of it score high with
+    every stranger, by their own side's mean at least."""
+    common = torch.eye(16)[0]
+
+    def voices(share, seed):
+        return subtract_mean(unit(200, 16, seed=seed) + share * common, torch.zeros(16))
+
+    cohort, others = voices(0.5, 2), voices(0.5, 3)
+    plain, hubs = voices(0.5, 4), voices(2.0, 4)
+    raw, normalised = [], []
+    for vectors in (plain, hubs):
+        scores = (vectors * others).sum(dim=-1)
+        statistics = (
+            cohort_statistics(vectors, cohort),
+            cohort_statistics(others, cohort),
+        )
+        raw.append(scores)
+        normalised.append(normalise_scores(scores, *statistics))
+
+    def gap(scores):
+        low, high = scores
+        return float((high.mean() - low.mean()) / low.std())
+
+    assert gap(raw) > 0.8
+    assert gap(normalised) < 0.6 * gap(raw)
+
+
+def test_sides_of_a_normalised_score_can_be_exchanged():
+    scores = torch.linspace(-1, 1, 9)
+    one = torch.linspace(0, 0.3, 9), torch.linspace(0.1, 0.2, 9)
+    other = torch.linspace(-0.2, 0.1, 9), torch.linspace(0.3, 0.1, 9)
+    assert torch.equal(
+        normalise_scores(scores, one, other), normalise_scores(scores, other, one)
+    )
+
+
+def test_enrolment_is_the_mean_of_embeddings_or_of_scores(embeddings):
+    members = [[0], [1, 2, 3], [4, 4]]
+    test = torch.nn.functional.normalize(embeddings[10], dim=0)
+    by_scores = enrol(embeddings, members, renormalise=False) @ test
+    by_embeddings = enrol(embeddings, members)
+    for row, rows in enumerate(members):
+        single = [1 - cosine(embeddings[r], embeddings[10]) for r in rows]
+        assert float(by_scores[row]) == pytest.approx(np.mean(single), abs=1e-6)
+        normed = [embeddings[r] / embeddings[r].norm() for r in rows]
+        mean = torch.stack(normed).mean(dim=0)
+        torch.testing.assert_close(by_embeddings[row], mean / mean.norm())
+    # A loud utterance counts no more than a quiet one.
+    scaled = embeddings * torch.linspace(0.01, 100, len(embeddings)).unsqueeze(1)
+    torch.testing.assert_close(enrol(scaled, members), by_embeddings)
+
+
+def test_speaker_means_are_enrolments(embeddings):
+    speakers = torch.arange(30) % 7
+    members = [torch.where(speakers == s)[0].tolist() for s in range(7)]
+    torch.testing.assert_close(
+        speaker_means(embeddings, speakers), enrol(embeddings, members)
+    )
+
+
+def test_a_subtracted_mean_is_gone(embeddings):
+    shift = torch.linspace(-3, 3, 12)
+    mean = embeddings.mean(dim=0)
+    torch.testing.assert_close(
+        subtract_mean(embeddings + shift, mean + shift),
+        subtract_mean(embeddings, mean),
+        rtol=0,
+        atol=1e-5,
+    )
+    assert subtract_mean(embeddings, mean).norm(dim=-1).allclose(torch.ones(30))

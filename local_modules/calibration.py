@@ -1,0 +1,136 @@
+"""From scores to log-likelihood ratios, by logistic regression.
+
+Beside the score, what is known of the recordings' quality can move the ratio: a short
+recording says less. The idea is that of quality measure functions (Thienpondt,
+Desplanques & Demuynck, ICASSP 2021), the prior-weighted training that of Brümmer & du
+Preez (Computer Speech & Language 20, 2006).
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+from local_modules.errors import InputError
+from local_modules.manifest import replacing
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """An affine map from a score and measures of quality to a log-likelihood ratio.
+
+    Arguments
+    ---------
+    weights : dict of str to float
+        By name of what is weighed; `score` is one.
+    offset : float
+        What is added.
+
+    Example
+    -------
+    >>> calibration = Calibration({"score": 2.0}, offset=-1.0)
+    >>> calibration({"score": np.array([0.5, 1.0])})
+    array([0., 1.])
+    """
+
+    weights: dict[str, float]
+    offset: float
+
+    def __call__(self, measures: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Log-likelihood ratios (natural logarithm) of trials.
+
+        Arguments
+        ---------
+        measures : mapping of str to numpy.ndarray
+            As for `fit_calibration`; those without a weight are ignored.
+
+        Returns
+        -------
+        numpy.ndarray
+            [trials]; above 0 speaks for the same speaker.
+        """
+        terms = (weight * measures[name] for name, weight in self.weights.items())
+        return sum(terms) + self.offset
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes it as JSON."""
+        with replacing(path) as file:
+            json.dump(asdict(self), file, indent=2)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "Calibration":
+        """Reads what `save` has written.
+
+        Raises
+        ------
+        InputError
+            The file can't be read, or holds something else.
+        """
+        try:
+            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(f"{path}: is no calibration: {error}") from None
+
+
+def fit_calibration(
+    measures: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    p_target: float = 0.05,
+    penalty: float = 1e-5,
+) -> Calibration:
+    """Fits a calibration on trials of known truth.
+
+    Arguments
+    ---------
+    measures : mapping of str to numpy.ndarray
+        `score` and whatever else may move the ratio, [trials] each.
+    labels : numpy.ndarray
+        True for target trials, bool, [trials].
+    p_target : float
+        Prior at which the ratios have to be good: target trials count so much of the
+        whole, however many there are.
+    penalty : float
+        Weight of the squared weights of standardised measures, beside the mean
+        cross-entropy; it keeps perfectly separated trials from infinite ratios.
+
+    Returns
+    -------
+    Calibration
+
+    Raises
+    ------
+    ValueError
+        Trials of one kind only, a measure of another length or not finite.
+
+    Example
+    -------
+    >>> scores = np.array([0.1, 0.2, 0.4, 0.3, 0.6, 0.7])
+    >>> calibration = fit_calibration({"score": scores}, scores > 0.35)
+    >>> calibration.weights["score"] > 0
+    True
+    """
+    labels = np.asarray(labels, dtype=bool)
+    if labels.all() or not labels.any():
+        raise ValueError("labels has one kind of trials; a calibration needs both")
+    table = np.stack([np.asarray(measures[name], float) for name in measures], axis=1)
+    if table.shape[0] != len(labels) or not np.isfinite(table).all():
+        raise ValueError(
+            f"measures has {table.shape[0]} rows for {len(labels)} labels, or values "
+            "that are not finite"
+        )
+    mean, std = table.mean(axis=0), table.std(axis=0)
+    std[std == 0] = 1.0  # a measure that is the same everywhere has no weight
+    shares = np.where(labels, p_target / labels.sum(), (1 - p_target) / (~labels).sum())
+    model = LogisticRegression(C=1 / (2 * penalty), max_iter=1000, tol=1e-8)
+    model.fit((table - mean) / std, labels, sample_weight=shares)
+    weights = model.coef_[0] / std
+    # The regression gives posterior log-odds: the prior's are taken out.
+    prior = np.log(p_target / (1 - p_target))
+    offset = model.intercept_[0] - weights @ mean - prior
+    return Calibration(
+        dict(zip(measures, weights.tolist(), strict=True)), float(offset)
+    )

@@ -1,0 +1,103 @@
+"""Calibration, on scores whose true ratios are known."""
+
+import numpy as np
+import pytest
+
+from local_modules.calibration import Calibration, fit_calibration
+from local_modules.errors import InputError
+from local_modules.metrics import act_dcf, cllr, equal_error_rate, min_cllr, min_dcf
+
+
+def gaussians(n, seed, separation=4.0):
+    """Ratios of Gaussians with means of ± separation / 2 and variance `separation`:
+    they are their own log-likelihood ratios."""
+    rng = np.random.default_rng(seed)
+    labels = rng.random(n) < 0.3
+    means = np.where(labels, separation / 2, -separation / 2)
+    return rng.normal(means, np.sqrt(separation)), labels
+
+
+@pytest.mark.parametrize("p_target", [0.01, 0.05, 0.5])
+@pytest.mark.parametrize("scale, shift", [(1.0, 0.0), (0.05, 0.4), (7.0, -30.0)])
+def test_the_true_ratios_come_back(p_target, scale, shift):
+    llr, labels = gaussians(100_000, seed=1)
+    calibration = fit_calibration(
+        {"score": scale * llr + shift}, labels, p_target, penalty=1e-7
+    )
+    found = calibration({"score": scale * llr + shift})
+    assert np.abs(found - llr).mean() < 0.12
+
+
+def test_the_share_of_target_trials_does_not_matter():
+    llr, labels = gaussians(60_000, seed=2)
+    kept = ~labels | (np.arange(len(labels)) % 10 == 0)
+    all_of_them = fit_calibration({"score": llr}, labels)
+    few_targets = fit_calibration({"score": llr[kept]}, labels[kept])
+    assert few_targets.weights["score"] == pytest.approx(
+        all_of_them.weights["score"], rel=0.1
+    )
+    assert few_targets.offset == pytest.approx(all_of_them.offset, abs=0.15)
+
+
+def test_other_trials_are_calibrated_too():
+    llr, labels = gaussians(20_000, seed=3)
+    calibration = fit_calibration({"score": 0.1 * llr + 0.3}, labels)
+    llr, labels = gaussians(20_000, seed=4)
+    found = calibration({"score": 0.1 * llr + 0.3})
+    pair = found[labels], found[~labels]
+    assert cllr(*pair) < min_cllr(*pair) + 0.02
+    assert act_dcf(*pair, 0.05) < min_dcf(*pair, 0.05)[0] + 0.05
+    raw = 0.1 * llr[labels] + 0.3, 0.1 * llr[~labels] + 0.3
+    assert equal_error_rate(*raw)[0] == pytest.approx(equal_error_rate(*pair)[0])
+
+
+def test_quality_moves_the_ratio_where_it_says_something():
+    """A recording's quality shifts its scores; what says nothing gets no weight."""
+    llr, labels = gaussians(50_000, seed=5)
+    rng = np.random.default_rng(6)
+    quality, nothing = rng.normal(0, 2, (2, len(llr)))
+    measures = {"score": llr + quality, "quality": quality, "nothing": nothing}
+    with_it = fit_calibration(measures, labels)
+    assert with_it.weights["quality"] == pytest.approx(
+        -with_it.weights["score"], rel=0.05
+    )
+    assert abs(with_it.weights["nothing"]) < 0.05
+    without = fit_calibration({"score": llr + quality}, labels)
+    better, worse = (
+        equal_error_rate(ratios[labels], ratios[~labels])[0]
+        for ratios in (with_it(measures), without(measures))
+    )
+    assert better < worse - 0.02
+
+
+def test_perfect_separation_and_a_constant_measure_stay_finite():
+    scores = np.r_[np.linspace(0, 0.3, 50), np.linspace(0.6, 1, 50)]
+    measures = {"score": scores, "constant": np.full(100, 3.0)}
+    calibration = fit_calibration(measures, scores > 0.5)
+    ratios = calibration(measures)
+    assert np.isfinite(ratios).all()
+    assert (ratios[scores > 0.5] > ratios[scores < 0.5].max()).all()
+    assert calibration.weights["constant"] == 0.0
+
+
+@pytest.mark.parametrize(
+    "measures, labels, message",
+    [
+        ({"score": np.zeros(3)}, np.ones(3, bool), "one kind"),
+        ({"score": np.zeros(3)}, np.array([True, False]), "3 rows for 2 labels"),
+        ({"score": np.array([0.0, np.nan])}, np.array([True, False]), "not finite"),
+    ],
+)
+def test_bad_trials_are_refused(measures, labels, message):
+    with pytest.raises(ValueError, match=message):
+        fit_calibration(measures, labels)
+
+
+def test_it_is_kept_in_a_file(tmp_path):
+    calibration = Calibration({"score": 1.5, "seconds": -0.25}, 0.125)
+    calibration.save(tmp_path / "calibration.json")
+    assert Calibration.load(tmp_path / "calibration.json") == calibration
+    for text in ("", "[]", '{"weights": {}}', '{"other": 1}'):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(InputError, match="bad.json: is no calibration"):
+            Calibration.load(tmp_path / "bad.json")

@@ -1,0 +1,115 @@
+"""Confidence intervals, against repeated experiments and loops."""
+
+import numpy as np
+import pytest
+
+from local_modules.confidence import Bootstrap, interval, p_value, speakers_of
+from local_modules.metrics import cllr, equal_error_rate, min_dcf
+
+
+def experiment(rng, n_speakers=24, n_utterances=4):
+    """Trials between all utterances of drawn speakers, each harder or easier."""
+    speaker = np.repeat(np.arange(n_speakers), n_utterances)
+    ease = rng.normal(0, 1.0, n_speakers)
+    first, second = np.triu_indices(len(speaker), 1)
+    enrol, test = speaker[first], speaker[second]
+    labels = enrol == test
+    scores = rng.normal(0, 1.0, len(labels))
+    scores += np.where(labels, 2.5 + ease[enrol], 0.5 * (ease[enrol] + ease[test]))
+    return scores, labels, enrol, test
+
+
+def rates(scores, labels):
+    return equal_error_rate(scores[labels], scores[~labels])[0]
+
+
+def test_speakers_drawn_once_each_are_the_trials_themselves(monkeypatch):
+    scores, labels, enrol, test = experiment(np.random.default_rng(0))
+    bootstrap = Bootstrap(labels, enrol, test, n_resamples=1)
+    monkeypatch.setattr(bootstrap, "_weights", lambda: iter([np.ones(len(labels))]))
+    found = bootstrap.replicates(scores, are_llrs=True)
+    pair = scores[labels], scores[~labels]
+    assert found["eer"][0] == pytest.approx(equal_error_rate(*pair)[0])
+    assert found["min_dcf_0.01"][0] == pytest.approx(min_dcf(*pair)[0])
+    assert found["min_dcf_0.05"][0] == pytest.approx(min_dcf(*pair, 0.05)[0])
+    assert found["cllr"][0] == pytest.approx(cllr(*pair))
+
+
+def test_a_resample_is_the_trials_of_the_speakers_drawn():
+    """Against writing each trial down as often as its speakers were drawn."""
+    rng = np.random.default_rng(1)
+    scores, labels, enrol, test = experiment(rng, n_speakers=6)
+    scores = scores.round(1)  # with ties
+    found = Bootstrap(labels, enrol, test, 20, seed=5).replicates(scores)["eer"]
+    draws = np.random.default_rng(5)
+    for eer in found:
+        drawn = draws.choice(np.arange(6), 6)
+        rows = [
+            row
+            for row in range(len(labels))
+            for _ in range(
+                (drawn == enrol[row]).sum()
+                * (1 if labels[row] else (drawn == test[row]).sum())
+            )
+        ]
+        assert eer == pytest.approx(rates(scores[rows], labels[rows]))
+
+
+def test_the_interval_is_as_wide_as_repeated_experiments_are():
+    rng = np.random.default_rng(2)
+    truth = [rates(*experiment(rng)[:2]) for _ in range(200)]
+    expected = np.mean(truth)
+    hits, widths = 0, []
+    for _ in range(40):
+        scores, labels, enrol, test = experiment(rng)
+        low, high = interval(
+            Bootstrap(labels, enrol, test, 100).replicates(scores)["eer"]
+        )
+        hits += low <= expected <= high
+        widths.append(high - low)
+    assert hits >= 33  # of 40; 38 are expected
+    spread = np.quantile(truth, 0.975) - np.quantile(truth, 0.025)
+    assert 0.7 * spread < np.mean(widths) < 1.5 * spread
+
+
+def test_trials_drawn_by_themselves_would_be_too_sure():
+    rng = np.random.default_rng(3)
+    scores, labels, enrol, test = experiment(rng)
+    low, high = interval(Bootstrap(labels, enrol, test, 200).replicates(scores)["eer"])
+    naive = []
+    for _ in range(200):
+        rows = rng.integers(len(labels), size=len(labels))
+        naive.append(rates(scores[rows], labels[rows]))
+    assert high - low > 1.5 * (np.quantile(naive, 0.975) - np.quantile(naive, 0.025))
+
+
+def test_the_same_seed_pairs_two_systems():
+    scores, labels, enrol, test = experiment(np.random.default_rng(4))
+    bootstrap = Bootstrap(labels, enrol, test, 300)
+    one = bootstrap.replicates(scores)["eer"]
+    assert np.array_equal(one, bootstrap.replicates(scores)["eer"])
+    better = scores + 0.5 * labels
+    other = bootstrap.replicates(better)["eer"]
+    assert p_value(one, other) < 0.02
+    assert p_value(other, one) == p_value(one, other)
+    assert p_value(one, one) == 1.0
+    noise = np.random.default_rng(5).normal(0, 0.05, len(scores))
+    assert p_value(one, bootstrap.replicates(scores + noise)["eer"]) > 0.05
+
+
+def test_a_resample_without_target_trials_is_left_out():
+    labels = np.array([True, False, False])
+    bootstrap = Bootstrap(labels, np.array([0, 0, 1]), np.array([0, 1, 2]), 200)
+    found = bootstrap.replicates(np.array([2.0, 1.0, 0.0]))["eer"]
+    assert np.isnan(found).any() and not np.isnan(found).all()
+    assert interval(found) == (0.0, 0.0)
+
+
+def test_speakers_are_what_target_trials_connect():
+    enrol = ["a1", "a2", "b1", "a1", "c1"]
+    test = ["a2", "a3", "b2", "b1", "a3"]
+    labels = np.array([True, True, True, False, False])
+    first, second = speakers_of(labels, enrol, test)
+    assert first[0] == first[1] == first[3] == second[0] == second[1] == second[4]
+    assert first[2] == second[2] == second[3]
+    assert len({first[0], first[2], first[4]}) == 3
