@@ -34,11 +34,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from local_modules import config
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader
+from local_modules.backend import Backend, fit_backend
 from local_modules.corpus import prepare_corpus, read_corpus
 from local_modules.errors import InputError, RunError
 from local_modules.export import write_model_folder
 from local_modules.history import RunHistory
-from local_modules.manifest import replacing
+from local_modules.manifest import first_utterances, replacing
 from local_modules.masking import pad_to_multiple
 from local_modules.metrics import equal_error_rate, min_dcf
 from local_modules.report import RunReporter, draw_plots, last_screen
@@ -49,6 +50,7 @@ from local_modules.tuning.hpopt import Driven
 logger = get_logger(__name__)
 
 LABELS = "label_encoder.txt"
+COHORT_UTTERANCES = 5  # of each training speaker, for score normalisation
 
 
 class SpeakerBrain(sb.Brain):
@@ -249,8 +251,8 @@ def dataio_prep(hparams: dict, cache: SpeechCache) -> tuple[dict, UtteranceReade
     Returns
     -------
     datasets : dict
-        `train` gives crops and encoded speakers; `valid` and `test` whole utterances,
-        the longest first.
+        `train` gives crops and encoded speakers; `valid`, `test` and `cohort` whole
+        utterances, the longest first. `cohort` is a part of `train`.
     train_reader : UtteranceReader
         Decides on the crops of an epoch.
     """
@@ -262,17 +264,19 @@ def dataio_prep(hparams: dict, cache: SpeechCache) -> tuple[dict, UtteranceReade
         "train": train_reader,
         "valid": UtteranceReader(rate, cache=cache),
         "test": UtteranceReader(rate),
+        "cohort": UtteranceReader(rate, cache=cache),
     }
     datasets = {}
-    for split in ("train", "valid", "test"):
-        manifest = Path(hparams["manifest_folder"]) / f"{split}.csv"
+    for split, reader in readers.items():
+        manifest = "train" if split == "cohort" else split
+        manifest = Path(hparams["manifest_folder"]) / f"{manifest}.csv"
         dataset = sb.dataio.dataset.DynamicItemDataset.from_csv(
             manifest, replacements={"data_root": hparams["data_folder"]}
         )
 
         @sb.utils.data_pipeline.takes("id", "wav", "start", "stop")
         @sb.utils.data_pipeline.provides("sig")
-        def audio_pipeline(utt_id, wav, start, stop, reader=readers[split]):
+        def audio_pipeline(utt_id, wav, start, stop, reader=reader):
             return reader(utt_id, wav, start, stop)
 
         @sb.utils.data_pipeline.takes("wav")
@@ -300,9 +304,12 @@ def dataio_prep(hparams: dict, cache: SpeechCache) -> tuple[dict, UtteranceReade
 
     datasets["train"].add_dynamic_item(label_pipeline)
     datasets["train"].set_output_keys(["id", "sig", "spk_id_encoded"])
-    for split in ("valid", "test"):
+    cohort = first_utterances(datasets["train"].data, COHORT_UTTERANCES)
+    for split, kept in (("valid", {}), ("test", {}), ("cohort", {"id": cohort})):
         datasets[split] = datasets[split].filtered_sorted(
-            sort_key="duration", reverse=True
+            key_test={key: ids.__contains__ for key, ids in kept.items()},
+            sort_key="duration",
+            reverse=True,
         )
     return datasets, train_reader
 
@@ -422,13 +429,20 @@ def train(
         return {"valid": rates} | summary(hparams, history)
     # Evaluation loads the best checkpoint, and with it the history up to there.
     history = copy.deepcopy(hparams["history"])
-    scores = {}
-    for split in ("valid", "test"):
+    scores, embeddings = {}, {}
+    for split in ("valid", "test", "cohort"):
         brain.evaluate(datasets[split], min_key="eer", test_loader_kwargs=eval_options)
-        scores[split] = brain.verify(split)
-        if split == "valid":
-            mean_embedding = torch.stack(list(brain.embeddings.values())).mean(dim=0)
-    return finish(hparams, hparams_text, history, scores, mean_embedding)
+        embeddings[split] = brain.embeddings
+        if split in trials:
+            scores[split] = brain.verify(split)
+    backend = fit_backend(
+        embeddings["valid"],
+        {row.path: row.duration for row in splits["valid"]},
+        trials["valid"],
+        embeddings["cohort"],
+        {row.path: row.speaker for row in splits["train"]},
+    )
+    return finish(hparams, hparams_text, history, scores, backend)
 
 
 @main_process_only
@@ -437,7 +451,7 @@ def finish(
     hparams_text: str,
     history: RunHistory,
     scores: dict,
-    mean_embedding: torch.Tensor,
+    backend: Backend,
 ) -> dict:
     """Writes the pictures, the model folder and, last, the metrics; says where they
     are.
@@ -452,8 +466,8 @@ def finish(
         All epochs of the run.
     scores : dict
         What `SpeakerBrain.verify` returned for `valid` and `test`.
-    mean_embedding : torch.Tensor
-        Mean embedding of the validation utterances, [emb_dim].
+    backend : Backend
+        What scores beyond the cosine need.
 
     Returns
     -------
@@ -464,7 +478,7 @@ def finish(
     metrics = {split: result[0] for split, result in scores.items()}
     metrics |= summary(hparams, history)
     draw_plots(folder / "plots", history, scores)
-    write_model_folder(folder / "model", hparams, hparams_text, mean_embedding, metrics)
+    write_model_folder(folder / "model", hparams, hparams_text, backend, metrics)
     with replacing(folder / "metrics.json") as file:
         json.dump(metrics, file, indent=2)
     print(last_screen(folder, metrics))

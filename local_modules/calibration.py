@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn.linear_model import LogisticRegression
 
 from local_modules.errors import InputError
 from local_modules.manifest import replacing
@@ -113,6 +112,9 @@ def fit_calibration(
     >>> calibration.weights["score"] > 0
     True
     """
+    # Takes a second that loading a calibration needn't spend.
+    from sklearn.linear_model import LogisticRegression
+
     labels = np.asarray(labels, dtype=bool)
     if labels.all() or not labels.any():
         raise ValueError("labels has one kind of trials; a calibration needs both")

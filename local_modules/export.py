@@ -19,6 +19,8 @@ import torch
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
+from local_modules.backend import Backend
+
 PARTS = ("compute_features", "mean_var_norm", "embedding_model", "classifier")
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -27,7 +29,7 @@ def write_model_folder(
     folder: str | os.PathLike,
     hparams: Mapping,
     hparams_text: str,
-    mean_embedding: torch.Tensor,
+    backend: Backend,
     metrics: Mapping,
 ) -> None:
     """Writes a folder that `EncoderClassifier`, `SpeakerRecognition` and
@@ -46,9 +48,8 @@ def write_model_folder(
     hparams_text : str
         The recipe's HyperPyYAML with references resolved; the parts' subtrees are
         taken from it.
-    mean_embedding : torch.Tensor
-        Mean of the embeddings of many speakers, [emb_dim]; becomes
-        `mean_var_norm_emb`.
+    backend : Backend
+        For scores beyond the cosine; its mean becomes `mean_var_norm_emb`.
     metrics : mapping
         As in `metrics.json`; the threshold of `valid` becomes the model's.
     """
@@ -60,10 +61,11 @@ def write_model_folder(
     torch.save(hparams["classifier"].state_dict(), part / "classifier.ckpt")
     statistics = {
         "count": 1,
-        "glob_mean": mean_embedding,
-        "glob_std": torch.ones_like(mean_embedding),
+        "glob_mean": backend.mean,
+        "glob_std": torch.ones_like(backend.mean),
     }
     torch.save(statistics, part / "mean_var_norm_emb.ckpt")
+    backend.save(part)
     hparams["label_encoder"].save(part / "label_encoder.txt")
     # The name by which the pretrainer finds it wherever the folder lies.
     shutil.copy(part / "label_encoder.txt", part / "label_encoder.ckpt")

@@ -3,6 +3,7 @@
 import csv
 import os
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -203,3 +204,33 @@ def check_splits(splits: Mapping[str, Iterable[Utterance]]) -> None:
                     "the splits must not share a speaker"
                 )
             home[speaker] = split
+
+
+def first_utterances(rows: Mapping[str, Mapping], n: int) -> set[str]:
+    """Some utterances of every speaker: the first n by ID.
+
+    Arguments
+    ---------
+    rows : mapping of str to mapping
+        By ID; `spk_id` names the speaker.
+    n : int
+        How many of each speaker.
+
+    Returns
+    -------
+    set of str
+        IDs.
+
+    Example
+    -------
+    >>> rows = {"a/2": {"spk_id": "a"}, "a/1": {"spk_id": "a"}, "b/1": {"spk_id": "b"}}
+    >>> sorted(first_utterances(rows, 1))
+    ['a/1', 'b/1']
+    """
+    counts, kept = Counter(), set()
+    for utterance in sorted(rows):
+        speaker = rows[utterance]["spk_id"]
+        counts[speaker] += 1
+        if counts[speaker] <= n:
+            kept.add(utterance)
+    return kept

@@ -438,14 +438,47 @@ def min_cllr(target_scores, nontarget_scores) -> float:
     """
     target, nontarget = _both(target_scores, nontarget_scores)
     _, n_target, n_nontarget = _pool_adjacent_violators(target, nontarget)
-    # In a block, the odds of a target over the prior odds: its likelihood ratio.
-    with np.errstate(divide="ignore"):
-        llr = np.log(n_target / len(target)) - np.log(n_nontarget / len(nontarget))
-    bits = np.logaddexp2(0, -llr / math.log(2))
+    llrs = _block_llrs(n_target, n_nontarget)
+    bits = cost_of_ratio(llrs, True)
     of_targets = bits[n_target > 0] @ n_target[n_target > 0]
-    bits = np.logaddexp2(0, llr / math.log(2))
+    bits = cost_of_ratio(llrs, False)
     of_nontargets = bits[n_nontarget > 0] @ n_nontarget[n_nontarget > 0]
     return float(of_targets / len(target) + of_nontargets / len(nontarget)) / 2
+
+
+def optimal_llrs(target_scores, nontarget_scores) -> tuple[np.ndarray, np.ndarray]:
+    """The map that `min_cllr` is the cost of, a rising staircase.
+
+    Arguments
+    ---------
+    target_scores, nontarget_scores
+        See `equal_error_rate`, as the errors raised.
+
+    Returns
+    -------
+    scores : numpy.ndarray
+        Where each step begins, rising, [steps].
+    llrs : numpy.ndarray
+        The log-likelihood ratio (natural logarithm) from there on; infinite where all
+        trials are of one kind, [steps].
+
+    Example
+    -------
+    >>> scores, llrs = optimal_llrs([2.0, 3.0], [1.0, 2.0])
+    >>> scores.tolist(), llrs.tolist()
+    ([1.0, 2.0, 3.0], [-inf, 0.0, inf])
+    """
+    target, nontarget = _both(target_scores, nontarget_scores)
+    scores, n_target, n_nontarget = _pool_adjacent_violators(target, nontarget)
+    return scores, _block_llrs(n_target, n_nontarget)
+
+
+def _block_llrs(n_target: np.ndarray, n_nontarget: np.ndarray) -> np.ndarray:
+    """In a block, the odds of a target over those of all trials."""
+    with np.errstate(divide="ignore"):
+        return np.log(n_target / n_target.sum()) - np.log(
+            n_nontarget / n_nontarget.sum()
+        )
 
 
 def _pool_adjacent_violators(target, nontarget) -> tuple[np.ndarray, ...]:

@@ -17,7 +17,15 @@ from matplotlib.ticker import MaxNLocator
 from scipy.stats import norm
 
 from local_modules.manifest import replacing
-from local_modules.metrics import equal_error_rate, error_rates
+from local_modules.metrics import (
+    cllr,
+    equal_error_rate,
+    error_rates,
+    far_frr,
+    min_cllr,
+    min_dcf,
+    optimal_llrs,
+)
 
 BLUE, VERMILLION = "#0072B2", "#D55E00"
 COLOURS = (BLUE, VERMILLION, "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
@@ -126,7 +134,8 @@ def plot_scores(
 def plot_det(curves: Mapping[str, tuple], path: str | os.PathLike) -> None:
     """Writes detection error trade-off curves (Martin et al., Eurospeech 1997).
 
-    On axes warped by the normal deviate, Gaussian scores give straight lines.
+    On axes warped by the normal deviate, Gaussian scores give straight lines. A dot
+    marks the equal error rate, a cross the minimum detection cost at a prior of 1 %.
 
     Arguments
     ---------
@@ -156,6 +165,9 @@ def plot_det(curves: Mapping[str, tuple], path: str | os.PathLike) -> None:
         axes.scatter(
             crossing, crossing, s=45, color=line.get_color(), zorder=3, clip_on=False
         )
+        _, threshold = min_dcf(*scores)
+        least = norm.ppf(np.clip(far_frr(*scores, threshold), lowest, 1 - lowest))
+        axes.scatter(*least, marker="x", color=line.get_color(), zorder=3)
     axes.axline((0, 0), slope=1, color=TEXT_GREY, linewidth=0.8, linestyle=":")
     labels = [f"{100 * tick:g}" for tick in ticks]
     axes.set_xticks(norm.ppf(ticks), labels)
@@ -168,6 +180,44 @@ def plot_det(curves: Mapping[str, tuple], path: str | os.PathLike) -> None:
     axes.set_ylabel("False rejection rate (%)")
     # Beneath the axes: inside, a curve can run through any corner.
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    tidy(axes)
+    save_figure(figure, path)
+
+
+def plot_calibration(
+    target: np.ndarray, nontarget: np.ndarray, path: str | os.PathLike
+) -> None:
+    """Writes how log-likelihood ratios agree with the best that could have been made
+    of the same order of the trials.
+
+    Arguments
+    ---------
+    target, nontarget : numpy.ndarray
+        Log-likelihood ratios of the trials, [n_target] and [n_nontarget].
+    path : str or os.PathLike
+        The PNG to write.
+    """
+    figure = _figure(6, 6)
+    axes = figure.subplots()
+    starts, right = optimal_llrs(target, nontarget)
+    both = np.concatenate([target, nontarget])
+    limit = float(np.abs(np.quantile(both, [0.005, 0.995])).max())
+    ends = np.r_[starts[1:], both.max()]
+    axes.plot(
+        np.stack([starts, ends], axis=1).ravel(),
+        np.repeat(np.clip(right, -2 * limit, 2 * limit), 2),
+        color=BLUE,
+        label=f"Cllr {cllr(target, nontarget):.3f}, "
+        f"at best {min_cllr(target, nontarget):.3f}",
+    )
+    axes.axline((0, 0), slope=1, color=TEXT_GREY, linewidth=0.8, linestyle=":")
+    axes.set_xlim(-limit, limit)
+    axes.set_ylim(-limit, limit)
+    axes.set_aspect("equal")
+    axes.set_title("Calibration", loc="left")
+    axes.set_xlabel("Log-likelihood ratio given")
+    axes.set_ylabel("Log-likelihood ratio that would have been right")
+    axes.legend(frameon=False)
     tidy(axes)
     save_figure(figure, path)
 

@@ -6,6 +6,7 @@ would not fit.
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -213,24 +214,47 @@ def score_trials(
 
     Example
     -------
-    >>> import numpy as np
     >>> embeddings = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([0.0, 1.0])}
     >>> trials = TrialList(np.array([True, False]), ["a", "a"], ["a", "b"])
     >>> score_trials(embeddings, trials)
     (tensor([1.]), tensor([0.]))
     """
-    row = {path: index for index, path in enumerate(embeddings)}
-    pairs = torch.tensor(
-        [
-            (label, row[enrol], row[test])
-            for label, enrol, test in zip(
-                trials.labels.tolist(), trials.enrol, trials.test, strict=True
-            )
-            if enrol in row and test in row
-        ],
-        dtype=torch.int64,
-    ).reshape(-1, 3)
-    is_target = pairs[:, 0].bool()
+    kept, rows, columns = trial_rows(list(embeddings), trials)
     vectors = torch.stack(list(embeddings.values()))
-    scores = cosine_scores(vectors, pairs[:, 1], pairs[:, 2])
+    scores = cosine_scores(vectors, torch.from_numpy(rows), torch.from_numpy(columns))
+    is_target = torch.from_numpy(trials.labels[kept])
     return scores[is_target], scores[~is_target]
+
+
+def trial_rows(
+    names: Sequence[str], trials: TrialList, enrolled: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where the sides of trials are in an array of embeddings.
+
+    Arguments
+    ---------
+    names : sequence of str
+        What the rows are of.
+    trials : TrialList
+        The trials.
+    enrolled : sequence of str | None
+        What the rows of the enrolment side are of, if it has an array of its own.
+
+    Returns
+    -------
+    kept : numpy.ndarray
+        The trials of which both sides are there, int64, [n_kept].
+    rows, columns : numpy.ndarray
+        Their enrolment and test sides, int64, [n_kept].
+    """
+    row = {name: index for index, name in enumerate(enrolled or names)}
+    column = {name: index for index, name in enumerate(names)}
+    found = [
+        (index, row[one], column[other])
+        for index, (one, other) in enumerate(
+            zip(trials.enrol, trials.test, strict=True)
+        )
+        if one in row and other in column
+    ]
+    kept, rows, columns = np.array(found, dtype=np.int64).reshape(-1, 3).T
+    return kept, rows, columns

@@ -1,4 +1,4 @@
-"""VoxCeleb trial lists: which two recordings are compared, and what is true of them."""
+"""Trial lists: which two recordings are compared, and what is true of them."""
 
 import os
 import random
@@ -12,6 +12,9 @@ import numpy as np
 from local_modules.errors import InputError
 from local_modules.manifest import replacing
 
+VOXCELEB_LABELS = {"1": True, "0": False}
+KALDI_LABELS = {"target": True, "nontarget": False}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrialList:
@@ -22,26 +25,38 @@ class TrialList:
     labels : np.ndarray
         Booleans, shape [n_trials]; true where both are of the same speaker (target).
     enrol, test : list of str
-        Paths of the two recordings of each trial, relative to the data folder.
+        Paths of the two recordings of each trial, relative to the data folder; on the
+        enrolment side, names of models where they have several recordings.
+    lines : list of int | None
+        Where each trial stands in its file.
     """
 
     labels: np.ndarray
     enrol: list[str]
     test: list[str]
+    lines: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
-def read_trials(path: str | os.PathLike, known_paths: Collection[str]) -> TrialList:
-    """Reads a list of `label enrol_path test_path` lines.
+def read_trials(
+    path: str | os.PathLike,
+    known_paths: Collection[str] | None = None,
+    bad_lines: list[str] | None = None,
+) -> TrialList:
+    """Reads a list of `label enrol test` lines with labels 1 and 0 (VoxCeleb), or of
+    `enrol test label` lines with labels target and nontarget (Kaldi).
 
     Arguments
     ---------
     path : str or os.PathLike
         The list. Blank lines are skipped.
-    known_paths : collection of str
-        The recordings that may be compared, relative to the data folder.
+    known_paths : collection of str | None
+        The recordings that may be compared, relative to the data folder; None for any.
+    bad_lines : list of str | None
+        Gets a message for each line that can't be used, which is left out. If None,
+        the first such line ends the reading.
 
     Returns
     -------
@@ -54,17 +69,24 @@ def read_trials(path: str | os.PathLike, known_paths: Collection[str]) -> TrialL
         If the file cannot be read; if a line is malformed or names a recording that
         is not known; if there is no target or no non-target trial.
     """
-    known = frozenset(known_paths)
-    labels, enrol, test = [], [], []
+    known = None if known_paths is None else frozenset(known_paths)
+    labels, enrol, test, lines = [], [], [], []
     try:
         with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
-                label, first, second = _parse_line(line, known, f"{path}:{number}")
+                try:
+                    label, first, second = _parse_line(line, known, f"{path}:{number}")
+                except InputError as error:
+                    if bad_lines is None:
+                        raise
+                    bad_lines.append(str(error))
+                    continue
                 labels.append(label)
                 enrol.append(first)
                 test.append(second)
+                lines.append(number)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a trial list: {error}") from None
     for label, kind in ((True, "target"), (False, "non-target")):
@@ -73,21 +95,30 @@ def read_trials(path: str | os.PathLike, known_paths: Collection[str]) -> TrialL
                 f"{path}: has no {kind} trial (label {label:d}) among "
                 f"{len(labels)}; an error rate needs both kinds"
             )
-    return TrialList(np.array(labels, dtype=bool), enrol, test)
+    return TrialList(np.array(labels, dtype=bool), enrol, test, lines)
 
 
-def _parse_line(line: str, known: frozenset[str], where: str) -> tuple[bool, str, str]:
-    label, *columns = line.split()
-    if label not in ("0", "1"):
+def _parse_line(
+    line: str, known: frozenset[str] | None, where: str
+) -> tuple[bool, str, str]:
+    columns = line.split()
+    label = VOXCELEB_LABELS.get(columns[0])
+    if label is not None:
+        names = line.strip()[1:].strip()
+    else:
+        label = KALDI_LABELS.get(columns[-1])
+        names = line.strip().removesuffix(columns[-1]).strip()
+    if label is None:
         raise InputError(
-            f"{where}: label is {label!r}; it must be 1 (same speaker) or 0"
+            f"{where}: label is {columns[0]!r}; it must be 1 (same speaker) or 0, "
+            "or target or nontarget at the end"
         )
-    if len(columns) > 2:
+    columns = names.split()
+    if len(columns) > 2 and known is not None:
         # A file name may hold spaces: take the one place that parts known files.
-        paths = line.strip()[1:].strip()
         cuts = [
-            (paths[: gap.start()], paths[gap.end() :])
-            for gap in re.finditer(r"\s+", paths)
+            (names[: gap.start()], names[gap.end() :])
+            for gap in re.finditer(r"\s+", names)
         ]
         cuts = [cut for cut in cuts if known.issuperset(cut)]
         if len(cuts) == 1:
@@ -98,13 +129,51 @@ def _parse_line(line: str, known: frozenset[str], where: str) -> tuple[bool, str
             "it must be `label enrol_path test_path`"
         )
     for name in columns:
-        if name not in known:
+        if known is not None and name not in known:
             example = f", such as {min(known)}" if known else ""
             raise InputError(
                 f"{where}: {name} is no utterance of this split; paths are relative "
                 f"to the data folder{example}"
             )
-    return label == "1", columns[0], columns[1]
+    return label, columns[0], columns[1]
+
+
+def read_enrolment(path: str | os.PathLike) -> dict[str, list[str]]:
+    """Reads which recordings a model is enrolled with: `model path path …` lines.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        The list. Blank lines are skipped; a model on several lines has all their
+        recordings.
+
+    Returns
+    -------
+    dict
+        Paths by model.
+
+    Raises
+    ------
+    InputError
+        The file cannot be read, holds no model, or has a line without a path.
+    """
+    models: dict[str, list[str]] = {}
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            for number, line in enumerate(file, start=1):
+                columns = line.split()
+                if len(columns) == 1:
+                    raise InputError(
+                        f"{path}:{number}: {columns[0]} has no recording; a line must "
+                        "be `model path path ...`"
+                    )
+                if columns:
+                    models.setdefault(columns[0], []).extend(columns[1:])
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as an enrolment: {error}") from None
+    if not models:
+        raise InputError(f"{path}: holds no model")
+    return models
 
 
 def write_trials(path: str | os.PathLike, trials: TrialList) -> None:

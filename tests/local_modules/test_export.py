@@ -20,6 +20,8 @@ from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.inference.speaker import SpeakerRecognition
 from torch.nn import functional as F
 
+from local_modules.backend import Backend
+from local_modules.calibration import Calibration
 from local_modules.config import load_hparams, resolved_text
 from local_modules.export import write_model_folder
 
@@ -28,6 +30,8 @@ TINY = {"d_model": 16, "n_blocks": 1, "n_heads": 2, "d_ffn": 16}
 LABELS = ["zoe", "ann", "bob"]
 FILES = {
     "README.md",
+    "backend.safetensors",
+    "calibration.json",
     "classifier.ckpt",
     "custom.py",
     "embedding_model.ckpt",
@@ -152,7 +156,9 @@ class Exported:
         self.write(folder)
 
     def write(self, folder):
-        write_model_folder(folder, self.hparams, self.text, self.mean, self.metrics)
+        cohort = F.normalize(torch.eye(len(self.mean)) - self.mean, dim=-1)
+        backend = Backend(self.mean, cohort, Calibration({"score": 2.0}, -1.0))
+        write_model_folder(folder, self.hparams, self.text, backend, self.metrics)
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,272 @@
+#!/usr/bin/env python3
+"""Scores a trial list with trained models and says how good they are.
+
+    python evaluate.py MODEL [MODEL ...] --trials LIST --data_folder DIR
+
+MODEL is a folder that train_speaker.py has written (results/.../model) or any speaker
+model that SpeechBrain loads. LIST has lines `label enrol test` (VoxCeleb) or `enrol
+test target|nontarget` (Kaldi) with paths relative to DIR. Intervals are 95 %, by
+drawing the speakers anew. Embeddings are kept, so a second run takes seconds.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from local_modules.backend import Backend, Recordings, cosines
+from local_modules.confidence import p_value, speakers_of
+from local_modules.errors import InputError
+from local_modules.evaluation import (
+    Scored,
+    groups_by_metadata,
+    groups_by_seconds,
+    measure,
+    measure_groups,
+    read_metadata,
+)
+from local_modules.evaluation_report import draw_pictures, table, write_report
+from local_modules.extraction import EmbeddingStore, SpeakerModel, embed_files
+from local_modules.manifest import replacing
+from local_modules.scoring import trial_rows
+from local_modules.trials import TrialList, read_enrolment, read_trials
+
+N_SHOWN = 5  # lines that can't be used
+CALIBRATED = "calibrated"
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options of this program."""
+    parser = argparse.ArgumentParser(
+        prog="evaluate.py",
+        description=__doc__.splitlines()[0],
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    add = parser.add_argument
+    add("models", nargs="+", metavar="MODEL", help="folder or name on the hub")
+    add("--trials", required=True, metavar="LIST", help="what is compared")
+    add("--data_folder", required=True, metavar="DIR", help="where its paths begin")
+    add("--enrolment", metavar="FILE", help="`model path path ...` lines, for models")
+    add("--metadata", metavar="CSV", help="with a column path: results for each value")
+    add("--output_folder", metavar="DIR", help="default: results/evaluation/<LIST>")
+    add("--strict", action="store_true", help="end at the first line of no use")
+    add("--resamples", type=int, default=1000, help="for the intervals")
+    add("--window_seconds", type=float, default=20.0, help="longer files are cut")
+    add("--batch_seconds", type=float, default=120.0, help="speech in a batch")
+    add("--device", default="cpu")
+    try:
+        options = parser.parse_args(argv)
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from None
+    for name in ("resamples", "window_seconds", "batch_seconds"):
+        if getattr(options, name) <= 0:
+            raise InputError(f"--{name} {getattr(options, name)}: has to be above 0")
+    return options
+
+
+def read_lists(
+    options: argparse.Namespace,
+) -> tuple[TrialList, dict[str, list[str]], list[str]]:
+    """The trials, the recordings of each enrolled name, and what is wrong with the
+    lines that are left out."""
+    bad_lines = None if options.strict else []
+    trials = read_trials(options.trials, bad_lines=bad_lines)
+    enrolment = read_enrolment(options.enrolment) if options.enrolment else {}
+    members = {
+        name: enrolment.get(name, [name]) for name in dict.fromkeys(trials.enrol)
+    }
+    return trials, members, bad_lines or []
+
+
+def usable(
+    trials: TrialList,
+    members: dict[str, list[str]],
+    failures: dict[str, str],
+    options: argparse.Namespace,
+) -> tuple[TrialList, list[str]]:
+    """The trials of which all recordings could be embedded, and what is wrong with the
+    others."""
+    kept, complaints = [], []
+    for index, (enrol, test) in enumerate(zip(trials.enrol, trials.test, strict=True)):
+        failed = next((p for p in (*members[enrol], test) if p in failures), None)
+        if failed is None:
+            kept.append(index)
+        else:
+            where = f"{options.trials}:{trials.lines[index]}"
+            complaints.append(f"{where}: {failed}: {failures[failed]}")
+    if complaints and options.strict:
+        raise InputError(complaints[0])
+    labels = trials.labels[kept]
+    if labels.all() or not labels.any():
+        raise InputError(
+            f"{options.trials}: of {len(trials)} trials {len(kept)} can be scored, not "
+            f"of both kinds; the first that can't: {complaints[0]}"
+        )
+    enrol, test = ([side[i] for i in kept] for side in (trials.enrol, trials.test))
+    return TrialList(labels, enrol, test, [trials.lines[i] for i in kept]), complaints
+
+
+def embed(
+    options: argparse.Namespace, source: str, paths: list[str]
+) -> tuple[dict, dict[str, str]]:
+    """Embeddings and failures of the list's recordings, by path as the list has it."""
+    model = SpeakerModel(source, options.device)
+    folder = Path(source).parent if Path(source).is_dir() else Path("results")
+    store = EmbeddingStore(folder / "embeddings.db")
+    root = Path(options.data_folder).resolve()
+    try:
+        found, failures = embed_files(
+            model,
+            [root / path for path in paths],
+            store,
+            options.window_seconds,
+            options.batch_seconds,
+        )
+    finally:
+        store.close()
+    return (
+        {path: found[root / path] for path in paths if root / path in found},
+        {path: failures[root / path] for path in paths if root / path in failures},
+    )
+
+
+def score(source: str, embedded: dict, trials: TrialList, members: dict) -> dict:
+    """Scores of the trials in every way that the model has the means for, by name."""
+    rows = {path: index for index, path in enumerate(embedded)}
+    vectors = torch.from_numpy(np.stack([e.vector for e in embedded.values()]))
+    seconds = np.array([e.seconds for e in embedded.values()])
+    enrolled = list(dict.fromkeys(trials.enrol))
+    sides = (
+        Recordings(
+            vectors, seconds, [[rows[path] for path in members[m]] for m in enrolled]
+        ),
+        Recordings(vectors, seconds),
+    )
+    _, models, tests = trial_rows(list(embedded), trials, enrolled)
+    scores = {"cosine": cosines(*sides, models, tests).numpy()}
+    backend = Backend.load(source) if Path(source).is_dir() else None
+    if backend is not None:
+        scores |= backend.scores(*sides, models, tests)
+    return scores
+
+
+def evaluate(options: argparse.Namespace) -> dict:
+    """Runs an evaluation and writes what came of it."""
+    trials, members, complaints = read_lists(options)
+    metadata = read_metadata(options.metadata) if options.metadata else {}
+    paths = [path for recordings in members.values() for path in recordings]
+    paths = list(dict.fromkeys([*paths, *trials.test]))
+    embedded, failures = {}, {}
+    for source in options.models:
+        embedded[source], failed = embed(options, source, paths)
+        failures |= failed
+    trials, left_out = usable(trials, members, failures, options)
+    complaints += left_out
+
+    enrol_speakers, test_speakers = speakers_of(
+        trials.labels, trials.enrol, trials.test
+    )
+    systems = {}
+    for source in options.models:
+        for way, scores in score(source, embedded[source], trials, members).items():
+            name = way if len(options.models) == 1 else f"{source}: {way}"
+            systems[name] = Scored(
+                scores, trials.labels, enrol_speakers, test_speakers, way == CALIBRATED
+            )
+    replicates = {
+        name: system.replicates(options.resamples) for name, system in systems.items()
+    }
+    metrics = {name: measure(s, replicates[name]) for name, s in systems.items()}
+    first = next(iter(systems))
+    for name in systems:
+        if name != first:
+            p = p_value(replicates[first]["eer"], replicates[name]["eer"])
+            metrics[name]["p_value"] = p
+
+    known = embedded[options.models[0]]
+    sides = [
+        min(sum(known[path].seconds for path in members[enrol]), known[test].seconds)
+        for enrol, test in zip(trials.enrol, trials.test, strict=True)
+    ]
+    groups = {"duration of the shorter side": groups_by_seconds(np.array(sides))}
+    groups |= groups_by_metadata(
+        metadata, [members[enrol] for enrol in trials.enrol], trials.test
+    )
+    best = min(metrics, key=lambda name: metrics[name]["eer"])
+    parts = {
+        column: {
+            name: measure_groups(systems[name], rows, options.resamples)
+            for name in dict.fromkeys((first, best))
+        }
+        for column, rows in groups.items()
+    }
+    results = {
+        "trials": str(options.trials),
+        "n_left_out": len(complaints),
+        "systems": metrics,
+        "parts": parts,
+    }
+    write(options, trials, systems, results, complaints)
+    return results
+
+
+def write(
+    options: argparse.Namespace,
+    trials: TrialList,
+    systems: dict[str, Scored],
+    results: dict,
+    complaints: list[str],
+) -> None:
+    """Writes scores, metrics, pictures and the page, and says where they are."""
+    stem = Path(options.trials).stem
+    folder = Path(options.output_folder or f"results/evaluation/{stem}")
+    (folder / "plots").mkdir(parents=True, exist_ok=True)
+    with replacing(folder / "scores.csv") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("label", "enrol", "test", *systems))
+        columns = [system.scores.tolist() for system in systems.values()]
+        labels = trials.labels.astype(int).tolist()
+        writer.writerows(zip(labels, trials.enrol, trials.test, *columns, strict=True))
+    with replacing(folder / "metrics.json") as file:
+        json.dump(results, file, indent=2)
+    with replacing(folder / "left_out.txt") as file:
+        file.writelines(f"{complaint}\n" for complaint in complaints)
+    pictures = draw_pictures(systems, folder / "plots")
+    write_report(results, pictures, folder / "report.html")
+    for complaint in complaints[:N_SHOWN]:
+        print(f"left out: {complaint}")
+    n_target = int(trials.labels.sum())
+    print(
+        f"{len(trials)} trials, {n_target} of them target; {len(complaints)} lines "
+        f"left out ({folder / 'left_out.txt'})\n"
+    )
+    print(table(results["systems"]))
+    print(f"\npage      {folder / 'report.html'}\nscores    {folder / 'scores.csv'}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Returns
+    -------
+    int
+        Exit status: 0, 2 for wrong usage, 130 for Ctrl-C.
+    """
+    try:
+        evaluate(parse(sys.argv[1:] if argv is None else argv))
+    except InputError as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("\nStopped. The same command continues.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

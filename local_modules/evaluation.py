@@ -1,0 +1,212 @@
+"""How good scores are and how sure that is: for all trials and for parts of them."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from local_modules.confidence import Bootstrap, interval
+from local_modules.errors import InputError
+from local_modules.metrics import (
+    act_dcf,
+    cllr,
+    convex_hull_eer,
+    equal_error_rate,
+    min_cllr,
+    min_dcf,
+)
+
+PRIORS = (0.01, 0.05)  # of the detection costs
+MAX_VALUES = 20  # of a metadata column, beyond which it says who rather than what kind
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Trials with one system's scores.
+
+    Arguments
+    ---------
+    scores : numpy.ndarray
+        [trials].
+    labels : numpy.ndarray
+        True for target trials, bool, [trials].
+    enrol_speakers, test_speakers : numpy.ndarray
+        Numbers of the sides' speakers from 0, [trials].
+    are_llrs : bool
+        Whether the scores are log-likelihood ratios.
+    """
+
+    scores: np.ndarray
+    labels: np.ndarray
+    enrol_speakers: np.ndarray
+    test_speakers: np.ndarray
+    are_llrs: bool = False
+
+    def part(self, rows: np.ndarray) -> "Scored":
+        """Some of the trials."""
+        return Scored(
+            self.scores[rows],
+            self.labels[rows],
+            self.enrol_speakers[rows],
+            self.test_speakers[rows],
+            self.are_llrs,
+        )
+
+    @property
+    def pair(self) -> tuple[np.ndarray, np.ndarray]:
+        """Scores of the target and of the non-target trials."""
+        return self.scores[self.labels], self.scores[~self.labels]
+
+    def replicates(self, n_resamples: int) -> dict[str, np.ndarray]:
+        """Metrics of resampled speakers; those of two systems can be compared one by
+        one."""
+        bootstrap = Bootstrap(
+            self.labels, self.enrol_speakers, self.test_speakers, n_resamples
+        )
+        return bootstrap.replicates(self.scores, PRIORS, self.are_llrs)
+
+
+def measure(scored: Scored, replicates: Mapping[str, np.ndarray]) -> dict:
+    """All metrics of a system.
+
+    Arguments
+    ---------
+    scored : Scored
+        Its trials.
+    replicates : mapping of str to numpy.ndarray
+        Of `scored.replicates`.
+
+    Returns
+    -------
+    dict
+        `eer`, `eer_threshold`, `eer_convex_hull`, `min_dcf_<prior>`, `min_cllr`,
+        `n_target`, `n_nontarget`; for log-likelihood ratios `act_dcf_<prior>` and
+        `cllr`; and `intervals`, 95 % by metric.
+    """
+    pair = scored.pair
+    eer, threshold = equal_error_rate(*pair)
+    found = {
+        "eer": eer,
+        "eer_threshold": threshold,
+        "eer_convex_hull": convex_hull_eer(*pair),
+        "min_cllr": min_cllr(*pair),
+        "n_target": len(pair[0]),
+        "n_nontarget": len(pair[1]),
+    }
+    for prior in PRIORS:
+        found[f"min_dcf_{prior}"] = min_dcf(*pair, prior)[0]
+        if scored.are_llrs:
+            found[f"act_dcf_{prior}"] = act_dcf(*pair, prior)
+    if scored.are_llrs:
+        found["cllr"] = cllr(*pair)
+    found["intervals"] = {name: interval(row) for name, row in replicates.items()}
+    return found
+
+
+def read_metadata(path: str | Path) -> dict[str, dict[str, str]]:
+    """Reads what is known of recordings: a CSV, or a TSV by its name, with a column
+    `path`.
+
+    Returns
+    -------
+    dict
+        By path, values by column.
+
+    Raises
+    ------
+    InputError
+        The file can't be read, or has no such column.
+    """
+    delimiter = "\t" if Path(path).suffix == ".tsv" else ","
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter=delimiter)
+            if "path" not in (reader.fieldnames or ()):
+                raise InputError(
+                    f"{path}: has no column path; it has "
+                    f"{', '.join(reader.fieldnames or ['nothing'])}"
+                )
+            return {row.pop("path"): row for row in reader}
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: can't be read as metadata: {error}") from None
+
+
+def groups_by_metadata(
+    metadata: Mapping[str, Mapping[str, str]],
+    enrol: Sequence[Sequence[str]],
+    test: Sequence[str],
+) -> dict[str, dict[str, np.ndarray]]:
+    """Parts of the trials by what their recordings have in common.
+
+    Arguments
+    ---------
+    metadata : mapping
+        Of `read_metadata`.
+    enrol : sequence of sequence of str
+        Paths of each trial's enrolment.
+    test : sequence of str
+        Path of each trial's test side.
+
+    Returns
+    -------
+    dict
+        By column, for each value the trials all of whose recordings have it, and as
+        `different` the others; int64 arrays. Columns with one value or with many are
+        left out.
+    """
+    columns = dict.fromkeys(key for row in metadata.values() for key in row)
+    found = {}
+    for column in columns:
+        values = [
+            {metadata.get(path, {}).get(column, "?") for path in (*paths, other)}
+            for paths, other in zip(enrol, test, strict=True)
+        ]
+        names = np.array([v.pop() if len(v) == 1 else "different" for v in values])
+        different = np.unique(names)
+        if 1 < len(different) <= MAX_VALUES:
+            found[column] = {str(v): np.flatnonzero(names == v) for v in different}
+    return found
+
+
+def groups_by_seconds(seconds: np.ndarray) -> dict[str, np.ndarray]:
+    """Thirds of the trials by the duration of their shorter side.
+
+    Arguments
+    ---------
+    seconds : numpy.ndarray
+        Of the shorter side, [trials].
+
+    Returns
+    -------
+    dict
+        Trials by what they are called, int64 arrays.
+
+    Example
+    -------
+    >>> parts = groups_by_seconds(np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
+    >>> {name: rows.tolist() for name, rows in parts.items()}
+    {'under 2.7 s': [0, 1], '2.7 to 4.3 s': [2, 3], '4.3 s and more': [4, 5]}
+    """
+    low, high = np.quantile(seconds, [1 / 3, 2 / 3])
+    return {
+        f"under {low:.1f} s": np.flatnonzero(seconds < low),
+        f"{low:.1f} to {high:.1f} s": np.flatnonzero(
+            (seconds >= low) & (seconds < high)
+        ),
+        f"{high:.1f} s and more": np.flatnonzero(seconds >= high),
+    }
+
+
+def measure_groups(
+    scored: Scored, groups: Mapping[str, np.ndarray], n_resamples: int
+) -> dict[str, dict]:
+    """Metrics of parts of the trials; those with trials of one kind only are left
+    out."""
+    found = {}
+    for name, rows in groups.items():
+        part = scored.part(rows)
+        if 0 < part.labels.sum() < len(part.labels):
+            found[name] = measure(part, part.replicates(n_resamples))
+    return found

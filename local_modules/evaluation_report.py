@@ -1,0 +1,164 @@
+"""What a person sees of an evaluation: a table, pictures and a page."""
+
+import base64
+from collections.abc import Mapping
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from local_modules import plots
+from local_modules.evaluation import PRIORS, Scored
+from local_modules.manifest import replacing
+from local_modules.metrics import bayes_threshold, equal_error_rate
+
+TEMPLATES = Path(__file__).parent / "templates"
+HOW_TO_READ = {
+    "det": "The lower and the further left, the better; a dot is the equal error rate, "
+    "a cross the least detection cost at a prior of 1 %.",
+    "scores": "The less the two hills overlap, the better.",
+    "calibration": "On the diagonal, ratios mean what they say: trials with a ratio of "
+    "10 are ten times as frequent among target trials as among others.",
+}
+
+
+def table(systems: Mapping[str, Mapping]) -> str:
+    """Systems and their metrics as lines of text.
+
+    Arguments
+    ---------
+    systems : mapping
+        By name, what `evaluation.measure` returns.
+
+    Returns
+    -------
+    str
+    """
+    rows = [("", *headings(systems))]
+    rows += [(name, *cells(metrics, systems)) for name, metrics in systems.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for name, *values in rows:
+        padded = [f"{v:>{w}}" for v, w in zip(values, widths[1:], strict=True)]
+        lines.append("  ".join([f"{name:<{widths[0]}}", *padded]).rstrip())
+    return "\n".join(lines)
+
+
+def headings(systems: Mapping[str, Mapping]) -> list[str]:
+    """What the columns of a table of systems are."""
+    found = ["EER %", "95 %", "hull %", *(f"minDCF {p}" for p in PRIORS)]
+    if any("cllr" in metrics for metrics in systems.values()):
+        found += [*(f"actDCF {p}" for p in PRIORS), "Cllr"]
+    found.append("minCllr")
+    if any("p_value" in metrics for metrics in systems.values()):
+        found.append("p")
+    return found
+
+
+def cells(metrics: Mapping, systems: Mapping[str, Mapping]) -> list[str]:
+    """A system's metrics as text, one for each of `headings`."""
+    low, high = metrics["intervals"]["eer"]
+    texts = {
+        "EER %": f"{100 * metrics['eer']:.2f}",
+        "95 %": f"{100 * low:.2f} to {100 * high:.2f}",
+        "hull %": f"{100 * metrics['eer_convex_hull']:.2f}",
+        "minCllr": f"{metrics['min_cllr']:.3f}",
+    }
+    for prior in PRIORS:
+        texts[f"minDCF {prior}"] = f"{metrics[f'min_dcf_{prior}']:.3f}"
+        if f"act_dcf_{prior}" in metrics:
+            texts[f"actDCF {prior}"] = f"{metrics[f'act_dcf_{prior}']:.3f}"
+    if "cllr" in metrics:
+        texts["Cllr"] = f"{metrics['cllr']:.3f}"
+    if "p_value" in metrics:
+        texts["p"] = f"{metrics['p_value']:.3f}"
+    return [texts.get(name, "") for name in headings(systems)]
+
+
+def draw_pictures(systems: Mapping[str, Scored], folder: Path) -> dict[str, Path]:
+    """Draws the DET curves, and of the best system the scores and, if it gives ratios,
+    the calibration.
+
+    Arguments
+    ---------
+    systems : mapping of str to Scored
+        By name.
+    folder : Path
+        Where to; must exist.
+
+    Returns
+    -------
+    dict
+        Files by name.
+    """
+    found = {"det": folder / "det.png"}
+    plots.plot_det({name: s.pair for name, s in systems.items()}, found["det"])
+    name = list(systems)[-1]
+    shown = systems[name]
+    target, nontarget = shown.pair
+    if shown.are_llrs:
+        threshold = bayes_threshold(PRIORS[-1])
+        found["calibration"] = folder / "calibration.png"
+        plots.plot_calibration(target, nontarget, found["calibration"])
+    else:
+        _, threshold = equal_error_rate(target, nontarget)
+    found["scores"] = folder / "scores.png"
+    plots.plot_scores(target, nontarget, threshold, found["scores"], f"Scores: {name}")
+    return found
+
+
+def write_report(results: Mapping, pictures: Mapping[str, Path], path: Path) -> None:
+    """Writes the page: one file that needs no network.
+
+    Arguments
+    ---------
+    results : mapping
+        As `metrics.json` of an evaluation.
+    pictures : mapping of str to Path
+        PNG files by name, to be put into the page.
+    path : Path
+        The file to write.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    systems = results["systems"]
+    best = min(systems, key=lambda name: systems[name]["eer"])
+    low, high = systems[best]["intervals"]["eer"]
+    text = environment.get_template("evaluation.html").render(
+        title=f"Evaluation on {Path(results['trials']).name}",
+        best=best,
+        eer=f"{100 * systems[best]['eer']:.2f} %",
+        interval=f"{100 * low:.2f} to {100 * high:.2f} %",
+        n_target=systems[best]["n_target"],
+        n_nontarget=systems[best]["n_nontarget"],
+        n_left_out=results["n_left_out"],
+        headings=headings(systems),
+        rows=[(name, cells(metrics, systems)) for name, metrics in systems.items()],
+        parts=[
+            {
+                "column": column,
+                "system": name,
+                "rows": [
+                    (value, metrics["n_target"], metrics["n_nontarget"])
+                    + (cells(metrics, groups),)
+                    for value, metrics in groups.items()
+                ],
+                "headings": headings(groups),
+            }
+            for column, by_system in results["parts"].items()
+            for name, groups in by_system.items()
+        ],
+        pictures=[
+            {
+                "name": name,
+                "how_to_read": HOW_TO_READ[name],
+                "data": base64.b64encode(file.read_bytes()).decode(),
+            }
+            for name, file in pictures.items()
+        ],
+    )
+    with replacing(path) as file:
+        file.write(text)

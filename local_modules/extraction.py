@@ -1,0 +1,258 @@
+"""Embeddings of audio files by a trained model, each computed once.
+
+A model is a folder that training has written or any other speaker model that
+SpeechBrain's `EncoderClassifier` loads.
+"""
+
+import hashlib
+import sqlite3
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from speechbrain.inference.classifiers import EncoderClassifier
+from speechbrain.inference.interfaces import foreign_class
+from tqdm import tqdm
+
+from local_modules.errors import InputError
+
+INTERFACE = "custom.py"  # of a folder that training has written
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What is known of a file.
+
+    Arguments
+    ---------
+    vector : numpy.ndarray
+        Its embedding, float32, [emb_dim].
+    seconds : float
+        Its duration.
+    """
+
+    vector: np.ndarray
+    seconds: float
+
+
+class SpeakerModel:
+    """A trained model, ready to embed.
+
+    Arguments
+    ---------
+    source : str
+        A folder, or a name on the Hugging Face hub.
+    device : str
+        Where to compute.
+
+    Raises
+    ------
+    InputError
+        There is no model that can be loaded.
+    """
+
+    def __init__(self, source: str, device: str = "cpu"):
+        self.source = source
+        options = {"source": str(source), "run_opts": {"device": device}}
+        with tempfile.TemporaryDirectory() as savedir:
+            options["savedir"] = savedir
+            try:
+                if (Path(source) / INTERFACE).exists():
+                    self.classifier = foreign_class(
+                        **options,
+                        pymodule_file=INTERFACE,
+                        classname="SpeakerVerifier",
+                    )
+                else:
+                    self.classifier = EncoderClassifier.from_hparams(**options)
+                text = (Path(savedir) / "hyperparams.yaml").read_bytes()
+            except Exception as error:
+                reason = " ".join(str(error).split())
+                raise InputError(f"{source}: is no speaker model: {reason}") from error
+        self.sample_rate = self.classifier.audio_normalizer.sample_rate
+        self.fingerprint = self._fingerprint(text)
+
+    def _fingerprint(self, text: bytes) -> str:
+        """Differs between models that may embed differently."""
+        digest = hashlib.sha256(text)
+        for name, value in sorted(self.classifier.mods.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def read(self, path: Path) -> torch.Tensor:
+        """A file's waveform, mono and at the model's rate, [time]."""
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        return self.classifier.audio_normalizer(torch.from_numpy(samples), rate)
+
+    @torch.no_grad()
+    def embed(self, wavs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Embeddings of waveforms, [n, emb_dim], on the CPU."""
+        padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
+        lens = torch.tensor([len(wav) for wav in wavs]) / padded.shape[1]
+        return self.classifier.encode_batch(padded, lens).squeeze(1).float().cpu()
+
+
+class EmbeddingStore:
+    """Embeddings in a file, by model and by audio file as it was then; several
+    processes may use it at a time.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        An SQLite file, made if there is none.
+    """
+
+    def __init__(self, path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self._database = sqlite3.connect(path, timeout=60.0)
+        with self._database:
+            self._database.execute(
+                "CREATE TABLE IF NOT EXISTS embeddings (model TEXT, window REAL, "
+                "path TEXT, size INTEGER, mtime_ns INTEGER, seconds REAL, vector BLOB, "
+                "PRIMARY KEY (model, window, path)) WITHOUT ROWID"
+            )
+
+    def get(self, model: str, window: float, path: Path) -> Embedded | None:
+        """What is kept of a file, unless it has changed since."""
+        row = self._database.execute(
+            "SELECT size, mtime_ns, seconds, vector FROM embeddings "
+            "WHERE model = ? AND window = ? AND path = ?",
+            (model, window, str(path)),
+        ).fetchone()
+        if row is None or row[:2] != _stamp(path):
+            return None
+        return Embedded(np.frombuffer(row[3], np.float32), row[2])
+
+    def put(
+        self, model: str, window: float, embedded: Iterable[tuple[Path, Embedded]]
+    ) -> None:
+        """Keeps files, all of them or, if it is killed meanwhile, none."""
+        rows = [
+            (model, window, str(p), *_stamp(p), e.seconds, e.vector.tobytes())
+            for p, e in embedded
+        ]
+        with self._database:
+            self._database.executemany(
+                "INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?, ?, ?, ?, ?)", rows
+            )
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._database.close()
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def embed_files(
+    model: SpeakerModel,
+    paths: Iterable[Path],
+    store: EmbeddingStore,
+    window_seconds: float = 20.0,
+    batch_seconds: float = 120.0,
+) -> tuple[dict[Path, Embedded], dict[Path, str]]:
+    """Embeds files, those of about one length together.
+
+    Arguments
+    ---------
+    model : SpeakerModel
+        The model.
+    paths : iterable of Path
+        The files, absolute; each is embedded once.
+    store : EmbeddingStore
+        Has what was embedded earlier, and keeps what is now.
+    window_seconds : float
+        A longer file is cut into windows of equal length up to this; its embedding is
+        the mean of theirs.
+    batch_seconds : float
+        Speech in a batch, padding included.
+
+    Returns
+    -------
+    embedded : dict
+        By path.
+    failures : dict
+        Why, by path, for those that can't be embedded.
+    """
+    embedded, failures, lengths = {}, {}, {}
+    for path in dict.fromkeys(paths):
+        try:
+            kept = store.get(model.fingerprint, window_seconds, path)
+            if kept is None:
+                info = soundfile.info(path)
+                lengths[path] = info.frames / info.samplerate
+            else:
+                embedded[path] = kept
+        except (OSError, RuntimeError) as error:
+            failures[path] = _reason(error)
+    order = sorted(lengths, key=lengths.get, reverse=True)
+    with tqdm(
+        total=len(order) + len(embedded),
+        initial=len(embedded),
+        desc=f"Embedding with {model.source}",
+        unit="file",
+        disable=not order,
+    ) as progress:
+        for batch in _batches(order, lengths, window_seconds, batch_seconds):
+            found = _embed_batch(model, batch, window_seconds, failures)
+            store.put(model.fingerprint, window_seconds, found.items())
+            embedded |= found
+            progress.update(len(batch))
+    return embedded, failures
+
+
+def _batches(order, lengths, window_seconds, batch_seconds) -> Iterator[list[Path]]:
+    """Files, longest first, as many at a time as a batch may hold."""
+    batch, n_windows = [], 0
+    for path in order:
+        n_windows += max(1, -(-lengths[path] // window_seconds))
+        longest = min(window_seconds, lengths[batch[0]] if batch else lengths[path])
+        if batch and n_windows * longest > batch_seconds:
+            yield batch
+            batch, n_windows = [], max(1, -(-lengths[path] // window_seconds))
+        batch.append(path)
+    if batch:
+        yield batch
+
+
+def _embed_batch(model, batch, window_seconds, failures) -> dict[Path, Embedded]:
+    windows, owners, seconds = [], [], {}
+    for path in batch:
+        try:
+            wav = model.read(path)
+        except (OSError, RuntimeError) as error:
+            failures[path] = _reason(error)
+            continue
+        seconds[path] = len(wav) / model.sample_rate
+        n = max(1, int(np.ceil(seconds[path] / window_seconds)))
+        windows += wav.tensor_split(n)
+        owners += [path] * n
+    try:
+        vectors = model.embed(windows) if windows else []
+    except RuntimeError:
+        # One that is too short for the model; the others are not to blame.
+        vectors = []
+        for window, path in zip(windows, owners, strict=True):
+            try:
+                vectors.append(model.embed([window])[0])
+            except RuntimeError as error:
+                failures[path] = _reason(error)
+                vectors.append(None)
+    found = {}
+    for path in seconds:
+        own = [v for v, o in zip(vectors, owners, strict=True) if o == path]
+        if path not in failures:
+            vector = torch.stack(own).mean(dim=0).numpy()
+            found[path] = Embedded(vector, seconds[path])
+    return found
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

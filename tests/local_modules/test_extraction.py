@@ -1,0 +1,185 @@
+"""Embeddings of files: the same alone, together, in windows and out of the store."""
+
+import os
+import shutil
+import sqlite3
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from speechbrain.inference.classifiers import EncoderClassifier
+
+from local_modules.backend import Backend
+from local_modules.config import load_hparams, resolved_text
+from local_modules.errors import InputError
+from local_modules.export import write_model_folder
+from local_modules.extraction import EmbeddingStore, SpeakerModel, embed_files
+
+ROOT = Path(__file__).parents[2]
+SPLIT = {"eer": 0.1, "eer_threshold": 0.5, "min_dcf": 0.4}
+SPLIT |= {"n_target": 3, "n_nontarget": 4}
+METRICS = {
+    "valid": SPLIT,
+    "test": SPLIT,
+    "epochs": 1,
+    "train_seconds": 1.0,
+    "n_speakers": 2,
+    "n_parameters": 10,
+}
+TINY = {"d_model": 16, "n_blocks": 1, "n_heads": 2, "d_ffn": 16, "emb_dim": 8}
+
+
+def write_model(folder, **overrides):
+    overrides = {"n_speakers": 2, **TINY, **overrides}
+    recipe = str(ROOT / "hparams" / "conformer.yaml")
+    hparams = load_hparams(recipe, overrides)
+    hparams["label_encoder"].update_from_iterable(["ann", "bob"])
+    text = resolved_text(recipe, overrides)
+    backend = Backend(torch.zeros(8), torch.eye(8))
+    write_model_folder(folder, hparams, text, backend, METRICS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return SpeakerModel(str(write_model(tmp_path_factory.mktemp("one") / "model")))
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = EmbeddingStore(tmp_path / "cache" / "embeddings.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Files of 0.6 to 5 seconds, two of them stereo or of another rate."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for number, seconds in enumerate((1.0, 5.0, 0.6, 2.31, 1.7)):
+        rate = 8000 if number == 3 else 16000
+        shape = (int(seconds * rate), 2) if number == 4 else int(seconds * rate)
+        paths.append(tmp_path / f"{number}.wav")
+        soundfile.write(paths[-1], 0.1 * rng.standard_normal(shape), rate)
+    return paths
+
+
+def alone(model, path):
+    return model.embed([model.read(path)])[0].numpy()
+
+
+def test_together_as_alone(model, store, files):
+    found, failures = embed_files(model, [*files, files[0]], store)
+    assert not failures and list(found) != [] and set(found) == set(files)
+    for path in files:
+        np.testing.assert_allclose(found[path].vector, alone(model, path), atol=1e-5)
+        info = soundfile.info(path)
+        assert found[path].seconds == pytest.approx(info.duration, abs=1e-3)
+
+
+def test_as_speechbrain_loads_it(model, files, tmp_path):
+    theirs = EncoderClassifier.from_hparams(source=model.source, savedir=tmp_path / "s")
+    expected = theirs.encode_batch(model.read(files[0]).unsqueeze(0))[0, 0]
+    np.testing.assert_allclose(alone(model, files[0]), expected, atol=1e-5)
+
+
+def test_small_batches_change_nothing(model, store, files, tmp_path):
+    together, _ = embed_files(model, files, store)
+    other = EmbeddingStore(tmp_path / "other.db")
+    one_by_one, _ = embed_files(model, files, other, batch_seconds=0.1)
+    for path in files:
+        np.testing.assert_allclose(
+            together[path].vector, one_by_one[path].vector, atol=1e-5
+        )
+
+
+def test_a_long_file_is_the_mean_of_its_windows(model, store, files):
+    found, _ = embed_files(model, files, store, window_seconds=2.0)
+    windows = model.read(files[1]).tensor_split(3)
+    expected = torch.stack([model.embed([window])[0] for window in windows]).mean(dim=0)
+    np.testing.assert_allclose(found[files[1]].vector, expected, atol=1e-5)
+    np.testing.assert_allclose(
+        found[files[0]].vector, alone(model, files[0]), atol=1e-5
+    )
+
+
+def test_what_is_stored_is_not_computed_again(model, store, files, monkeypatch):
+    first, _ = embed_files(model, files[:3], store)
+    seen = []
+    monkeypatch.setattr(
+        SpeakerModel, "read", lambda self, path: seen.append(path) or torch.ones(16000)
+    )
+    again, _ = embed_files(model, files, store)
+    assert set(seen) == set(files[3:])
+    for path in files[:3]:
+        assert np.array_equal(first[path].vector, again[path].vector)
+    # Another length of window, and a file that has changed.
+    seen.clear()
+    os.utime(files[0], ns=(1, 1))
+    embed_files(model, files[:1], store)
+    embed_files(model, files[1:2], store, window_seconds=3.0)
+    assert seen == files[:2]
+
+
+def test_another_model_never_gets_them(model, store, files, tmp_path):
+    """Other weights, or the same weights behind other features."""
+    one, _ = embed_files(model, files[:1], store)
+    other = SpeakerModel(str(write_model(tmp_path / "other" / "model", seed=7)))
+    assert other.fingerprint != model.fingerprint
+    two, _ = embed_files(other, files[:1], store)
+    assert not np.allclose(one[files[0]].vector, two[files[0]].vector)
+    moved = shutil.copytree(model.source, tmp_path / "moved")
+    assert SpeakerModel(str(moved)).fingerprint == model.fingerprint
+    text = (moved / "hyperparams.yaml").read_text()
+    assert "sample_rate: 16000" in text
+    (moved / "hyperparams.yaml").write_text(
+        text.replace("sample_rate: 16000", "sample_rate: 8000", 1)
+    )
+    assert SpeakerModel(str(moved)).fingerprint != model.fingerprint
+
+
+def test_bad_files_are_named_and_the_others_embedded(model, store, files, tmp_path):
+    broken, short, missing = (tmp_path / name for name in ("b.wav", "s.wav", "m.wav"))
+    broken.write_bytes(b"RIFF of nothing")
+    soundfile.write(short, np.zeros(100), 16000)
+    found, failures = embed_files(model, [broken, short, missing, *files], store)
+    assert set(found) == set(files)
+    assert set(failures) == {broken, short, missing}
+    assert all(reason and "\n" not in reason for reason in failures.values())
+    np.testing.assert_allclose(
+        found[files[2]].vector, alone(model, files[2]), atol=1e-5
+    )
+
+
+def test_a_killed_batch_leaves_a_whole_store(model, store, files):
+    embed_files(model, files[:2], store)
+
+    def dies():
+        yield files[2], embed_files(model, files[:1], store)[0][files[0]]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.put(model.fingerprint, 20.0, dies())
+    assert store.get(model.fingerprint, 20.0, files[2]) is None
+    assert store.get(model.fingerprint, 20.0, files[1]) is not None
+
+
+def test_two_processes_use_one_store(model, store, files, tmp_path):
+    other = EmbeddingStore(tmp_path / "cache" / "embeddings.db")
+    embed_files(model, files[:2], store)
+    assert other.get(model.fingerprint, 20.0, files[1]) is not None
+    other.close()
+    with sqlite3.connect(tmp_path / "cache" / "embeddings.db") as database:
+        assert database.execute("SELECT count(*) FROM embeddings").fetchone() == (2,)
+
+
+@pytest.mark.parametrize("name", ["nothing", "empty"])
+def test_no_model_is_one_line(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="is no speaker model") as error:
+        SpeakerModel(str(tmp_path / name))
+    assert "\n" not in str(error.value)
