@@ -81,7 +81,8 @@ class SpeakerModel:
         digest = hashlib.sha256(text)
         for name, value in sorted(self.classifier.mods.state_dict().items()):
             digest.update(name.encode())
-            digest.update(value.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            octets = value.cpu().flatten().contiguous().view(torch.uint8)
+            digest.update(octets.numpy().tobytes())
         return digest.hexdigest()
 
     def read(self, path: Path) -> torch.Tensor:

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from local_modules.errors import InputError
-from local_modules.trials import TrialList, draw_trials, read_trials, write_trials
+from local_modules.trials import (
+    TrialList,
+    draw_trials,
+    read_enrolment,
+    read_trials,
+    write_trials,
+)
 
 KNOWN = {"ann/1.wav", "ann/2.wav", "bob/1.wav"}
 GOOD = "1 ann/1.wav ann/2.wav\n0 ann/1.wav bob/1.wav\n"
@@ -219,3 +225,43 @@ def test_no_trial_possible(speaker_of, expected):
     with pytest.raises(InputError) as error:
         draw_trials(speaker_of, 1)
     assert expected in message_of(error)
+
+
+def test_kaldis_format(tmp_path):
+    (tmp_path / "t.txt").write_text(
+        "ann/1.wav ann/2.wav target\n\nann/1.wav bob/1.wav nontarget\n"
+    )
+    for known in (KNOWN, None):
+        trials = read_trials(tmp_path / "t.txt", known)
+        assert trials.labels.tolist() == [True, False]
+        assert pairs_of(trials) == [
+            ("ann/1.wav", "ann/2.wav"),
+            ("ann/1.wav", "bob/1.wav"),
+        ]
+        assert trials.lines == [1, 3]
+
+
+def test_lines_of_no_use_are_collected_with_their_numbers(tmp_path):
+    bad = "2 a b\n1 a\n1 a b c\na b maybe\n"
+    (tmp_path / "t.txt").write_text("1 x y\n" + bad + "0 x z\n")
+    complaints = []
+    trials = read_trials(tmp_path / "t.txt", bad_lines=complaints)
+    assert trials.lines == [1, 6] and pairs_of(trials) == [("x", "y"), ("x", "z")]
+    assert [text.split(": ")[0] for text in complaints] == [
+        f"{tmp_path / 't.txt'}:{number}" for number in (2, 3, 4, 5)
+    ]
+    with pytest.raises(InputError) as error:
+        read_trials(tmp_path / "t.txt")
+    assert str(error.value) == complaints[0]
+
+
+def test_enrolment(tmp_path):
+    path = tmp_path / "enrol.txt"
+    path.write_text("m1 a.wav b.wav\n\nm2\tc.wav\nm1 d.wav\n")
+    assert read_enrolment(path) == {"m1": ["a.wav", "b.wav", "d.wav"], "m2": ["c.wav"]}
+    for text, words in (("", "holds no model"), ("m1 a\nm2\n", ":2: m2 has no")):
+        path.write_text(text)
+        with pytest.raises(InputError, match=words):
+            read_enrolment(path)
+    with pytest.raises(InputError, match="none.txt: cannot be read"):
+        read_enrolment(tmp_path / "none.txt")

@@ -1,0 +1,204 @@
+#!/usr/bin/env python3
+"""What error rates and score normalisation cost: ours, SpeechBrain's, scikit-learn's.
+
+    python benchmarks/scoring.py [--trials 37611 150000 550894 10000000]
+                                 [--files 5000] [--cohort 6000] [--seconds 60]
+
+In one process, on the same Gaussian scores and embeddings, the best of three runs.
+What is expected to take longer than --seconds, by what it took on fewer trials, is
+left out; SpeechBrain's normalisation is measured on some trials and multiplied. Memory
+is the growth of the process's highest use.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from local_modules.manifest import replacing  # noqa: E402
+from local_modules.metrics import cllr, equal_error_rate, min_dcf  # noqa: E402
+from local_modules.scoring import cohort_statistics, normalise_scores  # noqa: E402
+
+FOLDER = Path("results/benchmarks/scoring")
+TOP_K = 300
+EMB_DIM = 192
+N_SAMPLED = 200  # trials of SpeechBrain's normalisation
+
+
+def scores(n_trials: int) -> tuple[np.ndarray, np.ndarray]:
+    """Target and non-target scores, as many of one as of the other, float32."""
+    rng = np.random.default_rng(0)
+    half = n_trials // 2
+    target = rng.standard_normal(half, dtype=np.float32) + 2
+    return target, rng.standard_normal(n_trials - half, dtype=np.float32)
+
+
+def ours(target, nontarget):
+    """EER, minDCF and C_llr."""
+    equal_error_rate(target, nontarget)
+    min_dcf(target, nontarget)
+    cllr(target, nontarget)
+
+
+def scikit_learn(target, nontarget):
+    """The ROC alone."""
+    from sklearn.metrics import roc_curve
+
+    labels = np.r_[np.ones(len(target), bool), np.zeros(len(nontarget), bool)]
+    roc_curve(labels, np.r_[target, nontarget])
+
+
+def speechbrain_eer(target, nontarget):
+    """EER."""
+    from speechbrain.utils.metric_stats import EER
+
+    EER(torch.from_numpy(target), torch.from_numpy(nontarget))
+
+
+def speechbrain_min_dcf(target, nontarget):
+    """minDCF, not normalised."""
+    from speechbrain.utils.metric_stats import minDCF
+
+    minDCF(torch.from_numpy(target), torch.from_numpy(nontarget))
+
+
+# Name, function, and how its time and its memory (bytes a trial) grow with the trials.
+METRICS = (
+    ("ours: EER, minDCF, Cllr", ours, 1, lambda n: 40 * n),
+    ("scikit-learn: ROC", scikit_learn, 1, lambda n: 60 * n),
+    ("SpeechBrain: EER", speechbrain_eer, 2, lambda n: 40 * n),
+    ("SpeechBrain: minDCF", speechbrain_min_dcf, 2, lambda n: 12 * n * n),
+)
+
+
+def embeddings(n: int, seed: int) -> torch.Tensor:
+    """Random embeddings of length one, [n, EMB_DIM]."""
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(n, EMB_DIM, generator=generator), dim=-1)
+
+
+def our_normalisation(n_files: int, n_cohort: int) -> float:
+    """Seconds for AS-norm of all pairs of files."""
+    enrol, test = embeddings(n_files, 1), embeddings(n_files, 2)
+    cohort = embeddings(n_cohort, 3)
+    start = time.perf_counter()
+    one, other = (cohort_statistics(side, cohort, TOP_K) for side in (enrol, test))
+    for rows in torch.arange(n_files).split(500):
+        raw = enrol[rows] @ test.T
+        sides = [value[rows].unsqueeze(1) for value in one]
+        normalise_scores(raw, tuple(sides), other)
+    return time.perf_counter() - start
+
+
+def speechbrain_normalisation(n_files: int, n_cohort: int) -> float:
+    """Seconds for as many trials in the way of its VoxCeleb recipe: for each trial,
+    cosines with the whole cohort and the top k of them."""
+    enrol, test = embeddings(n_files, 1), embeddings(n_files, 2)
+    cohort, similarity = embeddings(n_cohort, 3), torch.nn.CosineSimilarity(dim=-1)
+    n_sampled = min(N_SAMPLED, n_files)
+    start = time.perf_counter()
+    for row in range(n_sampled):
+        score = similarity(enrol[row], test[row])
+        normed = []
+        for side in (enrol[row], test[row]):
+            against = similarity(side.unsqueeze(0), cohort)
+            against = torch.topk(against, k=min(TOP_K, n_cohort)).values
+            normed.append((score - against.mean()) / against.std())
+        sum(normed) / 2
+    return (time.perf_counter() - start) * n_files * n_files / n_sampled
+
+
+def best_of_three(function, *arguments) -> float:
+    """Seconds."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        function(*arguments)
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def peak_mib(name: str, n_trials: int) -> float:
+    """Highest memory of a process that does it, beyond one that only makes the
+    scores."""
+    program = (
+        "import sys, resource; sys.path[:0] = [{root!r}, {here!r}]; import scoring\n"
+        "pair = scoring.scores({n})\n"
+        "function = {{m[0]: m[1] for m in scoring.METRICS}}[{name!r}]\n"
+        "function(*(side[:100] for side in pair))\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "function(*pair)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    ).format(root=str(ROOT), here=str(ROOT / "benchmarks"), n=n_trials, name=name)
+    found = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True
+    )
+    return int(found.stdout) / 1024
+
+
+def measure_metrics(sizes: list[int], limit: float) -> list[list[str]]:
+    """Rows of the table: a cell of seconds and memory for each size."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    rows = []
+    for name, function, power, size_of in METRICS:
+        row, seconds, before = [name], None, None
+        for n in tqdm(sizes, desc=name):
+            expected = 0 if seconds is None else seconds * (n / before) ** power
+            if expected > limit or size_of(n) > 0.8 * memory:
+                row.append("left out")
+                continue
+            seconds, before = best_of_three(function, *scores(n)), n
+            row.append(f"{seconds:.3f} s, {peak_mib(name, n):.0f} MiB")
+        rows.append(row)
+    return rows
+
+
+def markdown(heading: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def main() -> int:
+    """Measures and shows; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--trials", type=int, nargs="+", default=[37611, 150000, 550894, 10**7])
+    add("--files", type=int, default=5000)
+    add("--cohort", type=int, default=6000)
+    add("--seconds", type=float, default=60.0)
+    options = parser.parse_args()
+    sizes = sorted(options.trials)
+    rates = markdown(
+        ["trials", *(f"{n:,}" for n in sizes)], measure_metrics(sizes, options.seconds)
+    )
+    n_files, n_cohort = options.files, options.cohort
+    normalisation = markdown(
+        [f"AS-norm, {n_files} x {n_files} trials, cohort of {n_cohort}", "seconds"],
+        [
+            ["ours", f"{our_normalisation(n_files, n_cohort):.2f}"],
+            [
+                f"SpeechBrain's recipe (of {min(N_SAMPLED, n_files)} trials)",
+                f"{speechbrain_normalisation(n_files, n_cohort):.0f}",
+            ],
+        ],
+    )
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with replacing(FOLDER / "scoring.md") as file:
+        file.write(f"{rates}\n\n{normalisation}\n")
+    print(f"{rates}\n\n{normalisation}\n\ntable    {FOLDER / 'scoring.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

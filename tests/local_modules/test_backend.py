@@ -1,0 +1,147 @@
+"""The backend: what it makes of embeddings, and that its sides can be exchanged."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from local_modules.backend import Backend, Recordings, cosines, fit_backend
+from local_modules.errors import InputError
+from local_modules.metrics import cllr, equal_error_rate, min_cllr
+from local_modules.scoring import cosine_scores
+from local_modules.trials import TrialList
+
+
+def population(n_speakers, n_utterances, seed, dim=16, spread=0.8):
+    """Embeddings around speakers, all of them around a common mean that says nothing;
+    short recordings spread more."""
+    rng = torch.Generator().manual_seed(seed)
+    speakers = torch.randn(n_speakers, dim, generator=rng)
+    common = torch.full((dim,), 1.2)
+    seconds = 1 + 4 * torch.rand(n_speakers * n_utterances, generator=rng)
+    noise = torch.randn(n_speakers * n_utterances, dim, generator=rng)
+    own = speakers.repeat_interleave(n_utterances, dim=0)
+    vectors = own + common + spread * noise / seconds.sqrt().unsqueeze(1) * 2
+    return vectors, seconds.double().numpy()
+
+
+def named(prefix, n_speakers, n_utterances):
+    return [f"{prefix}{s}/{u}" for s in range(n_speakers) for u in range(n_utterances)]
+
+
+def all_trials(names):
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    labels = np.array([a.split("/")[0] == b.split("/")[0] for a, b in pairs])
+    return TrialList(labels, [a for a, _ in pairs], [b for _, b in pairs])
+
+
+@pytest.fixture(scope="module")
+def backend():
+    valid, seconds = population(30, 6, seed=1)
+    names = named("v", 30, 6)
+    training, _ = population(120, 4, seed=2)
+    train_names = named("t", 120, 4)
+    return fit_backend(
+        dict(zip(names, valid, strict=True)),
+        dict(zip(names, seconds, strict=True)),
+        all_trials(names),
+        dict(zip(train_names, training, strict=True)),
+        {name: name.split("/")[0] for name in train_names},
+    )
+
+
+@pytest.fixture(scope="module")
+def test_trials():
+    vectors, seconds = population(40, 5, seed=3)
+    trials = all_trials(named("x", 40, 5))
+    rows, columns = np.triu_indices(200, 1)
+    return Recordings(vectors, seconds), rows, columns, trials.labels
+
+
+def eer(scores, labels):
+    return equal_error_rate(scores[labels], scores[~labels])[0]
+
+
+def test_every_way_is_better_than_the_one_before_it(backend, test_trials):
+    recordings, rows, columns, labels = test_trials
+    plain = cosines(recordings, recordings, rows, columns).numpy()
+    found = backend.scores(recordings, recordings, rows, columns)
+    assert list(found) == ["mean subtracted", "S-norm", "AS-norm", "calibrated"]
+    assert eer(found["mean subtracted"], labels) < eer(plain, labels)
+    assert eer(found["calibrated"], labels) < eer(found["AS-norm"], labels) + 0.002
+    pair = found["calibrated"][labels], found["calibrated"][~labels]
+    assert cllr(*pair) < min_cllr(*pair) + 0.05
+
+
+def test_cosines_are_those_of_single_embeddings(test_trials):
+    recordings, rows, columns, _ = test_trials
+    expected = cosine_scores(
+        recordings.embeddings, torch.from_numpy(rows), torch.from_numpy(columns)
+    )
+    found = cosines(recordings, recordings, rows, columns)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_sides_can_be_exchanged(backend, test_trials):
+    recordings, rows, columns, _ = test_trials
+    forth = backend.scores(recordings, recordings, rows, columns)
+    back = backend.scores(recordings, recordings, columns, rows)
+    for name in forth:
+        np.testing.assert_allclose(forth[name], back[name], atol=1e-4)
+
+
+def test_a_model_of_one_recording_is_that_recording(backend, test_trials):
+    recordings, rows, columns, _ = test_trials
+    single = Recordings(
+        recordings.embeddings, recordings.seconds, [[row] for row in range(200)]
+    )
+    for name, scores in backend.scores(single, recordings, rows, columns).items():
+        expected = backend.scores(recordings, recordings, rows, columns)[name]
+        np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+
+def test_more_recordings_make_a_better_model(backend, test_trials):
+    recordings, *_ = test_trials
+    models = [[5 * s, 5 * s + 1, 5 * s + 2] for s in range(40)]
+    rows = np.repeat(np.arange(40), 40)
+    columns = np.tile(np.arange(40) * 5 + 4, 40)
+    labels = rows == columns // 5
+    several = Recordings(recordings.embeddings, recordings.seconds, models)
+    one = Recordings(recordings.embeddings, recordings.seconds, [m[:1] for m in models])
+    for name in ("mean subtracted", "AS-norm"):
+        better, worse = (
+            eer(backend.scores(side, recordings, rows, columns)[name], labels)
+            for side in (several, one)
+        )
+        assert better < worse
+    assert several.sum_seconds()[3] == recordings.seconds[15:18].sum()
+
+
+def test_the_cohort_is_the_speakers_means():
+    vectors = torch.eye(4)
+    names = ["b/1", "a/1", "b/2", "a/2"]
+    made = fit_backend(
+        {"v/1": vectors[0], "v/2": vectors[0] + 0.1, "w/1": vectors[1]},
+        {"v/1": 1.0, "v/2": 2.0, "w/1": 3.0},
+        TrialList(np.array([True, False]), ["v/1", "v/1"], ["v/2", "w/1"]),
+        dict(zip(names, vectors, strict=True)),
+        {name: name[0] for name in names},
+    )
+    unit = F.normalize(vectors - made.mean, dim=-1)
+    expected = F.normalize(torch.stack([unit[[1, 3]].mean(0), unit[[0, 2]].mean(0)]))
+    torch.testing.assert_close(made.cohort, expected)
+
+
+def test_it_is_kept_in_a_folder(backend, tmp_path, test_trials):
+    assert Backend.load(tmp_path) is None
+    backend.save(tmp_path)
+    recordings, rows, columns, _ = test_trials
+    one, other = (
+        b.scores(recordings, recordings, rows, columns)
+        for b in (backend, Backend.load(tmp_path))
+    )
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name])
+    (tmp_path / "backend.safetensors").write_bytes(b"broken")
+    with pytest.raises(InputError, match="backend.safetensors: can't be read"):
+        Backend.load(tmp_path)

@@ -1,0 +1,95 @@
+"""Parts of the trials, and the table of metrics."""
+
+import numpy as np
+import pytest
+
+from local_modules.errors import InputError
+from local_modules.evaluation import (
+    Scored,
+    groups_by_metadata,
+    groups_by_seconds,
+    measure,
+    measure_groups,
+    read_metadata,
+)
+from local_modules.metrics import act_dcf, cllr, equal_error_rate, min_dcf
+
+
+def scored(n=400, are_llrs=True, seed=0):
+    rng = np.random.default_rng(seed)
+    enrol, test = rng.integers(0, 20, (2, n))
+    labels = enrol == test
+    labels[:50], test[:50] = True, enrol[:50]
+    return Scored(rng.normal(np.where(labels, 2, -2), 2), labels, enrol, test, are_llrs)
+
+
+def test_measure_is_what_the_metrics_say():
+    trials = scored()
+    found = measure(trials, trials.replicates(50))
+    pair = trials.pair
+    assert (found["eer"], found["eer_threshold"]) == equal_error_rate(*pair)
+    assert found["min_dcf_0.05"] == min_dcf(*pair, 0.05)[0]
+    assert found["act_dcf_0.01"] == act_dcf(*pair, 0.01)
+    assert found["cllr"] == cllr(*pair)
+    assert found["n_target"] + found["n_nontarget"] == 400
+    for name, (low, high) in found["intervals"].items():
+        assert low <= found[name] <= high
+
+
+def test_scores_that_are_no_ratios_have_no_actual_cost():
+    trials = scored(are_llrs=False)
+    found = measure(trials, trials.replicates(5))
+    assert not {"cllr", "act_dcf_0.01"} & set(found)
+    assert "cllr" not in found["intervals"]
+
+
+def test_groups_by_metadata():
+    metadata = {
+        "a": {"sex": "f", "who": "ann", "same": "x"},
+        "b": {"sex": "f", "who": "bea", "same": "x"},
+        "c": {"sex": "m", "who": "cal", "same": "x"},
+    }
+    enrol = [["a"], ["a", "b"], ["c"], ["a", "c"], ["d"]]
+    test = ["b", "a", "c", "a", "d"]
+    found = groups_by_metadata(metadata, enrol, test)
+    assert {v: r.tolist() for v, r in found["sex"].items()} == {
+        "f": [0, 1],
+        "m": [2],
+        "different": [3],
+        "?": [4],
+    }
+
+
+def test_columns_with_one_value_or_with_many_say_nothing():
+    paths = [f"{n}" for n in range(40)]
+    metadata = {p: {"one": "x", "many": p, "two": str(int(p) % 2)} for p in paths}
+    found = groups_by_metadata(metadata, [[p] for p in paths], paths)
+    assert list(found) == ["two"]
+
+
+def test_thirds_by_duration_hold_every_trial_once():
+    seconds = np.random.default_rng(1).uniform(1, 9, 301)
+    parts = groups_by_seconds(seconds)
+    assert len(parts) == 3
+    assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(301))
+    assert all(90 < len(rows) < 110 for rows in parts.values())
+
+
+def test_parts_of_one_kind_are_left_out():
+    trials = scored()
+    groups = {"all": np.arange(400), "targets": np.flatnonzero(trials.labels)}
+    found = measure_groups(trials, groups, 5)
+    assert list(found) == ["all"]
+    assert found["all"]["eer"] == equal_error_rate(*trials.pair)[0]
+
+
+def test_metadata_is_read_by_path(tmp_path):
+    (tmp_path / "m.tsv").write_text("path\tsex\na b.wav\tf\n")
+    assert read_metadata(tmp_path / "m.tsv") == {"a b.wav": {"sex": "f"}}
+    (tmp_path / "m.csv").write_text("sex,path\nm,c.wav\n")
+    assert read_metadata(tmp_path / "m.csv") == {"c.wav": {"sex": "m"}}
+    (tmp_path / "bad.csv").write_text("file,sex\nc.wav,m\n")
+    with pytest.raises(InputError, match="no column path; it has file, sex"):
+        read_metadata(tmp_path / "bad.csv")
+    with pytest.raises(InputError, match="can't be read"):
+        read_metadata(tmp_path / "none.csv")

@@ -1,0 +1,192 @@
+"""evaluate.py as a person runs it, on a small trained model."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import evaluate
+import train_speaker
+from local_modules.metrics import equal_error_rate
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "corpus": "folder",
+    "d_model": 16,
+    "n_blocks": 1,
+    "n_heads": 2,
+    "d_ffn": 16,
+    "emb_dim": 16,
+    "batch_size": 8,
+    "crop_seconds": 0.8,
+    "number_of_epochs": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def run(voices_folder, tmp_path_factory):
+    """The folder of a finished training."""
+    folder = tmp_path_factory.mktemp("run")
+    values = {**TINY, "data_folder": voices_folder, "output_folder": folder}
+    arguments = [text for key in values for text in (f"--{key}", f"{values[key]}")]
+    recipe = str(ROOT / "hparams" / "conformer.yaml")
+    assert train_speaker.main([recipe, *arguments, "--noprogressbar"]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def command(run, voices_folder, *more, trials=None):
+    trials = trials or run / "manifests" / "test_trials.txt"
+    return [
+        f"{run / 'model'}",
+        *("--trials", f"{trials}", "--data_folder", f"{voices_folder}"),
+        *("--resamples", "50", *more),
+    ]
+
+
+def results_in(folder):
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_the_cosine_is_what_training_measured(run, voices_folder, here, capsys):
+    assert evaluate.main(command(run, voices_folder)) == 0
+    folder = here / "results" / "evaluation" / "test_trials"
+    results = results_in(folder)
+    trained = json.loads((run / "metrics.json").read_text())["test"]
+    cosine = results["systems"]["cosine"]
+    assert cosine["eer"] == pytest.approx(trained["eer"], abs=1e-6)
+    assert cosine["min_dcf_0.01"] == pytest.approx(trained["min_dcf"], abs=1e-6)
+    assert cosine["n_target"] == trained["n_target"]
+    assert list(results["systems"]) == [
+        "cosine",
+        "mean subtracted",
+        "S-norm",
+        "AS-norm",
+        "calibrated",
+    ]
+    assert "p_value" in results["systems"]["AS-norm"]
+    assert "cllr" in results["systems"]["calibrated"]
+
+    with open(folder / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == cosine["n_target"] + cosine["n_nontarget"]
+    labels = np.array([row["label"] == "1" for row in rows])
+    for name, metrics in results["systems"].items():
+        scores = np.array([float(row[name]) for row in rows])
+        eer, _ = equal_error_rate(scores[labels], scores[~labels])
+        assert metrics["eer"] == pytest.approx(eer)
+    output = capsys.readouterr().out
+    for words in ("AS-norm", "0 lines left out", "report.html"):
+        assert words in output
+    page = (folder / "report.html").read_text()
+    assert "http" not in page.split("<body>")[1]
+    for name in ("det", "scores", "calibration"):
+        assert (folder / "plots" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_second_run_embeds_nothing(run, voices_folder, here, monkeypatch):
+    monkeypatch.setattr(evaluate.SpeakerModel, "read", None)
+    assert evaluate.main(command(run, voices_folder)) == 0
+
+
+def test_lines_of_no_use_are_left_out_or_end_it(run, voices_folder, here, capsys):
+    data = here / "data"
+    shutil.copytree(voices_folder, data)
+    lines = (run / "manifests" / "test_trials.txt").read_text().splitlines()
+    broken = lines[0].split()[1]
+    (data / broken).write_bytes(b"nothing")
+    n_lost = sum(broken in line.split() for line in lines)
+    trials = here / "list.txt"
+    trials.write_text("\n".join(["3 a b", *lines, "1 no/such.wav " + broken]))
+    assert evaluate.main(command(run, data, trials=trials)) == 0
+    results = results_in(here / "results" / "evaluation" / "list")
+    assert results["n_left_out"] == n_lost + 2
+    output = capsys.readouterr().out
+    assert f"left out: {trials}:1: label is '3'" in output
+    text = (here / "results" / "evaluation" / "list" / "left_out.txt").read_text()
+    assert f"{trials}:{len(lines) + 2}: no/such.wav: " in text
+
+    assert evaluate.main(command(run, data, "--strict", trials=trials)) == 2
+    assert capsys.readouterr().err.startswith(f"evaluate.py: {trials}:1: label")
+    trials.write_text("\n".join(lines))
+    assert evaluate.main(command(run, data, "--strict", trials=trials)) == 2
+    assert f"{trials}:1: {broken}: " in capsys.readouterr().err
+
+
+def test_models_are_compared_and_enrolled_with_several(run, voices_folder, here):
+    shutil.copytree(run / "model", here / "other" / "model")
+    speakers = sorted(path.name for path in (voices_folder / "test").iterdir())
+    files = {}
+    for s in speakers:
+        names = sorted(path.name for path in (voices_folder / "test" / s).iterdir())
+        files[s] = [f"test/{s}/{name}" for name in names]
+    (here / "enrol.txt").write_text(
+        "".join(f"m-{s} {' '.join(files[s][:3])}\n" for s in speakers)
+    )
+    (here / "list.txt").write_text(
+        "".join(
+            f"m-{a} {files[b][3]} {'target' if a == b else 'nontarget'}\n"
+            for a in speakers
+            for b in speakers
+        )
+    )
+    (here / "meta.csv").write_text(
+        "path,kind\n"
+        + "".join(
+            f"{path},{'one' if s == speakers[0] else 'two'}\n"
+            for s in speakers
+            for path in files[s]
+        )
+    )
+    arguments = command(
+        run,
+        voices_folder,
+        *("--enrolment", "enrol.txt", "--metadata", "meta.csv"),
+        *("--output_folder", "out"),
+        trials="list.txt",
+    )
+    assert evaluate.main([f"{here / 'other' / 'model'}", *arguments]) == 0
+    results = results_in(here / "out")
+    systems = results["systems"]
+    assert len(systems) == 10
+    same = systems[f"{run / 'model'}: cosine"]
+    assert same["p_value"] == 1.0  # a copy of the same model
+    assert same["n_target"] == 3 and same["n_nontarget"] == 6
+    assert set(results["parts"]) == {"duration of the shorter side", "kind"}
+    for groups in results["parts"]["kind"].values():
+        assert set(groups) == {"two"}  # `one` has no non-target trial
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--trials", "none.txt"], "none.txt: cannot be read"),
+        (["--metadata", "none.csv"], "none.csv: can't be read"),
+        (["--enrolment", "none.txt"], "none.txt: cannot be read"),
+        (["--resamples", "0"], "--resamples 0"),
+        (["--resamples", "x"], "--resamples"),
+        (["--data_folder", "nowhere"], "can be scored"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    more, words, run, voices_folder, here, capsys
+):
+    assert evaluate.main(command(run, voices_folder, *more)) == 2
+    error = capsys.readouterr().err
+    last = error.strip().splitlines()[-1]
+    assert last.startswith("evaluate.py: ") and words in last
+
+
+def test_no_model_is_one_line(voices_folder, run, here, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    arguments = command(run, voices_folder)
+    assert evaluate.main(["nothing/model", *arguments[1:]]) == 2
+    assert "nothing/model: is no speaker model" in capsys.readouterr().err
