@@ -105,6 +105,9 @@ class SpeakerBrain(sb.Brain):
         """Resumes, and lets a run that has used its budget end."""
         super().on_fit_start()
         self.seconds = self.hparams.history.seconds
+        if self.on_epoch is not None and self.hparams.history.epochs:
+            # A kill may have come between the last checkpoint and this.
+            self.on_epoch(self.hparams.history.epochs)
         # In the middle of an epoch, its validation is still to be done.
         if self.progress >= 1.0 and self.step == 0:
             self.hparams.epoch_counter.limit = self.hparams.epoch_counter.current
@@ -395,6 +398,7 @@ def train(
         "num_workers": hparams["num_workers"],
         "collate_fn": ReadableBatch,
     }
+    n_processes = int(os.environ.get("WORLD_SIZE", 1))  # torchrun's
     sampler = PassSampler(
         datasets["train"], hparams["epochs_per_pass"], hparams["seed"]
     )
@@ -404,7 +408,7 @@ def train(
         batch_size=hparams["batch_size"],
         sampler=sampler,
         # A last batch of one utterance has no batch statistics.
-        drop_last=len(sampler) > hparams["batch_size"],
+        drop_last=len(sampler) // n_processes > hparams["batch_size"],
         **loader_options,
     )
     if brain.train_sampler is None:  # not wrapped for several processes

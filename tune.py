@@ -12,6 +12,7 @@ all of its processes.
 """
 
 import argparse
+import contextlib
 import json
 import shlex
 import sys
@@ -34,7 +35,11 @@ from local_modules.tuning.figures import make_pictures, write_pictures
 from local_modules.tuning.page import write_page
 from local_modules.tuning.ranks import Ranks
 from local_modules.tuning.retrain import retrain
-from local_modules.tuning.search import distribution_text, read_search
+from local_modules.tuning.search import (
+    distribution_text,
+    make_sampler_and_pruner,
+    read_search,
+)
 from local_modules.tuning.study import (
     EPOCHS,
     SLOT,
@@ -42,6 +47,7 @@ from local_modules.tuning.study import (
     claim_settings,
     enqueue_defaults,
     failure_reason,
+    has_ended,
     live_trials,
 )
 from local_modules.tuning.supervisor import run_workers
@@ -99,6 +105,7 @@ def make_job(options: argparse.Namespace, rest: list[str]) -> tuple[Job, dict]:
     _, _, overrides = config.parse_command_line([options.recipe, *rest])
     config.check_overrides(options.recipe, overrides)
     search = read_search(options.search, options.recipe, overrides, options.objective)
+    make_sampler_and_pruner(options.search, 0)  # a mistake is better known now
     name = options.study or Path(options.recipe).stem
     folder = Path("results/tune") / name
     full = {
@@ -133,8 +140,8 @@ def first_screen(job: Job, n_workers: int, n_done: int) -> str:
     if minutes is None:
         takes = "told by the progress bar after the first trials"
     else:
-        takes = f"at most {n_left * minutes / n_workers:.0f} min"
-        takes += " and what it takes to read the corpus"
+        takes = f"up to {n_left * minutes / n_workers:.0f} min of training"
+        takes += " and what it takes to read the corpus and to validate"
     ranges = "\n             ".join(
         f"{key}: {distribution_text(space)}" for key, space in search.space.items()
     )
@@ -158,13 +165,16 @@ def watch(
     job: Job, study: optuna.Study, running: Iterator[dict[int, FrozenTrial]]
 ) -> None:
     """Runs the study with a line for each trial and a progress bar."""
-    shown = {number for number, trial in live_trials(study).items() if ended(trial)}
-    with tqdm(
-        total=job.n_trials, initial=len(shown), unit="trial", smoothing=0
-    ) as progress:
+    shown = {number for number, trial in live_trials(study).items() if has_ended(trial)}
+    with (
+        contextlib.closing(running),
+        tqdm(
+            total=job.n_trials, initial=len(shown), unit="trial", smoothing=0
+        ) as progress,
+    ):
         for live in running:
             for number, trial in live.items():
-                if not ended(trial) or number in shown:
+                if not has_ended(trial) or number in shown:
                     continue
                 shown.add(number)
                 progress.write(outcome.trial_line(trial, job.search.objectives))
@@ -176,11 +186,6 @@ def watch(
                     )
             progress.set_postfix_str(standing(job, study, live), refresh=False)
             progress.refresh()
-
-
-def ended(trial) -> bool:
-    """Whether a live trial will not go on."""
-    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 def standing(job: Job, study: optuna.Study, live: dict) -> str:
@@ -217,13 +222,12 @@ def finish(job: Job, study: optuna.Study, full: dict) -> None:
     )
     pictures = make_pictures(study)
     write_pictures(pictures, folder / "plots")
-    retrained = folder / RETRAINED
     write_page(
         study,
         job.search,
         job.recipe,
         pictures,
-        json.loads(retrained.read_text()) if retrained.exists() else None,
+        read_retrained(folder / RETRAINED, number),
         folder / "report.html",
     )
     print(f"\nbest      trial {number}: {value}")
@@ -232,7 +236,16 @@ def finish(job: Job, study: optuna.Study, full: dict) -> None:
         print(f"own       trial 0: {outcome.objective_text(name, live[0].values[0])}")
     print(f"page      {folder / 'report.html'}")
     print(f"pictures  {folder / 'plots'}")
-    print(f"train it  python train_speaker.py {folder / 'best.yaml'}")
+    print(f"train it  python train_speaker.py {shlex.quote(str(folder / 'best.yaml'))}")
+
+
+def read_retrained(path: Path, best: int) -> dict | None:
+    """Results of the full trainings, unless they are of an earlier best trial."""
+    if not path.exists():
+        return None
+    results = json.loads(path.read_text())
+    number = results.get("best", results["defaults"])["trial"]
+    return results if number == best else None
 
 
 def tune(argv: list[str]) -> None:
@@ -280,7 +293,7 @@ def lead(
     claim_settings(study, job.settings())
     enqueue_defaults(study, job.search.defaults)
     Turnstile(job.folder).recover(study)
-    n_done = sum(ended(trial) for trial in live_trials(study).values())
+    n_done = sum(has_ended(trial) for trial in live_trials(study).values())
     print(first_screen(job, options.workers, n_done), flush=True)
     (job.folder / "env.log").write_text(get_environment_description())
     settings = config.plain_values(job.recipe, full)
@@ -307,11 +320,12 @@ def retrain_best(
     if best is None:
         raise RunError(f"{job.folder}: no trial is complete, so none can be retrained")
     run_opts = config.parse_command_line([job.recipe, *job.arguments])[1]
+    systems = {"defaults": (0, full)}
+    if best.user_attrs[SLOT] != 0:
+        systems["best"] = (best.user_attrs[SLOT], {**full, **best.params})
     retrain(
-        {
-            "best": (job.recipe, {**full, **best.params}),
-            "defaults": (job.recipe, full),
-        },
+        job.recipe,
+        systems,
         range(job.seed, job.seed + n_seeds),
         job.folder / RETRAINED,
         run_opts,

@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 from matplotlib.figure import Figure
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +50,7 @@ from local_modules.tuning.study import (  # noqa: E402
 
 FOLDER = Path("results/benchmarks/tuning")
 MANIFESTS = "manifests"
+COSTS = "costs_of_"  # a trial, in the study
 MANY_TRIALS = 100_000  # time ends the study
 
 
@@ -65,9 +66,11 @@ def by_hand(
         and `curve`: CPU seconds and the best EER so far after each trial.
     """
     url = f"sqlite:///{folder / 'study.db'}"
-    sampler, _ = make_sampler_and_pruner(options.search, seed)
-    study = optuna.create_study(
-        study_name="by_hand", storage=url, sampler=sampler, load_if_exists=True
+    study = optuna.create_study(study_name="by_hand", storage=url, load_if_exists=True)
+    # Never again the values drawn before an interruption.
+    key = np.random.SeedSequence([seed, len(study.trials)])
+    study.sampler, _ = make_sampler_and_pruner(
+        options.search, int(key.generate_state(1)[0])
     )
     if not study.trials:
         study.enqueue_trial(search.defaults)
@@ -75,10 +78,9 @@ def by_hand(
         # It was interrupted.
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params)
-    done = (TrialState.COMPLETE,)
-    n_done = len(study.get_trials(states=done))
+    n_done = len(_with_costs(study))
     progress = tqdm(total=search.n_trials, initial=n_done, desc="by hand", unit="trial")
-    while len(study.get_trials(states=done)) < search.n_trials:
+    while len(_with_costs(study)) < search.n_trials:
         trial = study.ask()
         values = {
             **search.proxy,
@@ -109,14 +111,11 @@ def by_hand(
             "cpu_seconds": children_cpu_seconds() - cpu,
             "seconds": time.monotonic() - start,
         }
-        (folder / str(trial.number) / "costs.json").write_text(json.dumps(costs))
+        study.set_user_attr(f"{COSTS}{trial.number}", costs)
         progress.update()
     progress.close()
-    trials = study.get_trials(states=done)
-    costs = [
-        json.loads((folder / str(trial.number) / "costs.json").read_text())
-        for trial in trials
-    ]
+    trials = _with_costs(study)
+    costs = [study.user_attrs[f"{COSTS}{trial.number}"] for trial in trials]
     cpu_seconds = np.cumsum([cost["cpu_seconds"] for cost in costs])
     best = np.minimum.accumulate([trial.value for trial in trials])
     return {
@@ -126,6 +125,15 @@ def by_hand(
         "n_trials": len(trials),
         "curve": np.stack([cpu_seconds, best], axis=-1).tolist(),
     }
+
+
+def _with_costs(study: optuna.Study) -> list[FrozenTrial]:
+    """The trials done of which it is known what they have cost."""
+    return [
+        trial
+        for trial in study.get_trials(states=(TrialState.COMPLETE,))
+        if f"{COSTS}{trial.number}" in study.user_attrs
+    ]
 
 
 def by_tune(options: argparse.Namespace, seed: int, minutes: float) -> dict:
@@ -152,7 +160,7 @@ def by_tune(options: argparse.Namespace, seed: int, minutes: float) -> dict:
     cpu_seconds = children_cpu_seconds() - cpu
     seconds = time.monotonic() - start
     study = open_study(None, folder, name, 1)
-    trials = [t for t in live_trials(study).values() if t.state.is_finished()]
+    trials = [t for t in live_trials(study).values() if t.user_attrs.get(EPOCHS)]
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     begin = trials[0].datetime_start.timestamp()
     span = trials[-1].datetime_complete.timestamp() - begin
@@ -168,7 +176,7 @@ def by_tune(options: argparse.Namespace, seed: int, minutes: float) -> dict:
         "cpu_seconds": cpu_seconds,
         "seconds": seconds,
         "n_trials": len(trials),
-        "n_pruned": len(trials) - len(complete),
+        "n_pruned": sum(trial.state == TrialState.PRUNED for trial in trials),
         "overhead_seconds": (span - trained) / len(trials),
         "curve": np.stack([ends, best], axis=-1).tolist(),
     }

@@ -142,14 +142,20 @@ def test_retraining_tests_the_best_beside_the_defaults(here, capsys):
     assert tune.main(command(*more)) == 0
     folder = here / "results" / "tune" / "small"
     results = json.loads((folder / "retrained.json").read_text())
-    for name in ("best", "defaults"):
-        assert results[name]["seeds"] == [1234, 1235]
-        for seed, eer in zip((1234, 1235), results[name]["test_eer"], strict=True):
-            run = folder / "retrained" / name / str(seed)
+    study = open_study(None, folder, "small", 1)
+    values = [trial.value for trial in live_trials(study).values()]
+    assert results["defaults"]["trial"] == 0
+    assert ("best" in results) == (values[1] < values[0])
+    for row in results.values():
+        assert row["seeds"] == [1234, 1235]
+        for seed, eer in zip((1234, 1235), row["test_eer"], strict=True):
+            run = folder / "retrained" / f"trial_{row['trial']}" / str(seed)
             metrics = json.loads((run / "metrics.json").read_text())
             assert metrics["test"]["eer"] == eer
             assert metrics["epochs"] == 1  # the full length, not the proxy's two
     assert "±" in (folder / "report.html").read_text()
+    # Of an earlier best trial, they would say nothing.
+    assert tune.read_retrained(folder / "retrained.json", 7) is None
 
 
 def test_several_objectives_give_a_front(here):
@@ -219,11 +225,14 @@ def test_defaults_that_fail_end_the_study(here, capsys):
         (["--trials", "x"], ["--trials", "'x'"]),
         (["--objective", "eerr"], ["eerr", "min_dcf"]),
         (["--search", "none.yaml"], ["none.yaml"]),
+        (["--search", "misspelt.yaml"], ["misspelt.yaml", "TPESamplre"]),
         (["--precision", "fp8"], ["--precision", "bf16"]),
         (["stray"], ["stray"]),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(arguments, words, here, capsys):
+    misspelt = SEARCH.replace("RandomSampler", "TPESamplre")
+    (here / "misspelt.yaml").write_text(misspelt)
     assert tune.main(command(*arguments)) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and error.startswith("tune.py: ")

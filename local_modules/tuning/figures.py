@@ -25,8 +25,8 @@ from local_modules.tuning.study import EPOCHS, live_trials
 OTHERS_GREY = "#BBBBBB"
 N_IMPORTANT = 4  # parameters that contour and slice show
 LABELS = {
-    "eer": "EER (%)",
-    "min_dcf": "minDCF",
+    "eer": "valid EER (%)",
+    "min_dcf": "valid minDCF",
     "n_parameters": "parameters (M)",
     "train_seconds": "training (min)",
 }
@@ -95,7 +95,7 @@ def make_pictures(study: optuna.Study) -> list[Picture]:
     """
     shown = view(study)
     objectives = study.user_attrs["settings"]["objectives"]
-    label = f"valid {LABELS[objectives[0]]}"
+    label = LABELS[objectives[0]]
     target = None if len(objectives) == 1 else lambda trial: trial.values[0]
     options = {"target": target, "target_name": label}
     complete = shown.get_trials(states=(TrialState.COMPLETE,))
@@ -109,7 +109,7 @@ def make_pictures(study: optuna.Study) -> list[Picture]:
             **options,
         )
     ]
-    if len(objectives) > 1:
+    if len(objectives) in (2, 3):  # what Optuna can draw
         found.insert(
             0,
             _optuna_s(

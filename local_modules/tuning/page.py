@@ -69,7 +69,7 @@ def write_page(
             }
             for key, distribution in search.space.items()
         ],
-        retrained=retrained and _retrained(retrained),
+        retrained=retrained and _retrained(retrained, live, best),
         pictures=[
             {
                 "name": picture.name,
@@ -133,7 +133,7 @@ def _cards(live, best: FrozenTrial, search: Search) -> list[dict]:
                 "kind": "gain",
                 "title": "Gained",
                 "value": f"{100 * gain:.0f} %",
-                "text": "of that rate, on valid",
+                "text": "of that",
             },
         ]
     return cards
@@ -154,10 +154,10 @@ def _confidence(live, best: FrozenTrial, search: Search, retrained) -> str:
     )
 
 
-def _retrained(retrained: Mapping) -> dict:
+def _retrained(retrained: Mapping, live, best: FrozenTrial) -> dict:
     rows = [
         {
-            "name": name,
+            "name": f"{name} (trial {row['trial']})",
             "seeds": len(row["seeds"]),
             "valid": _spread(row["valid_eer"], 100, " %"),
             "test": _spread(row["test_eer"], 100, " %"),
@@ -165,23 +165,31 @@ def _retrained(retrained: Mapping) -> dict:
         }
         for name, row in retrained.items()
     ]
-    means = {
-        (name, split): sum(row[f"{split}_eer"]) / len(row["seeds"])
-        for name, row in retrained.items()
-        for split in ("valid", "test")
-    }
-    gain = {
-        split: 100 * (means["defaults", split] - means["best", split])
-        for split in ("valid", "test")
-    }
-    return {
-        "rows": rows,
-        "text": (
-            f"Trained in full, the best trial's values gain {gain['valid']:.2f} points "
-            f"of EER on valid, where they were chosen, and {gain['test']:.2f} on test: "
-            f"{gain['valid'] - gain['test']:.2f} points were luck of the choice."
-        ),
-    }
+    if "best" not in retrained:
+        return {"rows": rows, "text": "No trial was better than the recipe's own."}
+    gains = {}
+    for split in ("valid", "test"):
+        own, other = (
+            sum(retrained[name][f"{split}_eer"]) for name in ("defaults", "best")
+        )
+        gains[split] = 1 - other / own if own else 0.0
+    text = (
+        f"Trained in full, its values gain {100 * gains['valid']:.0f} % of the EER on "
+        f"valid and {100 * gains['test']:.0f} % on test."
+    )
+    if live[0].values and live[0].values[0]:
+        searched = 1 - best.values[0] / live[0].values[0]
+        text = (
+            f"In the search, the best trial gained {100 * searched:.0f} % over the "
+            f"recipe's own values. {text}"
+        )
+        lost = 100 * (searched - gains["test"])
+        if lost > 0:
+            text += (
+                f" {lost:.0f} points of the gain were the luck of the choice, or hold "
+                "for short trainings only."
+            )
+    return {"rows": rows, "text": text}
 
 
 def _spread(values: list[float], factor: float, unit: str) -> str:

@@ -92,8 +92,7 @@ class Ranks:
                 hparams_file, run_opts, overrides, cache, announce, test
             )
         except InputError:
-            self._meet()
-            self._is_broken = False
+            self._is_broken = not self._meet()
             raise
         self._is_broken = False
         return metrics
@@ -115,8 +114,9 @@ class Ranks:
                 self._train(hparams_file, run_opts, overrides, cache, on_epoch, test)
             except _Ended:
                 pass
-            except InputError:
-                self._meet()
+            except InputError as error:
+                if not self._meet():
+                    sys.exit(f"rank {torch.distributed.get_rank()} alone: {error}")
 
     def dismiss(self) -> None:
         """On the first rank: lets the others end."""
@@ -127,15 +127,16 @@ class Ranks:
         torch.distributed.broadcast_object_list(box, group=self._group)
         return box[0]
 
-    def _meet(self) -> None:
-        """Ends this rank if it alone has met an error: the others wait for it in the
-        middle of a training, and would do so for ever."""
+    def _meet(self) -> bool:
+        """Whether all ranks have met an error, and not this one alone, for which the
+        others wait in the middle of a training."""
         try:
             torch.distributed.monitored_barrier(
                 self._group, timedelta(seconds=SECONDS_TO_MEET)
             )
         except RuntimeError:
-            sys.exit("this rank alone could not train, for the reason given above")
+            return False
+        return True
 
 
 class _Ended(Exception):

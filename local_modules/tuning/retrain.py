@@ -8,23 +8,27 @@ from local_modules.manifest import replacing
 
 
 def retrain(
-    recipes: Mapping[str, tuple[str, Mapping]],
+    hparams_file: str,
+    systems: Mapping[str, tuple[int, Mapping]],
     seeds: Iterable[int],
     path: Path,
     run_opts,
     train: Callable[..., dict],
 ) -> dict:
-    """Trains each recipe in full with each seed, and reads `test`.
+    """Trains each system in full with each seed, and reads `test`.
 
     Arguments
     ---------
-    recipes : mapping of str to tuple
-        A YAML file and overrides of it, by name.
+    hparams_file : str
+        The recipe.
+    systems : mapping of str to tuple
+        By name, the number of the trial that it comes from and the overrides that make
+        it.
     seeds : iterable of int
         One training of each recipe for each.
     path : Path
-        JSON file that gets what is returned. `retrained/<name>/<seed>/` beside it gets
-        a training; those that are finished there are not done again.
+        JSON file that gets what is returned. `retrained/trial_<number>/<seed>/` beside
+        it gets a training; those that are finished there are not done again.
     run_opts : speechbrain.utils.run_opts.RunOptions
         SpeechBrain's run options.
     train : callable
@@ -33,18 +37,24 @@ def retrain(
     Returns
     -------
     dict
-        By name: `seeds`, and for each of them `valid_eer`, `test_eer` (fractions) and
-        `test_min_dcf`.
+        By name: `trial`, its number; `seeds`, and for each of them `valid_eer`,
+        `test_eer` (fractions) and `test_min_dcf`.
     """
     results = {
-        name: {"seeds": [], "valid_eer": [], "test_eer": [], "test_min_dcf": []}
-        for name in recipes
+        name: {
+            "trial": number,
+            "seeds": [],
+            "valid_eer": [],
+            "test_eer": [],
+            "test_min_dcf": [],
+        }
+        for name, (number, _) in systems.items()
     }
     # Seed by seed, so that an early end compares as many of one as of the other.
     for seed in seeds:
-        for name, (hparams_file, overrides) in recipes.items():
-            print(f"\nIn full: {name}, seed {seed}", flush=True)
-            output = str(path.with_suffix("") / name / str(seed))
+        for name, (number, overrides) in systems.items():
+            print(f"\nIn full: {name}, trial {number}, seed {seed}", flush=True)
+            output = str(path.with_suffix("") / f"trial_{number}" / str(seed))
             own = {"seed": seed, "output_folder": output}
             metrics = train(hparams_file, run_opts, {**overrides, **own})
             row = results[name]

@@ -202,6 +202,9 @@ def _distribution(place: str, entry) -> BaseDistribution:
             raise InputError(f"{place}: {name}: {given[name]!r} is no {kind}")
     if kind == "categorical" and not isinstance(given["choices"], Sequence | tuple):
         raise InputError(f"{place}: choices: {given['choices']!r} is no list")
+    for choice in given.get("choices", ()):
+        if not isinstance(choice, (str, int, float, type(None))):
+            raise InputError(f"{place}: choices: {choice!r} is no plain value")
     if "choices" not in given and given["low"] >= given["high"]:
         raise InputError(
             f"{place}: low {given['low']} is not below high {given['high']}"

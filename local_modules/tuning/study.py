@@ -13,6 +13,7 @@ import json
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 
 import optuna
@@ -23,8 +24,12 @@ from optuna.exceptions import (
     UpdateFinishedTrialError,
 )
 from optuna.storages import RetryHeartbeatStaleTrialCallback
-from optuna.storages.journal import JournalFileBackend, JournalStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages.journal import (
+    BaseJournalFileLock,
+    JournalFileBackend,
+    JournalStorage,
+)
+from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
@@ -41,6 +46,7 @@ HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 40
 CREATIONS = 10  # tries to create the tables of a database
 OUTAGE_SECONDS = 300  # how long a database may be away, for a restart
+BEGINNING_SECONDS = 300  # within which a trial under way has its slot
 
 # User attributes of a trial.
 SLOT = "slot"
@@ -50,10 +56,19 @@ ATTEMPTS = "attempts"  # begun since it last finished an epoch
 EPOCHS = "epochs"  # rows of what it has finished
 
 
+def has_ended(trial: FrozenTrial) -> bool:
+    """Whether a live trial will not go on. One that has failed without a reason is put
+    back, unless its process was killed again and again within one epoch: that may be
+    its own doing."""
+    if trial.state == TrialState.FAIL:
+        attempts = trial.user_attrs.get(ATTEMPTS, 0)
+        return REASON in trial.user_attrs or attempts >= MAX_ATTEMPTS
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+
+
 def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Lets a failed trial wait for another turn, unless its process was killed again
-    and again within one epoch: that may be its own doing."""
-    if trial.user_attrs.get(ATTEMPTS, 0) < MAX_ATTEMPTS:
+    """Lets a failed trial wait for another turn, unless it has ended."""
+    if not has_ended(trial):
         with _experimental():
             RetryHeartbeatStaleTrialCallback()(study, trial)
 
@@ -183,22 +198,36 @@ def claim_settings(study: optuna.Study, settings: Mapping) -> None:
     if earlier is None:
         study.set_user_attr("settings", settings)
     elif earlier != settings:
-        name = next(k for k in settings if earlier.get(k) != settings[k])
-        before, now = earlier.get(name), settings[name]
+        name, before, now = _first_difference(earlier, settings)
         if isinstance(now, dict) and isinstance(before, dict):
-            key = next(k for k in before | now if before.get(k) != now.get(k))
-            name, before, now = f"{name}: {key}", before.get(key), now.get(key)
+            key, before, now = _first_difference(before, now)
+            name = f"{name}: {key}"
         raise InputError(
             f"--study {study.study_name}: was begun with {name} {before}, not {now}; "
             "continue it with its own settings, or choose another name"
         )
 
 
+def _first_difference(before: Mapping, now: Mapping) -> tuple:
+    """The first key with another value, and the values; "nothing" where it isn't."""
+    pairs = {k: (before.get(k, "nothing"), now.get(k, "nothing")) for k in before | now}
+    return next((key, *pair) for key, pair in pairs.items() if pair[0] != pair[1])
+
+
 def enqueue_defaults(study: optuna.Study, defaults: Mapping) -> None:
     """Makes the recipe's own values the first trial."""
     if not study.get_trials(deepcopy=False):
         # Two machines may do so at the same time: with its slot, one of them counts.
-        study.enqueue_trial(dict(defaults), user_attrs={SLOT: 0})
+        # As study.enqueue_trial does, and with a place outside of GridSampler's grid,
+        # which takes for granted that every trial has one.
+        attributes = {"fixed_params": dict(defaults), "grid_id": -1, "search_space": {}}
+        study.add_trial(
+            create_trial(
+                state=TrialState.WAITING,
+                system_attrs=attributes,
+                user_attrs={SLOT: 0},
+            )
+        )
 
 
 class Turnstile:
@@ -239,9 +268,14 @@ class Turnstile:
             else:
                 with _experimental():
                     optuna.storages.fail_stale_trials(study)
+                # One killed before its first heartbeat never gets stale.
+                for trial in study.get_trials(states=(TrialState.RUNNING,)):
+                    age = (datetime.now() - trial.datetime_start).total_seconds()
+                    if SLOT not in trial.user_attrs and age > BEGINNING_SECONDS:
+                        self._fail(study, trial)
             # Also those that somebody failed and was killed before putting back.
             for trial in live_trials(study).values():
-                if trial.state == TrialState.FAIL and REASON not in trial.user_attrs:
+                if trial.state == TrialState.FAIL and not has_ended(trial):
                     put_back(study, trial)
 
     def _is_free(self, number: int) -> bool:
@@ -253,9 +287,10 @@ class Turnstile:
 
     @staticmethod
     def _fail(study: optuna.Study, trial: FrozenTrial) -> None:
-        # It may have finished meanwhile.
-        with contextlib.suppress(ValueError, UpdateFinishedTrialError):
-            study.tell(trial.number, state=TrialState.FAIL)
+        # It may have finished meanwhile. Not by study.tell: a sampler hears of a trial
+        # where it ran.
+        with contextlib.suppress(UpdateFinishedTrialError):
+            study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
 def is_journal(study: optuna.Study) -> bool:
@@ -278,8 +313,24 @@ def _experimental() -> Iterator[None]:
         yield
 
 
+class _JournalLock(BaseJournalFileLock):
+    """A lock that the system frees with its process. Optuna's own is a link in the file
+    system that stays behind a process killed meanwhile."""
+
+    def __init__(self, path: Path):
+        self._lock = FileLock(path)
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
 def _journal(folder: Path) -> JournalStorage:
-    return JournalStorage(JournalFileBackend(str(folder / "study.journal")))
+    lock = _JournalLock(folder / ".journal.lock")
+    return JournalStorage(JournalFileBackend(str(folder / "study.journal"), lock))
 
 
 def _database(url: str) -> optuna.storages.RDBStorage:

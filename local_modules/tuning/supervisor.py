@@ -47,10 +47,12 @@ def run_workers(
     """
     study, turnstile = job.open_study(), Turnstile(job.folder)
     stop = CONTEXT.Event()
+    # A device with a number, as cuda:1, is the one that a person wants.
+    deals_gpus = ":" not in str(job.run_opts()["device"])
 
     def start(index):
         process = CONTEXT.Process(target=run_process, args=(job, index, train, stop))
-        with _environment(index, n_workers), _interrupts_ignored():
+        with _environment(index, n_workers, deals_gpus), _interrupts_ignored():
             process.start()
         return process
 
@@ -91,14 +93,14 @@ def _interrupts_ignored() -> Iterator[None]:
 
 
 @contextmanager
-def _environment(index: int, n_workers: int) -> Iterator[None]:
+def _environment(index: int, n_workers: int, deals_gpus: bool) -> Iterator[None]:
     """What a process has to find before it imports torch: its share of the cores, and
     one of the GPUs, dealt round."""
     before = dict(os.environ)
     n_cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, n_cores // n_workers)))
     n_gpus = torch.cuda.device_count()
-    if n_gpus:
+    if n_gpus and deals_gpus:
         named = before.get("CUDA_VISIBLE_DEVICES")
         gpus = named.split(",") if named else [str(n) for n in range(n_gpus)]
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[index % n_gpus]

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import torch
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from speechbrain.utils.run_opts import RunOptions
 from torch.utils.tensorboard import SummaryWriter
@@ -203,9 +204,10 @@ class Worker:
         job = self.job
         while job.deadline is None or time.time() < job.deadline:
             self.turnstile.recover(self.study)
-            live = live_trials(self.study).values()
+            live = list(live_trials(self.study).values())[: job.n_trials]
             states = {trial.state for trial in live}
-            if TrialState.WAITING in states or len(live) < job.n_trials:
+            has_more = len(live) < job.n_trials and not self._has_drawn_all()
+            if TrialState.WAITING in states or has_more:
                 self._run_trial()
                 yield
             elif TrialState.RUNNING in states:
@@ -213,13 +215,21 @@ class Worker:
             else:
                 break
 
+    def _has_drawn_all(self) -> bool:
+        """Whether nothing is left of a grid, which its sampler would begin again."""
+        sampler = self.study.sampler
+        is_grid = isinstance(sampler, optuna.samplers.GridSampler)
+        return is_grid and sampler.is_exhausted(self.study)
+
     def _run_trial(self) -> None:
         """Runs the next trial."""
+        begun = []
         # Until the trial's lock is held, it looks like one whose process is gone.
         with contextlib.ExitStack() as turn, contextlib.ExitStack() as trial_lock:
             turn.enter_context(self.turnstile.turn)
 
             def objective(trial):
+                begun.append(trial)
                 number = begin_attempt(self.study, trial)
                 if number is None:
                     trial.set_user_attr(REASON, SURPLUS)
@@ -230,19 +240,30 @@ class Worker:
                 return self._objective(trial, Path(lock.lock_file).parent)
 
             # The lock is held until Optuna has the outcome.
-            self.study.optimize(
-                objective,
-                n_trials=1,
-                catch=(_TrialFailed,),
-                callbacks=[self._close],
-            )
+            try:
+                self.study.optimize(
+                    objective,
+                    n_trials=1,
+                    catch=(_TrialFailed,),
+                    callbacks=[self._close],
+                )
+            except (ValueError, UpdateFinishedTrialError):
+                # Taken for dead while the machine slept or the database was away: it
+                # has been put back, and somebody carries on with it.
+                if not begun or not self._is_finished(begun[0]):
+                    raise
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
+    def _is_finished(self, trial: optuna.Trial) -> bool:
+        return self.study._storage.get_trial(trial._trial_id).state.is_finished()
+
     def _objective(self, trial: optuna.Trial, folder: Path) -> list[float]:
         try:
             if is_surplus(self.study, trial, self.job.n_trials):
+                # Its place may be another's later.
+                shutil.rmtree(folder / "save", ignore_errors=True)
                 raise InputError(SURPLUS)
             metrics = self._train(trial, folder)
             # An attempt that found all epochs done had none to report.

@@ -5,7 +5,8 @@ a program by the tests, which kill it.
 
 MISHAPS is JSON: {"kill": {"<trial>": [epochs after which its process is killed]},
 "always_kill": [trials, in their second epoch], "raise": [trials], "nan": [trials],
-"interrupt": {"<trial>": epoch}, "seconds": of an epoch}.
+"interrupt": {"<trial>": epoch}, "taken_for_dead": {"<trial>": epoch}, "seconds": of an
+epoch, "sampler": in place of a random one}.
 """
 
 import json
@@ -34,8 +35,7 @@ objective: eer
 proxy: {number_of_epochs: 4}
 space: {lr: {type: float, low: 0.0001, high: 0.01, log: True}}
 sampler_seed: !PLACEHOLDER
-sampler: !new:optuna.samplers.RandomSampler
-    seed: !ref <sampler_seed>
+sampler: !new:optuna.samplers.SAMPLER
 pruner: !new:optuna.pruners.NopPruner
 """
 
@@ -61,6 +61,13 @@ def train(hparams_file, run_opts, overrides, cache, on_epoch, test):
         rows[-1] |= {"train_loss": 1.0, "train_accuracy": 0.5, "learning_rate": 0.1}
         with replacing(saved) as file:
             json.dump(rows, file)
+        taken = folder / f"taken_{epoch}"
+        if (
+            mishaps.get("taken_for_dead", {}).get(number) == epoch
+            and not taken.exists()
+        ):
+            taken.touch()
+            fail(folder.parents[1], int(number))
         on_epoch(rows)
         killed = folder / f"killed_{epoch}"
         if epoch in mishaps.get("kill", {}).get(number, ()) and not killed.exists():
@@ -79,6 +86,13 @@ def train(hparams_file, run_opts, overrides, cache, on_epoch, test):
     return {"valid": valid, "n_parameters": 7, "train_seconds": 1.0}
 
 
+def fail(folder, number):
+    """Fails a trial as another machine does that has heard of it for too long."""
+    study = study_module.open_study(None, folder, "quick", 1)
+    trial = study_module.live_trials(study)[number]
+    Turnstile._fail(study, trial)
+
+
 def main():
     folder, storage, n_trials, n_workers = sys.argv[1:5]
     os.environ["MISHAPS"] = sys.argv[5] if len(sys.argv) > 5 else "{}"
@@ -86,7 +100,10 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     search_file = folder / "search.yaml"
     with replacing(search_file) as file:
-        file.write(SEARCH)
+        sampler = json.loads(os.environ["MISHAPS"]).get(
+            "sampler", "RandomSampler {seed: !ref <sampler_seed>}"
+        )
+        file.write(SEARCH.replace("SAMPLER", sampler))
     recipe = str(ROOT / "hparams" / "conformer.yaml")
     job = Job(
         recipe=recipe,

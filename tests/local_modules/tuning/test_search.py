@@ -11,6 +11,7 @@ from local_modules.tuning.search import (
     read_search,
     suggest,
 )
+from local_modules.tuning.study import enqueue_defaults
 
 ROOT = Path(__file__).parents[3]
 RECIPE = str(ROOT / "hparams" / "conformer.yaml")
@@ -158,20 +159,30 @@ def test_the_objectives_of_the_command_line_count_first(tmp_path):
     assert search.objectives == ("eer", "n_parameters")
 
 
+SPACE = {
+    "lr": optuna.distributions.FloatDistribution(0.0001, 0.01, log=True),
+    "dropout": optuna.distributions.FloatDistribution(0.0, 0.3),
+    "emb_dim": optuna.distributions.CategoricalDistribution((16, 64)),
+}
+GRID = "{lr: [0.001, 0.002], dropout: [0.0, 0.2, 0.3], emb_dim: [16, 64]}"
+
+
 @pytest.mark.parametrize(
     "sampler",
     [
-        "TPESampler {}",
-        "GPSampler {}",
-        "CmaEsSampler {}",
+        "TPESampler {seed: !ref <sampler_seed>, multivariate: True}",
+        "GPSampler {seed: !ref <sampler_seed>}",
+        "CmaEsSampler {seed: !ref <sampler_seed>}",
         "RandomSampler {}",
-        "GridSampler {search_space: {lr: [0.001, 0.002]}}",
+        "GridSampler {search_space: " + GRID + "}",
     ],
 )
 @pytest.mark.parametrize(
     "pruner", ["MedianPruner {}", "HyperbandPruner {}", "NopPruner {}"]
 )
-def test_samplers_and_pruners_of_optuna_are_made_and_draw(sampler, pruner, tmp_path):
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_samplers_and_pruners_of_optuna_learn_from_trials(sampler, pruner, tmp_path):
+    """As many trials as they need to, the first with the defaults."""
     path = tmp_path / "s.yaml"
     path.write_text(
         "sampler_seed: !PLACEHOLDER\n"
@@ -179,16 +190,49 @@ def test_samplers_and_pruners_of_optuna_are_made_and_draw(sampler, pruner, tmp_p
     )
     sampler, pruner = make_sampler_and_pruner(path, 1)
     study = optuna.create_study(sampler=sampler, pruner=pruner)
-    space = {"lr": optuna.distributions.FloatDistribution(0.001, 0.002)}
+    enqueue_defaults(study, {"lr": 0.003, "dropout": 0.1, "emb_dim": 64})
 
     def objective(trial):
-        assert 0.001 <= suggest(trial, space)["lr"] <= 0.002
-        trial.report(0.5, 1)
-        assert trial.should_prune() in (True, False)
-        return 0.5
+        values = suggest(trial, SPACE)
+        error = abs(values["lr"] - 0.002) + values["dropout"] + values["emb_dim"] / 1000
+        for epoch in (1, 2, 3):
+            trial.report(error / epoch, epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return error
 
-    study.optimize(objective, n_trials=2)
-    assert [trial.state.name for trial in study.trials] == 2 * ["COMPLETE"]
+    study.optimize(objective, n_trials=13)
+    trials = study.trials
+    assert trials[0].params == {"lr": 0.003, "dropout": 0.1, "emb_dim": 64}
+    assert len(trials) == 13
+    assert {t.state.name for t in trials} <= {"COMPLETE", "PRUNED"}
+    assert len({tuple(t.params.values()) for t in trials}) == 13
+
+
+def test_a_grid_of_one_beside_the_defaults(tmp_path):
+    """Optuna's sampler takes every trial for one of its grid."""
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "sampler_seed: 1\npruner: !new:optuna.pruners.NopPruner\n"
+        "sampler: !new:optuna.samplers.GridSampler {search_space: {lr: [0.001]}}"
+    )
+    study = optuna.create_study(sampler=make_sampler_and_pruner(path, 1)[0])
+    enqueue_defaults(study, {"lr": 0.003})
+    for expected in (0.003, 0.001):
+        study.optimize(lambda trial: suggest(trial, {"lr": SPACE["lr"]})["lr"], 1)
+        assert study.trials[-1].params == {"lr": expected}
+
+
+@pytest.mark.parametrize("choice", ["[1, 2]", "{a: 1}"])
+def test_choices_are_plain_values(choice, tmp_path):
+    path = written(tmp_path / "s.yaml")
+    text = path.read_text()
+    start = text.index("space:")
+    end = text.index("\n", text.index("\n", start) + 1)
+    entry = f"space:\n    lr: {{type: categorical, choices: [0.002, {choice}]}}"
+    path.write_text(text[:start] + entry + text[end:])
+    with pytest.raises(InputError, match="choices: .* is no plain value"):
+        read_search(path, RECIPE, {})
 
 
 @pytest.mark.parametrize(

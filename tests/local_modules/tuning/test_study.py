@@ -29,6 +29,7 @@ from local_modules.tuning.study import (
     claim_settings,
     enqueue_defaults,
     failure_reason,
+    has_ended,
     is_surplus,
     live_trials,
     open_study,
@@ -258,6 +259,38 @@ def test_a_trial_that_fails_says_why_and_the_study_goes_on(tmp_path):
     assert ran[1] == [1]
 
 
+def test_a_trial_taken_for_dead_is_carried_on_with(tmp_path):
+    """As after a sleep of the machine, or while a database was away."""
+    finished(tmp_path, "-", 3, 1, taken_for_dead={"1": 2})
+    live, ran = outcome(tmp_path)
+    assert [trial.state for trial in live.values()] == 3 * [TrialState.COMPLETE]
+    assert ran[1] == [1, 2, 3, 4]
+
+
+def test_a_grid_is_run_once(tmp_path):
+    grid = "GridSampler {search_space: {lr: [0.001, 0.0005]}}"
+    for _ in range(2):
+        finished(tmp_path, "-", 9, 2, sampler=grid)
+        live, _ = outcome(tmp_path)
+        assert [t.params["lr"] for t in live.values()][0] == 0.002
+        assert sorted(t.params["lr"] for t in live.values()) == [0.0005, 0.001, 0.002]
+        assert {t.state for t in live.values()} == {TrialState.COMPLETE}
+
+
+def test_fewer_trials_and_more_again(tmp_path):
+    """What was under way beyond the smaller number is begun anew."""
+    process = start(tmp_path, "-", 5, 1, interrupt={"3": 2})
+    process.communicate(timeout=300)
+    live, ran = outcome(tmp_path)
+    assert live[3].state == TrialState.WAITING and ran[3] == [1, 2]
+    finished(tmp_path, "-", 3, 1)
+    assert len(outcome(tmp_path)[0]) >= 3
+    finished(tmp_path, "-", 5, 1)
+    live, ran = outcome(tmp_path)
+    assert list(live) == [0, 1, 2, 3, 4]
+    assert {trial.state for trial in live.values()} == {TrialState.COMPLETE}
+
+
 def test_ctrl_c_puts_the_trial_back_and_is_no_kill(tmp_path):
     process = start(tmp_path, "-", 3, 1, interrupt={"1": 2})
     process.communicate(timeout=300)
@@ -296,6 +329,42 @@ def test_everything_killed_at_once(n_workers, tmp_path):
     for epochs in ran.values():
         # A kill between an epoch and its saving repeats that epoch, no other.
         assert sorted(set(epochs)) == [1, 2, 3, 4] and epochs == sorted(epochs)
+
+
+def test_a_journal_by_a_relative_path_with_an_old_lock(tmp_path, monkeypatch):
+    """Optuna's own lock, left behind by a kill, made every later start wait."""
+    monkeypatch.chdir(tmp_path)
+    Path("study").mkdir()
+    (tmp_path / "study" / "study.journal.lock").symlink_to("study/study.journal")
+    study = open_study(None, Path("study"), "s", 1)
+    enqueue_defaults(study, {"lr": 0.5})
+    assert (
+        open_study(None, tmp_path / "study", "s", 1).trials[0].state.name == "WAITING"
+    )
+
+
+def test_a_trial_killed_before_its_first_heartbeat(server, tmp_path, monkeypatch):
+    study = open_study(server.new_database(), tmp_path, "s", 1)
+    study.ask()
+    Turnstile(tmp_path).recover(study)
+    assert live_trials(study)[0].state == TrialState.RUNNING  # may just have begun
+    monkeypatch.setattr(module, "BEGINNING_SECONDS", 0.0)
+    Turnstile(tmp_path).recover(study)
+    assert live_trials(study)[0].state == TrialState.WAITING
+
+
+def test_a_trial_about_to_be_put_back_has_not_ended(study):
+    trial = running(study)
+    study.tell(trial, state=TrialState.FAIL)
+    assert not has_ended(study.trials[0])
+    trial = running(study)
+    trial.set_user_attr(REASON, "it was too hot")
+    study.tell(trial, state=TrialState.FAIL)
+    assert has_ended(study.trials[1])
+    trial = running(study)
+    trial.set_user_attr(ATTEMPTS, MAX_ATTEMPTS)
+    study.tell(trial, state=TrialState.FAIL)
+    assert has_ended(study.trials[2])
 
 
 def running(study):
@@ -371,6 +440,13 @@ def test_another_search_under_the_same_name_is_refused(study):
     with pytest.raises(InputError, match="recipe: lr 0.1, not 0.2"):
         claim_settings(
             study, {"recipe": {"lr": 0.2, "seed": 1}, "objectives": ("eer",)}
+        )
+    with pytest.raises(InputError, match="recipe: seed 1, not nothing"):
+        claim_settings(study, {"recipe": {"lr": 0.1}, "objectives": ("eer",)})
+    with pytest.raises(InputError, match="recipe: trials nothing, not None"):
+        claim_settings(
+            study,
+            {"recipe": {"lr": 0.1, "seed": 1, "trials": None}, "objectives": ("eer",)},
         )
     with pytest.raises(InputError, match="objectives"):
         claim_settings(
