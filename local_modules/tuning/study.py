@@ -24,11 +24,7 @@ from optuna.exceptions import (
     UpdateFinishedTrialError,
 )
 from optuna.storages import RetryHeartbeatStaleTrialCallback
-from optuna.storages.journal import (
-    BaseJournalFileLock,
-    JournalFileBackend,
-    JournalStorage,
-)
+from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import (
     DBAPIError,
@@ -313,9 +309,9 @@ def _experimental() -> Iterator[None]:
         yield
 
 
-class _JournalLock(BaseJournalFileLock):
-    """A lock that the system frees with its process. Optuna's own is a link in the file
-    system that stays behind a process killed meanwhile."""
+class _JournalLock:
+    """A lock for Optuna's journal that the system frees with its process. Optuna's own
+    is a link in the file system, which stays behind a process killed meanwhile."""
 
     def __init__(self, path: Path):
         self._lock = FileLock(path)

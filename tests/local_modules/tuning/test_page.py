@@ -1,6 +1,7 @@
 """The page and the pictures of a study, opened in a real browser."""
 
 import json
+import html
 import re
 import shutil
 import subprocess
@@ -92,7 +93,7 @@ def visible(page):
     """What stands in the page's body, without scripts and tags."""
     body = page[page.index("<body>") :]
     body = re.sub(r"<script>.*?</script>", "", body, flags=re.DOTALL)
-    return " ".join(re.sub(r"<[^>]+>", " ", body).split())
+    return html.unescape(" ".join(re.sub(r"<[^>]+>", " ", body).split()))
 
 
 def test_the_answer_stands_first(tmp_path):

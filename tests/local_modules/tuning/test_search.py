@@ -225,12 +225,8 @@ def test_a_grid_of_one_beside_the_defaults(tmp_path):
 
 @pytest.mark.parametrize("choice", ["[1, 2]", "{a: 1}"])
 def test_choices_are_plain_values(choice, tmp_path):
-    path = written(tmp_path / "s.yaml")
-    text = path.read_text()
-    start = text.index("space:")
-    end = text.index("\n", text.index("\n", start) + 1)
-    entry = f"space:\n    lr: {{type: categorical, choices: [0.002, {choice}]}}"
-    path.write_text(text[:start] + entry + text[end:])
+    space = f"{{lr: {{type: categorical, choices: [0.002, {choice}]}}}}"
+    path = written(tmp_path / "s.yaml", space)
     with pytest.raises(InputError, match="choices: .* is no plain value"):
         read_search(path, RECIPE, {})
 
