@@ -13,6 +13,7 @@ import optuna.visualization as interactive
 import optuna.visualization.matplotlib as static
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
@@ -206,11 +207,31 @@ def _optuna_s(name, title, how_to_read, shown, **options) -> Picture:
             figure = getattr(axes, "flat", [axes])[0].figure
             figure.suptitle("")
             matplotlib.pyplot.close(figure)
+        _tidy_optuna_s(name, figure, options)
         return figure
 
     figure = getattr(interactive, f"plot_{name}")(shown, **options)
     figure.update_layout(title=None)
+    if name == "intermediate_values":
+        figure.update_layout(showlegend=False)  # the lines say it when pointed at
     return Picture(name, title, how_to_read, figure, draw)
+
+
+def _tidy_optuna_s(name: str, figure: Figure, options: dict) -> None:
+    """Makes a static picture of Optuna's legible with many trials and parameters."""
+    if name == "parallel_coordinate":
+        figure.set_size_inches(1.5 * len(options["params"]), 5.5)
+    if name == "intermediate_values":
+        figure.axes[0].get_legend().remove()  # a line for each trial
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                low, high = axis.get_view_interval()
+                # Narrow ranges may hold no power of ten.
+                subs = (1, 2, 5) if high < 30 * low else (1,)
+                axis.set_major_locator(LogLocator(subs=subs))
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(NullFormatter())
 
 
 def _overlay(study, name, title, key, factor, axis) -> Picture:

@@ -1,7 +1,7 @@
 """The page and the pictures of a study, opened in a real browser."""
 
-import json
 import html
+import json
 import re
 import shutil
 import subprocess
