@@ -342,8 +342,8 @@ def train(
         Called after each epoch with the rows of all epochs so far (`RunHistory`);
         what it raises ends the training, whose checkpoint is kept.
     test : bool
-        False ends after the last epoch: nothing of `test` is read, no model folder
-        and no description of the environment written.
+        False ends after the last epoch: nothing of `test` is read, nothing drawn, no
+        model folder and no description of the environment written.
 
     Returns
     -------
@@ -391,7 +391,7 @@ def train(
     )
     brain.train_reader = train_reader
     brain.trials = trials
-    brain.reporter = RunReporter(hparams["output_folder"])
+    brain.reporter = RunReporter(hparams["output_folder"], draws=test)
     brain.on_epoch = on_epoch
 
     loader_options = {

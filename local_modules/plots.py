@@ -316,4 +316,4 @@ def tidy(axes: Axes) -> None:
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     """Writes a PNG in place of the one that may be there."""
     with replacing(path) as file:
-        figure.savefig(file.buffer, format="png", dpi=DPI, bbox_inches="tight")
+        figure.savefig(file.buffer, format="png", dpi=DPI)

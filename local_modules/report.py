@@ -23,12 +23,15 @@ class RunReporter:
     ---------
     output_folder : str
         The run's folder.
+    draws : bool
+        False leaves out the curves, which take a second.
     """
 
-    def __init__(self, output_folder: str):
+    def __init__(self, output_folder: str, draws: bool = True):
         self.folder = Path(output_folder)
+        self.draws = draws
         self._writer = None
-        self._plotted_at = time.monotonic()
+        self._plotted_at = 0.0
 
     def report(self, epochs: list[dict], best_epoch: int) -> None:
         """Adds the last of `epochs` to what is shown."""
@@ -48,7 +51,8 @@ class RunReporter:
                 if name != "epoch":
                     self._writer.add_scalar(name, value, row["epoch"])
         self._writer.flush()
-        if time.monotonic() - self._plotted_at > SECONDS_BETWEEN_PLOTS:
+        is_due = time.monotonic() - self._plotted_at > SECONDS_BETWEEN_PLOTS
+        if self.draws and is_due:
             folder = self.folder / "plots"
             folder.mkdir(parents=True, exist_ok=True)
             plots.plot_training(epochs, best_epoch, folder)

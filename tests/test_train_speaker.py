@@ -268,16 +268,17 @@ import torch
 import train_speaker
 
 folder = sys.argv.pop(1)
+n_seen = []
 
 class Saving(train_speaker.SpeakerBrain):
     def on_stage_end(self, stage, stage_loss, epoch=None):
         super().on_stage_end(stage, stage_loss, epoch)
         if stage.name == "TRAIN":
-            self.n_seen = self.hparams.history.seen
+            n_seen.append(self.hparams.history.seen)
         elif stage.name == "VALID":
             state = {
                 "weights": self.modules.state_dict(),
-                "n_seen": self.n_seen,
+                "n_seen": n_seen,
                 "accuracy": self.hparams.history.epochs[-1]["train_accuracy"],
                 "epochs": len(self.hparams.history.epochs),
             }
@@ -315,7 +316,8 @@ def test_two_processes_train_one_model_and_stop_together(
     first, second = (
         torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)
     )
-    assert first["n_seen"] == 48  # six speakers' eight utterances, shared
+    # Six speakers' eight utterances, shared; the last epoch may have been cut short.
+    assert set(first["n_seen"][:-1]) == {48} and first["n_seen"][-1] % 16 == 0
     assert_same(first, second)
     assert metrics_of(tmp_path / "run")["epochs"] == first["epochs"] > 1
     one_process = torch.load(

@@ -221,8 +221,8 @@ def _tidy_optuna_s(name: str, figure: Figure, options: dict) -> None:
     """Makes a static picture of Optuna's legible with many trials and parameters."""
     if name == "parallel_coordinate":
         figure.set_size_inches(1.5 * len(options["params"]), 5.5)
-    if name == "intermediate_values":
-        figure.axes[0].get_legend().remove()  # a line for each trial
+    if legend := name == "intermediate_values" and figure.axes[0].get_legend():
+        legend.remove()  # it has a line for each trial
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             if axis.get_scale() == "log":
@@ -303,7 +303,8 @@ def write_pictures(found: list[Picture], folder: Path) -> None:
     plotly."""
     folder.mkdir(parents=True, exist_ok=True)
     for picture in found:
-        save_figure(picture.draw(), folder / f"{picture.name}.png")
+        with matplotlib.rc_context({"savefig.bbox": "tight"}):
+            save_figure(picture.draw(), folder / f"{picture.name}.png")
         with replacing(folder / f"{picture.name}.html") as file:
             file.write(picture.figure.to_html(include_plotlyjs="directory"))
     plotly_js = folder / "plotly.min.js"

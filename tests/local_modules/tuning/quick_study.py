@@ -26,6 +26,8 @@ from local_modules.tuning.worker import Job
 
 # A killed worker of a database is noticed in seconds instead of a minute.
 study_module.HEARTBEAT_SECONDS, study_module.GRACE_SECONDS = 1, 8
+# A test that kills often may allow for more attempts.
+study_module.MAX_ATTEMPTS = int(os.environ.get("MAX_ATTEMPTS", 3))
 
 ROOT = Path(__file__).parents[3]
 N_EPOCHS = 4
