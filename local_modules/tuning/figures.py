@@ -221,7 +221,8 @@ def _tidy_optuna_s(name: str, figure: Figure, options: dict) -> None:
     """Makes a static picture of Optuna's legible with many trials and parameters."""
     if name == "parallel_coordinate":
         figure.set_size_inches(1.5 * len(options["params"]), 5.5)
-    if legend := name == "intermediate_values" and figure.axes[0].get_legend():
+    legend = figure.axes[0].get_legend()
+    if name == "intermediate_values" and legend is not None:
         legend.remove()  # it has a line for each trial
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
