@@ -12,6 +12,7 @@ from local_modules.manifest import replacing
 from local_modules.metrics import bayes_threshold, equal_error_rate
 
 TEMPLATES = Path(__file__).parent / "templates"
+TITLES = {"det": "DET curves", "scores": "Scores", "calibration": "Calibration"}
 HOW_TO_READ = {
     "det": "The lower and the further left, the better; a dot is the equal error rate, "
     "a cross the least detection cost at a prior of 1 %.",
@@ -153,7 +154,7 @@ def write_report(results: Mapping, pictures: Mapping[str, Path], path: Path) -> 
         ],
         pictures=[
             {
-                "name": name,
+                "title": TITLES[name],
                 "how_to_read": HOW_TO_READ[name],
                 "data": base64.b64encode(file.read_bytes()).decode(),
             }
