@@ -17,6 +17,7 @@ from local_modules.scoring import (
     cohort_statistics,
     enrol,
     normalise_scores,
+    pair_products,
     speaker_means,
     subtract_mean,
     trial_rows,
@@ -93,10 +94,12 @@ def cosines(
     torch.Tensor
         [trials], float32.
     """
-    left, right = enrolled.vectors(mean), tested.vectors(mean)
-    rows, columns = torch.from_numpy(rows), torch.from_numpy(columns)
-    blocks = zip(rows.split(65536), columns.split(65536), strict=True)
-    return torch.cat([(left[a] * right[b]).sum(dim=-1) for a, b in blocks])
+    return pair_products(
+        enrolled.vectors(mean),
+        tested.vectors(mean),
+        torch.from_numpy(rows),
+        torch.from_numpy(columns),
+    )
 
 
 @dataclass(frozen=True)

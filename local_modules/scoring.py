@@ -37,8 +37,28 @@ def cosine_scores(
     tensor([1., 0.])
     """
     unit = F.normalize(embeddings.float(), dim=-1)
-    blocks = zip(enrol.split(65536), test.split(65536), strict=True)
-    return torch.cat([(unit[a] * unit[b]).sum(dim=-1) for a, b in blocks])
+    return pair_products(unit, unit, enrol, test)
+
+
+def pair_products(
+    left: torch.Tensor, right: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
+) -> torch.Tensor:
+    """Inner product of the two vectors of each trial, some trials at a time.
+
+    Arguments
+    ---------
+    left, right : torch.Tensor
+        Vectors of the sides, [n, emb_dim] and [m, emb_dim].
+    rows, columns : torch.Tensor
+        Each trial's row in `left` and in `right`, int64, [trials].
+
+    Returns
+    -------
+    torch.Tensor
+        [trials].
+    """
+    blocks = zip(rows.split(65536), columns.split(65536), strict=True)
+    return torch.cat([(left[a] * right[b]).sum(dim=-1) for a, b in blocks])
 
 
 def subtract_mean(embeddings: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
