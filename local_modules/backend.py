@@ -60,8 +60,9 @@ class Recordings:
             return norms
         return np.array([norms[list(rows)].mean() for rows in self.members])
 
-    def vectors(self, mean: torch.Tensor | None) -> torch.Tensor:
-        """One vector of length one for each model, [models, emb_dim]."""
+    def vectors(self, mean: torch.Tensor | None = None) -> torch.Tensor:
+        """One vector of length one for each model, after the mean is taken out if there
+        is one, [models, emb_dim]."""
         embeddings = self.embeddings.float()
         if mean is not None:
             embeddings = subtract_mean(embeddings, mean)
@@ -75,10 +76,8 @@ def cosines(
     tested: Recordings,
     rows: np.ndarray,
     columns: np.ndarray,
-    mean: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """Cosine of the two sides of each trial, after the mean is taken out if there is
-    one.
+    """Cosine of the two sides of each trial.
 
     Arguments
     ---------
@@ -86,8 +85,6 @@ def cosines(
         The sides.
     rows, columns : numpy.ndarray
         Which model and which test utterance, int64, [trials].
-    mean : torch.Tensor | None
-        [emb_dim].
 
     Returns
     -------
@@ -95,8 +92,8 @@ def cosines(
         [trials], float32.
     """
     return pair_products(
-        enrolled.vectors(mean),
-        tested.vectors(mean),
+        enrolled.vectors(),
+        tested.vectors(),
         torch.from_numpy(rows),
         torch.from_numpy(columns),
     )
@@ -173,15 +170,14 @@ class Backend:
 
     def _scores(self, enrolled, tested, rows, columns) -> tuple[dict, dict]:
         """Scores that are no ratios, and what a calibration weighs."""
-        raw = cosines(enrolled, tested, rows, columns, self.mean)
-        found = {"mean subtracted": raw.numpy()}
         sides = (enrolled, torch.from_numpy(rows)), (tested, torch.from_numpy(columns))
+        vectors = [side.vectors(self.mean) for side, _ in sides]
+        raw = pair_products(*vectors, *(index for _, index in sides))
+        found = {"mean subtracted": raw.numpy()}
         for name, top_k in (("S-norm", None), ("AS-norm", TOP_K)):
             statistics = []
-            for side, index in sides:
-                mean, std = cohort_statistics(
-                    side.vectors(self.mean), self.cohort, top_k
-                )
+            for side, (_, index) in zip(vectors, sides, strict=True):
+                mean, std = cohort_statistics(side, self.cohort, top_k)
                 statistics.append((mean[index], std[index]))
             found[name] = normalise_scores(raw, *statistics).numpy()
         # The smaller of two sides and their sum: the sides can be exchanged.
