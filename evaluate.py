@@ -10,26 +10,33 @@ drawing the speakers anew. Embeddings are kept, so a second run takes seconds.
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import sys
 from pathlib import Path
 
 import numpy as np
+import soundfile
 import torch
 
-from local_modules.backend import Backend, Recordings, cosines
-from local_modules.confidence import p_value, speakers_of
+from local_modules.backend import Backend, Recordings, cohort_backend, cosines
+from local_modules.confidence import speakers_of
 from local_modules.errors import InputError
 from local_modules.evaluation import (
     Scored,
     groups_by_metadata,
     groups_by_seconds,
-    measure,
     measure_groups,
+    measure_systems,
     read_metadata,
 )
-from local_modules.evaluation_report import draw_pictures, table, write_report
+from local_modules.evaluation_report import (
+    draw_pictures,
+    operating_points,
+    table,
+    write_report,
+)
 from local_modules.extraction import EmbeddingStore, SpeakerModel, embed_files
 from local_modules.manifest import replacing
 from local_modules.scoring import trial_rows
@@ -37,6 +44,8 @@ from local_modules.trials import TrialList, read_enrolment, read_trials
 
 N_SHOWN = 5  # lines that can't be used
 CALIBRATED = "calibrated"
+COHORT_UTTERANCES = 5  # of each speaker
+AUDIO = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus"}
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -53,6 +62,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--data_folder", required=True, metavar="DIR", help="where its paths begin")
     add("--enrolment", metavar="FILE", help="`model path path ...` lines, for models")
     add("--metadata", metavar="CSV", help="with a column path: results for each value")
+    add(
+        "--mean_of_scores",
+        action="store_true",
+        help="a model's score is the mean of its recordings' scores; default: the "
+        "score of their mean embedding",
+    )
+    add(
+        "--cohort",
+        metavar="DIR",
+        help="other speakers to normalise scores by, DIR/<speaker>/...; default: the "
+        "training speakers, of whom a trained model keeps the means",
+    )
     add("--output_folder", metavar="DIR", help="default: results/evaluation/<LIST>")
     add("--strict", action="store_true", help="end at the first line of no use")
     add("--resamples", type=int, default=1000, help="for the intervals")
@@ -113,43 +134,67 @@ def usable(
 
 def embed(
     options: argparse.Namespace, source: str, paths: list[str]
-) -> tuple[dict, dict[str, str]]:
-    """Embeddings and failures of the list's recordings, by path as the list has it."""
+) -> tuple[dict, dict[str, str], Backend | None]:
+    """Embeddings and failures of the list's recordings, by path as the list has it,
+    and what scores beyond the cosine need."""
     model = SpeakerModel(source, options.device)
     folder = Path(source).parent if Path(source).is_dir() else Path("results")
-    store = EmbeddingStore(folder / "embeddings.db")
     root = Path(options.data_folder).resolve()
-    try:
-        found, failures = embed_files(
-            model,
-            [root / path for path in paths],
-            store,
-            options.window_seconds,
-            options.batch_seconds,
-        )
-    finally:
-        store.close()
+    settings = options.window_seconds, options.batch_seconds
+    with contextlib.closing(EmbeddingStore(folder / "embeddings.db")) as store:
+        files = [root / path for path in paths]
+        found, failures = embed_files(model, files, store, *settings)
+        if options.cohort:
+            speaker_of = cohort_files(Path(options.cohort).resolve())
+            embedded, _ = embed_files(model, speaker_of, store, *settings)
+            vectors = {p: torch.from_numpy(e.vector) for p, e in embedded.items()}
+            backend = cohort_backend(vectors, speaker_of)
+        else:
+            backend = Backend.load(source) if Path(source).is_dir() else None
     return (
         {path: found[root / path] for path in paths if root / path in found},
         {path: failures[root / path] for path in paths if root / path in failures},
+        backend,
     )
 
 
-def score(source: str, embedded: dict, trials: TrialList, members: dict) -> dict:
-    """Scores of the trials in every way that the model has the means for, by name."""
+def cohort_files(folder: Path) -> dict[Path, str]:
+    """The first recordings of each speaker folder, with the speaker's name."""
+    speaker_of = {}
+    for speaker in sorted(path for path in folder.glob("*") if path.is_dir()):
+        files = sorted(p for p in speaker.rglob("*") if p.suffix.lower() in AUDIO)
+        speaker_of |= dict.fromkeys(files[:COHORT_UTTERANCES], speaker.name)
+    if len(set(speaker_of.values())) < 2:
+        raise InputError(
+            f"--cohort {folder}: has recordings of {len(set(speaker_of.values()))} "
+            "speakers; DIR/<speaker>/... of two or more are needed"
+        )
+    return speaker_of
+
+
+def score(
+    embedded: dict,
+    backend: Backend | None,
+    trials: TrialList,
+    members: dict,
+    mean_of_scores: bool,
+) -> dict:
+    """Scores of the trials in every way that there are the means for, by name."""
     rows = {path: index for index, path in enumerate(embedded)}
     vectors = torch.from_numpy(np.stack([e.vector for e in embedded.values()]))
     seconds = np.array([e.seconds for e in embedded.values()])
     enrolled = list(dict.fromkeys(trials.enrol))
     sides = (
         Recordings(
-            vectors, seconds, [[rows[path] for path in members[m]] for m in enrolled]
+            vectors,
+            seconds,
+            [[rows[path] for path in members[m]] for m in enrolled],
+            mean_of_scores,
         ),
         Recordings(vectors, seconds),
     )
     _, models, tests = trial_rows(list(embedded), trials, enrolled)
     scores = {"cosine": cosines(*sides, models, tests).numpy()}
-    backend = Backend.load(source) if Path(source).is_dir() else None
     if backend is not None:
         scores |= backend.scores(*sides, models, tests)
     return scores
@@ -161,9 +206,9 @@ def evaluate(options: argparse.Namespace) -> dict:
     metadata = read_metadata(options.metadata) if options.metadata else {}
     paths = [path for recordings in members.values() for path in recordings]
     paths = list(dict.fromkeys([*paths, *trials.test]))
-    embedded, failures = {}, {}
+    embedded, backends, failures = {}, {}, {}
     for source in options.models:
-        embedded[source], failed = embed(options, source, paths)
+        embedded[source], failed, backends[source] = embed(options, source, paths)
         failures |= failed
     trials, left_out = usable(trials, members, failures, options)
     complaints += left_out
@@ -171,22 +216,24 @@ def evaluate(options: argparse.Namespace) -> dict:
     enrol_speakers, test_speakers = speakers_of(
         trials.labels, trials.enrol, trials.test
     )
-    systems = {}
+    systems, compared_with = {}, {}
     for source in options.models:
-        for way, scores in score(source, embedded[source], trials, members).items():
+        scores = score(
+            *(embedded[source], backends[source], trials, members),
+            options.mean_of_scores,
+        )
+        for way, values in scores.items():
             name = way if len(options.models) == 1 else f"{source}: {way}"
             systems[name] = Scored(
-                scores, trials.labels, enrol_speakers, test_speakers, way == CALIBRATED
+                values, trials.labels, enrol_speakers, test_speakers, way == CALIBRATED
             )
-    replicates = {
-        name: system.replicates(options.resamples) for name, system in systems.items()
-    }
-    metrics = {name: measure(s, replicates[name]) for name, s in systems.items()}
-    first = next(iter(systems))
-    for name in systems:
-        if name != first:
-            p = p_value(replicates[first]["eer"], replicates[name]["eer"])
-            metrics[name]["p_value"] = p
+            if source == options.models[0]:
+                first, headline = next(iter(systems)), name
+                compared_with[name] = first
+            else:
+                same_way = f"{options.models[0]}: {way}"
+                compared_with[name] = same_way if same_way in systems else first
+    metrics = measure_systems(systems, compared_with, options.resamples)
 
     known = embedded[options.models[0]]
     sides = [
@@ -197,17 +244,17 @@ def evaluate(options: argparse.Namespace) -> dict:
     groups |= groups_by_metadata(
         metadata, [members[enrol] for enrol in trials.enrol], trials.test
     )
-    best = min(metrics, key=lambda name: metrics[name]["eer"])
     parts = {
         column: {
             name: measure_groups(systems[name], rows, options.resamples)
-            for name in dict.fromkeys((first, best))
+            for name in dict.fromkeys((first, headline))
         }
         for column, rows in groups.items()
     }
     results = {
         "trials": str(options.trials),
         "n_left_out": len(complaints),
+        "headline": headline,
         "systems": metrics,
         "parts": parts,
     }
@@ -236,7 +283,7 @@ def write(
         json.dump(results, file, indent=2)
     with replacing(folder / "left_out.txt") as file:
         file.writelines(f"{complaint}\n" for complaint in complaints)
-    pictures = draw_pictures(systems, folder / "plots")
+    pictures = draw_pictures(systems, results["headline"], folder / "plots")
     write_report(results, pictures, folder / "report.html")
     for complaint in complaints[:N_SHOWN]:
         print(f"left out: {complaint}")
@@ -246,6 +293,8 @@ def write(
         f"left out ({folder / 'left_out.txt'})\n"
     )
     print(table(results["systems"]))
+    for point in operating_points(results["systems"][results["headline"]]):
+        print(f"\n{point}")
     print(f"\npage      {folder / 'report.html'}\nscores    {folder / 'scores.csv'}")
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from local_modules.calibration import Calibration, fit_calibration
+from local_modules.calibration import Calibration, fit_calibration, quality_helps
+from local_modules.confidence import speakers_of
 from local_modules.errors import InputError
+from local_modules.plda import Plda, fit_plda
 from local_modules.scoring import (
     cohort_statistics,
     enrol,
@@ -25,7 +27,9 @@ from local_modules.scoring import (
 from local_modules.trials import TrialList
 
 STATISTICS = "backend.safetensors"
+PLDA = "plda."  # what the names of its parts begin with
 CALIBRATION = "calibration.json"
+FUSED = ("PLDA", "AS-norm")  # into one ratio
 TOP_K = 300  # of the cohort, for adaptive normalisation
 
 
@@ -41,11 +45,15 @@ class Recordings:
         Durations, [n].
     members : sequence of sequence of int | None
         Rows of each enrolled model; None if every row is one.
+    mean_of_scores : bool
+        A model of several scores as the mean of its recordings' scores; otherwise as
+        the mean of their embeddings.
     """
 
     embeddings: torch.Tensor
     seconds: np.ndarray
     members: Sequence[Sequence[int]] | None = None
+    mean_of_scores: bool = False
 
     def sum_seconds(self) -> np.ndarray:
         """Seconds of speech of each model."""
@@ -61,14 +69,14 @@ class Recordings:
         return np.array([norms[list(rows)].mean() for rows in self.members])
 
     def vectors(self, mean: torch.Tensor | None = None) -> torch.Tensor:
-        """One vector of length one for each model, after the mean is taken out if there
-        is one, [models, emb_dim]."""
+        """One vector for each model, after the mean is taken out if there is one,
+        [models, emb_dim]; of length one, but for means of scores."""
         embeddings = self.embeddings.float()
         if mean is not None:
             embeddings = subtract_mean(embeddings, mean)
         if self.members is None:
             return F.normalize(embeddings, dim=-1)
-        return enrol(embeddings, self.members)
+        return enrol(embeddings, self.members, renormalise=not self.mean_of_scores)
 
 
 def cosines(
@@ -111,12 +119,15 @@ class Backend:
     cohort : torch.Tensor
         Mean embeddings of the training speakers, of length one after `mean` is taken
         out, [speakers, emb_dim].
+    plda : Plda | None
+        Fitted to the training speakers.
     calibration : Calibration | None
-        From `measures` to log-likelihood ratios.
+        From scores and quality to log-likelihood ratios.
     """
 
     mean: torch.Tensor
     cohort: torch.Tensor
+    plda: Plda | None = None
     calibration: Calibration | None = None
 
     def scores(
@@ -136,12 +147,12 @@ class Backend:
         Returns
         -------
         dict
-            `mean subtracted`, `S-norm` and `AS-norm`, and with a calibration
-            `calibrated`, which are log-likelihood ratios; [trials] each.
+            With a PLDA model `PLDA`; `mean subtracted`, `S-norm` and `AS-norm`; with a
+            calibration `calibrated`, which are log-likelihood ratios; [trials] each.
         """
-        found, measures = self._scores(enrolled, tested, rows, columns)
+        found, qualities = self._scores(enrolled, tested, rows, columns)
         if self.calibration is not None:
-            found["calibrated"] = self.calibration(measures)
+            found["calibrated"] = self.calibration({**found, **qualities})
         return found
 
     def fitted(
@@ -151,8 +162,10 @@ class Backend:
         rows: np.ndarray,
         columns: np.ndarray,
         labels: np.ndarray,
+        speakers: tuple[np.ndarray, np.ndarray],
     ) -> "Backend":
-        """The same with a calibration for trials like these.
+        """The same with a calibration for trials like these; it weighs the quality of
+        the recordings where that is of use.
 
         Arguments
         ---------
@@ -160,29 +173,36 @@ class Backend:
             See `cosines`; of validation speakers.
         labels : numpy.ndarray
             True for target trials, bool, [trials].
+        speakers : tuple of numpy.ndarray
+            Numbers of the sides' speakers from 0, int64, [trials] each.
 
         Returns
         -------
         Backend
         """
-        _, measures = self._scores(enrolled, tested, rows, columns)
-        return Backend(self.mean, self.cohort, fit_calibration(measures, labels))
+        scores, qualities = self._scores(enrolled, tested, rows, columns)
+        measures = {name: scores[name] for name in FUSED if name in scores}
+        if quality_helps(measures, qualities, labels, *speakers):
+            measures |= qualities
+        return replace(self, calibration=fit_calibration(measures, labels))
 
     def _scores(self, enrolled, tested, rows, columns) -> tuple[dict, dict]:
-        """Scores that are no ratios, and what a calibration weighs."""
+        """Scores that are no ratios, and what is known of the recordings' quality."""
         sides = (enrolled, torch.from_numpy(rows)), (tested, torch.from_numpy(columns))
         vectors = [side.vectors(self.mean) for side, _ in sides]
         raw = pair_products(*vectors, *(index for _, index in sides))
-        found = {"mean subtracted": raw.numpy()}
+        found = {}
+        if self.plda is not None:
+            indices = (index for _, index in sides)
+            found["PLDA"] = self.plda.scores(*vectors, *indices).numpy()
+        found["mean subtracted"] = raw.numpy()
         for name, top_k in (("S-norm", None), ("AS-norm", TOP_K)):
             statistics = []
             for side, (_, index) in zip(vectors, sides, strict=True):
                 mean, std = cohort_statistics(side, self.cohort, top_k)
                 statistics.append((mean[index], std[index]))
             found[name] = normalise_scores(raw, *statistics).numpy()
-        # The smaller of two sides and their sum: the sides can be exchanged.
-        measures = {"score": found["AS-norm"]}
-        qualities = [
+        quality = [
             {
                 "log_seconds": np.log(side.sum_seconds())[index],
                 "log_norm": np.log(side.norms())[index],
@@ -190,15 +210,20 @@ class Backend:
             }
             for (side, index), (mean, _) in zip(sides, statistics, strict=True)
         ]
-        for name in qualities[0]:
-            one, other = (quality[name] for quality in qualities)
-            measures[f"{name}_sum"] = one + other
-            measures[f"{name}_least"] = np.minimum(one, other)
-        return found, measures
+        # The smaller of two sides and their sum: the sides can be exchanged.
+        qualities = {}
+        for name in quality[0]:
+            one, other = (of_side[name] for of_side in quality)
+            qualities[f"{name}_sum"] = one + other
+            qualities[f"{name}_least"] = np.minimum(one, other)
+        return found, qualities
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes `backend.safetensors` and `calibration.json`."""
         statistics = {"mean": self.mean.float(), "cohort": self.cohort.float()}
+        if self.plda is not None:
+            parts = asdict(self.plda)
+            statistics |= {f"{PLDA}{name}": value for name, value in parts.items()}
         statistics = {name: value.contiguous() for name, value in statistics.items()}
         save_file(statistics, str(Path(folder) / STATISTICS))
         if self.calibration is not None:
@@ -219,11 +244,15 @@ class Backend:
         try:
             statistics = load_file(str(path))
             mean, cohort = statistics["mean"], statistics["cohort"]
+            plda = None
+            if any(name.startswith(PLDA) for name in statistics):
+                parts = (statistics[f"{PLDA}{part.name}"] for part in fields(Plda))
+                plda = Plda(*parts)
         except (OSError, KeyError, SafetensorError) as error:
             raise InputError(f"{path}: can't be read: {error}") from None
         path = Path(folder) / CALIBRATION
         calibration = Calibration.load(path) if path.exists() else None
-        return cls(mean, cohort, calibration)
+        return cls(mean, cohort, plda, calibration)
 
 
 def fit_backend(
@@ -253,15 +282,40 @@ def fit_backend(
     Backend
     """
     vectors = torch.stack(list(embeddings.values()))
-    mean = vectors.float().mean(dim=0)
-    speakers = [speaker_of[path] for path in training]
-    _, numbers = np.unique(speakers, return_inverse=True)
-    cohort = speaker_means(
-        subtract_mean(torch.stack(list(training.values())), mean),
-        torch.from_numpy(numbers),
-    )
+    backend = cohort_backend(training, speaker_of, vectors.float().mean(dim=0))
     recordings = Recordings(vectors, np.array([seconds[path] for path in embeddings]))
     kept, rows, columns = trial_rows(list(embeddings), trials)
-    return Backend(mean, cohort).fitted(
-        recordings, recordings, rows, columns, trials.labels[kept]
+    labels = trials.labels[kept]
+    return backend.fitted(
+        *(recordings, recordings, rows, columns, labels),
+        speakers_of(labels, rows, columns),
     )
+
+
+def cohort_backend(
+    embeddings: Mapping[str, torch.Tensor],
+    speaker_of: Mapping[str, str],
+    mean: torch.Tensor | None = None,
+) -> Backend:
+    """Makes a backend without a calibration of speakers that are in no trial.
+
+    Arguments
+    ---------
+    embeddings : mapping of str to torch.Tensor
+        Of their recordings by path, [emb_dim].
+    speaker_of : mapping of str to str
+        Their names.
+    mean : torch.Tensor | None
+        What is taken out of embeddings, [emb_dim]; None for the mean of these.
+
+    Returns
+    -------
+    Backend
+    """
+    vectors = torch.stack(list(embeddings.values())).float()
+    if mean is None:
+        mean = vectors.mean(dim=0)
+    vectors = subtract_mean(vectors, mean)
+    _, numbers = np.unique([speaker_of[p] for p in embeddings], return_inverse=True)
+    numbers = torch.from_numpy(numbers)
+    return Backend(mean, speaker_means(vectors, numbers), fit_plda(vectors, numbers))

@@ -1,9 +1,9 @@
 """From scores to log-likelihood ratios, by logistic regression.
 
-Beside the score, what is known of the recordings' quality can move the ratio: a short
-recording says less. The idea is that of quality measure functions (Thienpondt,
-Desplanques & Demuynck, ICASSP 2021), the prior-weighted training that of Brümmer & du
-Preez (Computer Speech & Language 20, 2006).
+Several scores of a trial are fused. Beside them, what is known of the recordings'
+quality can move the ratio: a short recording says less. The idea is that of quality
+measure functions (Thienpondt, Desplanques & Demuynck, ICASSP 2021), the prior-weighted
+training that of Brümmer & du Preez (Computer Speech & Language 20, 2006).
 """
 
 import json
@@ -16,16 +16,20 @@ import numpy as np
 
 from local_modules.errors import InputError
 from local_modules.manifest import replacing
+from local_modules.metrics import cllr
+
+N_HALVINGS = 10  # of the speakers, in cross-validation
+CLEARLY = 0.75  # of the halves in which quality has to make better ratios
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """An affine map from a score and measures of quality to a log-likelihood ratio.
+    """An affine map from scores and measures of quality to a log-likelihood ratio.
 
     Arguments
     ---------
     weights : dict of str to float
-        By name of what is weighed; `score` is one.
+        By name of what is weighed.
     offset : float
         What is added.
 
@@ -86,7 +90,7 @@ def fit_calibration(
     Arguments
     ---------
     measures : mapping of str to numpy.ndarray
-        `score` and whatever else may move the ratio, [trials] each.
+        Scores and whatever else may move the ratio, [trials] each.
     labels : numpy.ndarray
         True for target trials, bool, [trials].
     p_target : float
@@ -136,3 +140,53 @@ def fit_calibration(
     return Calibration(
         dict(zip(measures, weights.tolist(), strict=True)), float(offset)
     )
+
+
+def quality_helps(
+    scores: Mapping[str, np.ndarray],
+    qualities: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    enrol_speakers: np.ndarray,
+    test_speakers: np.ndarray,
+) -> bool:
+    """Whether measures of quality beside the scores make better ratios for speakers
+    that the calibration has not seen: by fitting on half of the speakers and trying the
+    other half, again and again, for few speakers fit many weights too well.
+
+    Arguments
+    ---------
+    scores, qualities : mapping of str to numpy.ndarray
+        Together the measures for `fit_calibration`.
+    labels : numpy.ndarray
+        As for `fit_calibration`.
+    enrol_speakers, test_speakers : numpy.ndarray
+        Numbers of the sides' speakers from 0, int64, [trials].
+
+    Returns
+    -------
+    bool
+        False too where the speakers are too few to be halved.
+    """
+    n_speakers = 1 + int(max(enrol_speakers.max(), test_speakers.max()))
+    rng = np.random.default_rng(0)
+    outcomes = []
+    for _ in range(N_HALVINGS):
+        in_first = rng.permutation(n_speakers) % 2 == 0
+        sides = in_first[enrol_speakers], in_first[test_speakers]
+        halves = sides[0] & sides[1], ~(sides[0] | sides[1])
+        if not all(0 < labels[half].sum() < half.sum() for half in halves):
+            continue
+        for seen, left_out in (halves, halves[::-1]):
+            costs = []
+            for measures in (scores, {**scores, **qualities}):
+                calibration = fit_calibration(
+                    {name: values[seen] for name, values in measures.items()},
+                    labels[seen],
+                )
+                llrs = calibration(
+                    {name: values[left_out] for name, values in measures.items()}
+                )
+                truth = labels[left_out]
+                costs.append(cllr(llrs[truth], llrs[~truth]))
+            outcomes.append(costs[1] < costs[0])
+    return bool(outcomes) and float(np.mean(outcomes)) > CLEARLY

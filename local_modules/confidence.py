@@ -57,7 +57,7 @@ def p_value(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def speakers_of(
-    labels: np.ndarray, enrol: Sequence[str], test: Sequence[str]
+    labels: np.ndarray, enrol: Sequence, test: Sequence
 ) -> tuple[np.ndarray, np.ndarray]:
     """Who speaks in a trial list, as far as it says so itself: two sides are of one
     speaker if target trials connect them.
@@ -66,8 +66,8 @@ def speakers_of(
     ---------
     labels : numpy.ndarray
         True for target trials, bool, [n_trials].
-    enrol, test : sequence of str
-        Names of the two sides, of length n_trials.
+    enrol, test : sequence
+        Names or numbers of the two sides, of length n_trials.
 
     Returns
     -------

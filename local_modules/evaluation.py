@@ -7,13 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from local_modules.confidence import Bootstrap, interval
+from local_modules.confidence import Bootstrap, interval, p_value
 from local_modules.errors import InputError
 from local_modules.metrics import (
     act_dcf,
+    bayes_threshold,
     cllr,
     convex_hull_eer,
     equal_error_rate,
+    far_frr,
     min_cllr,
     min_dcf,
 )
@@ -82,8 +84,9 @@ def measure(scored: Scored, replicates: Mapping[str, np.ndarray]) -> dict:
     -------
     dict
         `eer`, `eer_threshold`, `eer_convex_hull`, `min_dcf_<prior>`, `min_cllr`,
-        `n_target`, `n_nontarget`; for log-likelihood ratios `act_dcf_<prior>` and
-        `cllr`; and `intervals`, 95 % by metric.
+        `n_target`, `n_nontarget`; for log-likelihood ratios `cllr`, `act_dcf_<prior>`
+        and the operating point that the prior gives, `threshold_<prior>`,
+        `far_<prior>`, `frr_<prior>`; and `intervals`, 95 % by metric.
     """
     pair = scored.pair
     eer, threshold = equal_error_rate(*pair)
@@ -99,9 +102,41 @@ def measure(scored: Scored, replicates: Mapping[str, np.ndarray]) -> dict:
         found[f"min_dcf_{prior}"] = min_dcf(*pair, prior)[0]
         if scored.are_llrs:
             found[f"act_dcf_{prior}"] = act_dcf(*pair, prior)
+            threshold = bayes_threshold(prior)
+            found[f"threshold_{prior}"] = threshold
+            found[f"far_{prior}"], found[f"frr_{prior}"] = far_frr(*pair, threshold)
     if scored.are_llrs:
         found["cllr"] = cllr(*pair)
     found["intervals"] = {name: interval(row) for name, row in replicates.items()}
+    return found
+
+
+def measure_systems(
+    systems: Mapping[str, Scored], compared_with: Mapping[str, str], n_resamples: int
+) -> dict[str, dict]:
+    """All metrics of several systems on the same trials.
+
+    Arguments
+    ---------
+    systems : mapping of str to Scored
+        By name.
+    compared_with : mapping of str to str
+        Which system each is compared with; itself for none.
+    n_resamples : int
+        How many times the speakers are drawn.
+
+    Returns
+    -------
+    dict
+        By name, what `measure` gives, and for a comparison `compared_with` and
+        `p_value`, the significance of the difference in EER.
+    """
+    replicates = {name: s.replicates(n_resamples) for name, s in systems.items()}
+    found = {name: measure(s, replicates[name]) for name, s in systems.items()}
+    for name, other in compared_with.items():
+        if other != name:
+            p = p_value(replicates[other]["eer"], replicates[name]["eer"])
+            found[name] |= {"compared_with": other, "p_value": p}
     return found
 
 

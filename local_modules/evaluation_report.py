@@ -75,14 +75,31 @@ def cells(metrics: Mapping, systems: Mapping[str, Mapping]) -> list[str]:
     return [texts.get(name, "") for name in headings(systems)]
 
 
-def draw_pictures(systems: Mapping[str, Scored], folder: Path) -> dict[str, Path]:
-    """Draws the DET curves, and of the best system the scores and, if it gives ratios,
-    the calibration.
+def operating_points(metrics: Mapping) -> list[str]:
+    """Where a calibrated system should decide, and what comes of it, as sentences; none
+    for scores that are no ratios."""
+    return [
+        f"Where {100 * p:.0f} % of the claims are true and both errors cost the same, "
+        f"accept from a log-likelihood ratio of {metrics[f'threshold_{p}']:.2f}: "
+        f"{100 * metrics[f'far_{p}']:.2f} % of the false claims pass, "
+        f"{100 * metrics[f'frr_{p}']:.2f} % of the true ones are refused."
+        for p in PRIORS
+        if f"threshold_{p}" in metrics
+    ]
+
+
+def draw_pictures(
+    systems: Mapping[str, Scored], name: str, folder: Path
+) -> dict[str, Path]:
+    """Draws the DET curves, and of one system the scores and, if it gives ratios, the
+    calibration.
 
     Arguments
     ---------
     systems : mapping of str to Scored
         By name.
+    name : str
+        Of the one.
     folder : Path
         Where to; must exist.
 
@@ -93,7 +110,6 @@ def draw_pictures(systems: Mapping[str, Scored], folder: Path) -> dict[str, Path
     """
     found = {"det": folder / "det.png"}
     plots.plot_det({name: s.pair for name, s in systems.items()}, found["det"])
-    name = list(systems)[-1]
     shown = systems[name]
     target, nontarget = shown.pair
     if shown.are_llrs:
@@ -126,16 +142,17 @@ def write_report(results: Mapping, pictures: Mapping[str, Path], path: Path) -> 
         trim_blocks=True,
     )
     systems = results["systems"]
-    best = min(systems, key=lambda name: systems[name]["eer"])
-    low, high = systems[best]["intervals"]["eer"]
+    shown = results["headline"]
+    low, high = systems[shown]["intervals"]["eer"]
     text = environment.get_template("evaluation.html").render(
         title=f"Evaluation on {Path(results['trials']).name}",
-        best=best,
-        eer=f"{100 * systems[best]['eer']:.2f} %",
+        shown=shown,
+        eer=f"{100 * systems[shown]['eer']:.2f} %",
         interval=f"{100 * low:.2f} to {100 * high:.2f} %",
-        n_target=systems[best]["n_target"],
-        n_nontarget=systems[best]["n_nontarget"],
+        n_target=systems[shown]["n_target"],
+        n_nontarget=systems[shown]["n_nontarget"],
         n_left_out=results["n_left_out"],
+        points=operating_points(systems[shown]),
         headings=headings(systems),
         rows=[(name, cells(metrics, systems)) for name, metrics in systems.items()],
         parts=[

@@ -1,6 +1,9 @@
 """What the tests share: a small corpus of voices that a small model can learn."""
 
+import json
 import os
+import shutil
+import subprocess
 
 # Before torch is imported: two threads fight over tensors as small as these.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -49,3 +52,39 @@ def voices_folder(tmp_path_factory):
                 wave = utterance(pitch, formants, rng, rng.uniform(1.0, 1.4))
                 soundfile.write(folder / f"{number}.wav", wave, SAMPLE_RATE)
     return root
+
+
+@pytest.fixture
+def in_browser(tmp_path):
+    """A function of a page's HTML, the expression of a script and a width in pixels:
+    opens the page in Chromium and returns what the expression gives and the console's
+    lines."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium is installed")
+
+    def open_page(html, expression, width):
+        script = (
+            f"<script>const found = {expression}; document.body.insertAdjacentHTML("
+            '"beforeend", `<pre id="found">${JSON.stringify(found)}</pre>`);</script>'
+        )
+        probe = tmp_path / "probe.html"
+        probe.write_text(html.replace("</body>", f"{script}</body>"), encoding="utf-8")
+        shown = subprocess.run(
+            [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
+            + ["--disable-background-networking", "--disable-component-update"]
+            + ["--disable-sync", "--disable-quic"]
+            + [f"--user-data-dir={tmp_path}/profile", "--enable-logging=stderr"]
+            + ["--v=0", "--virtual-time-budget=10000"]
+            + [f"--window-size={width},900", "--dump-dom", probe.as_uri()],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=True,
+        )
+        # The last: the script that writes it holds the same words.
+        text = shown.stdout.rpartition('<pre id="found">')[2].split("</pre>")[0]
+        console = [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
+        return json.loads(text), console
+
+    return open_page

@@ -67,11 +67,13 @@ def test_the_cosine_is_what_training_measured(run, voices_folder, here, capsys):
     assert cosine["n_target"] == trained["n_target"]
     assert list(results["systems"]) == [
         "cosine",
+        "PLDA",
         "mean subtracted",
         "S-norm",
         "AS-norm",
         "calibrated",
     ]
+    assert results["headline"] == "calibrated"
     assert "p_value" in results["systems"]["AS-norm"]
     assert "cllr" in results["systems"]["calibrated"]
 
@@ -90,6 +92,31 @@ def test_the_cosine_is_what_training_measured(run, voices_folder, here, capsys):
     assert "http" not in page.split("<body>")[1]
     for name in ("det", "scores", "calibration"):
         assert (folder / "plots" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+LOOK = """({
+    wide: document.documentElement.scrollWidth - window.innerWidth,
+    pictures: [...document.images].map(image => image.naturalWidth > 0),
+    answer: document.querySelector(".answer").innerText,
+    rows: [...document.querySelector("table").rows].map(row => row.cells[0].innerText),
+    loaded: performance.getEntriesByType("resource").map(entry => entry.name)
+        .filter(name => !name.startsWith("data:")),
+})"""
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_the_page_in_a_browser(width, run, voices_folder, here, in_browser):
+    """On a phone and on a desk: no error on the console, nothing wider than the screen
+    or from the network, and the numbers of the table on the screen."""
+    assert evaluate.main(command(run, voices_folder)) == 0
+    folder = here / "results" / "evaluation" / "test_trials"
+    systems = results_in(folder)["systems"]
+    found, console = in_browser((folder / "report.html").read_text(), LOOK, width)
+    assert not console and not found["loaded"]
+    assert found["wide"] <= 0
+    assert found["pictures"] == [True, True, True]
+    assert f"{100 * systems['calibrated']['eer']:.2f} %" in found["answer"]
+    assert found["rows"] == ["system", *systems]
 
 
 def test_a_second_run_embeds_nothing(run, voices_folder, here, monkeypatch):
@@ -156,13 +183,38 @@ def test_models_are_compared_and_enrolled_with_several(run, voices_folder, here)
     assert evaluate.main([f"{here / 'other' / 'model'}", *arguments]) == 0
     results = results_in(here / "out")
     systems = results["systems"]
-    assert len(systems) == 10
+    assert len(systems) == 12
     same = systems[f"{run / 'model'}: cosine"]
     assert same["p_value"] == 1.0  # a copy of the same model
+    for name, system in systems.items():
+        source, way = name.split(": ")
+        if source == f"{run / 'model'}":  # the second
+            assert system["compared_with"] == f"{here / 'other' / 'model'}: {way}"
     assert same["n_target"] == 3 and same["n_nontarget"] == 6
     assert set(results["parts"]) == {"duration of the shorter side", "kind"}
+    by_scores = ["--mean_of_scores", "--output_folder", "scores"]
+    assert evaluate.main([*arguments, *by_scores]) == 0
+    cosine = results_in(here / "scores")["systems"]["cosine"]
+    assert cosine["eer_threshold"] != same["eer_threshold"]
     for groups in results["parts"]["kind"].values():
         assert set(groups) == {"two"}  # `one` has no non-target trial
+
+
+def test_another_cohort(run, voices_folder, here):
+    """A model without a backend of its own gets one of speakers in a folder."""
+    shutil.copytree(run / "model", here / "model")
+    (here / "model" / "backend.safetensors").unlink()
+    (here / "model" / "calibration.json").unlink()
+    arguments = command(run, voices_folder)[1:]
+    assert evaluate.main([f"{here / 'model'}", *arguments]) == 0
+    folder = here / "results" / "evaluation" / "test_trials"
+    assert list(results_in(folder)["systems"]) == ["cosine"]
+    cohort = ["--cohort", f"{voices_folder / 'train'}"]
+    assert evaluate.main([f"{here / 'model'}", *arguments, *cohort]) == 0
+    normalised = results_in(folder)
+    names = ["cosine", "PLDA", "mean subtracted", "S-norm", "AS-norm"]
+    assert list(normalised["systems"]) == names
+    assert normalised["headline"] == "AS-norm"
 
 
 @pytest.mark.parametrize(
@@ -171,6 +223,7 @@ def test_models_are_compared_and_enrolled_with_several(run, voices_folder, here)
         (["--trials", "none.txt"], "none.txt: cannot be read"),
         (["--metadata", "none.csv"], "none.csv: can't be read"),
         (["--enrolment", "none.txt"], "none.txt: cannot be read"),
+        (["--cohort", "nowhere"], "has recordings of 0 speakers"),
         (["--resamples", "0"], "--resamples 0"),
         (["--resamples", "x"], "--resamples"),
         (["--data_folder", "nowhere"], "can be scored"),

@@ -1,5 +1,7 @@
 """The backend: what it makes of embeddings, and that its sides can be exchanged."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -66,8 +68,10 @@ def test_every_way_is_better_than_the_one_before_it(backend, test_trials):
     recordings, rows, columns, labels = test_trials
     plain = cosines(recordings, recordings, rows, columns).numpy()
     found = backend.scores(recordings, recordings, rows, columns)
-    assert list(found) == ["mean subtracted", "S-norm", "AS-norm", "calibrated"]
+    names = ["PLDA", "mean subtracted", "S-norm", "AS-norm", "calibrated"]
+    assert list(found) == names
     assert eer(found["mean subtracted"], labels) < eer(plain, labels)
+    assert eer(found["PLDA"], labels) < eer(plain, labels)
     assert eer(found["calibrated"], labels) < eer(found["AS-norm"], labels) + 0.002
     pair = found["calibrated"][labels], found["calibrated"][~labels]
     assert cllr(*pair) < min_cllr(*pair) + 0.05
@@ -117,6 +121,22 @@ def test_more_recordings_make_a_better_model(backend, test_trials):
     assert several.sum_seconds()[3] == recordings.seconds[15:18].sum()
 
 
+def test_mean_of_scores(backend, test_trials):
+    recordings, *_ = test_trials
+    models = [[0, 7, 9], [11, 12]]
+    side = Recordings(
+        recordings.embeddings, recordings.seconds, models, mean_of_scores=True
+    )
+    rows, columns = np.array([0, 1, 1]), np.array([3, 30, 14])
+    for mean in (None, backend.mean):
+        left, right = side.vectors(mean), recordings.vectors(mean)
+        for row, column in zip(rows, columns, strict=True):
+            single = [right[member] @ right[column] for member in models[row]]
+            torch.testing.assert_close(
+                left[row] @ right[column], sum(single) / len(single)
+            )
+
+
 def test_the_cohort_is_the_speakers_means():
     vectors = torch.eye(4)
     names = ["b/1", "a/1", "b/2", "a/2"]
@@ -142,6 +162,9 @@ def test_it_is_kept_in_a_folder(backend, tmp_path, test_trials):
     )
     for name in one:
         np.testing.assert_array_equal(one[name], other[name])
+    without = replace(backend, plda=None)
+    without.save(tmp_path)
+    assert Backend.load(tmp_path).plda is None
     (tmp_path / "backend.safetensors").write_bytes(b"broken")
     with pytest.raises(InputError, match="backend.safetensors: can't be read"):
         Backend.load(tmp_path)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from local_modules.calibration import Calibration, fit_calibration
+from local_modules.calibration import Calibration, fit_calibration, quality_helps
 from local_modules.errors import InputError
 from local_modules.metrics import act_dcf, cllr, equal_error_rate, min_cllr, min_dcf
 
@@ -101,3 +101,31 @@ def test_it_is_kept_in_a_file(tmp_path):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(InputError, match="bad.json: is no calibration"):
             Calibration.load(tmp_path / "bad.json")
+
+
+@pytest.mark.parametrize(
+    "n_speakers, strength, helps", [(60, 2.0, True), (60, 0.0, False), (3, 2.0, False)]
+)
+def test_quality_counts_where_it_helps_with_other_speakers(n_speakers, strength, helps):
+    """Quality that shifts scores is of use, noise is not, and of three speakers none
+    can be left out."""
+    rng = np.random.default_rng(7)
+    speakers = rng.integers(0, n_speakers, (2, 4000))
+    speakers[1, :2000] = speakers[0, :2000]
+    labels = speakers[0] == speakers[1]
+    llr = rng.normal(np.where(labels, 2.0, -2.0), 2.0)
+    quality, *nothing = rng.normal(0, 1, (6, len(llr)))
+    scores = {"score": llr + strength * quality}
+    qualities = {f"nothing{i}": values for i, values in enumerate(nothing)}
+    qualities["quality"] = quality
+    assert quality_helps(scores, qualities, labels, *speakers) is helps
+
+
+def test_two_scores_are_fused():
+    """Two independent measurements of the same truth: their ratios add up."""
+    rng = np.random.default_rng(8)
+    labels = rng.random(50_000) < 0.3
+    one, other = (rng.normal(np.where(labels, 2.0, -2.0), 2.0) for _ in range(2))
+    calibration = fit_calibration({"a": one, "b": 0.1 * other + 5}, labels)
+    found = calibration({"a": one, "b": 0.1 * other + 5})
+    assert np.abs(found - one - other).mean() < 0.15

@@ -10,9 +10,10 @@ from local_modules.evaluation import (
     groups_by_seconds,
     measure,
     measure_groups,
+    measure_systems,
     read_metadata,
 )
-from local_modules.metrics import act_dcf, cllr, equal_error_rate, min_dcf
+from local_modules.metrics import act_dcf, cllr, equal_error_rate, far_frr, min_dcf
 
 
 def scored(n=400, are_llrs=True, seed=0):
@@ -31,9 +32,21 @@ def test_measure_is_what_the_metrics_say():
     assert found["min_dcf_0.05"] == min_dcf(*pair, 0.05)[0]
     assert found["act_dcf_0.01"] == act_dcf(*pair, 0.01)
     assert found["cllr"] == cllr(*pair)
+    assert found["threshold_0.05"] == pytest.approx(np.log(19))
+    assert (found["far_0.05"], found["frr_0.05"]) == far_frr(*pair, np.log(19))
     assert found["n_target"] + found["n_nontarget"] == 400
     for name, (low, high) in found["intervals"].items():
         assert low <= found[name] <= high
+
+
+def test_systems_are_compared_with_the_one_named():
+    one, other = scored(seed=0), scored(seed=0)
+    worse = Scored(-one.scores, *list(vars(one).values())[1:])
+    systems = {"a": one, "b": other, "c": worse}
+    found = measure_systems(systems, {"a": "a", "b": "a", "c": "b"}, 100)
+    assert "p_value" not in found["a"]
+    assert found["b"]["p_value"] == 1.0 and found["b"]["compared_with"] == "a"
+    assert found["c"]["p_value"] < 0.05 and found["c"]["compared_with"] == "b"
 
 
 def test_scores_that_are_no_ratios_have_no_actual_cost():

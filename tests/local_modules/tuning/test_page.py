@@ -1,10 +1,7 @@
 """The page and the pictures of a study, opened in a real browser."""
 
 import html
-import json
 import re
-import shutil
-import subprocess
 
 import optuna
 import pytest
@@ -15,7 +12,6 @@ from local_modules.tuning.page import write_page
 from local_modules.tuning.search import Search
 from local_modules.tuning.study import REASON, SLOT, live_trials
 
-BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 SPACE = {
     "lr": FloatDistribution(1e-4, 1e-2, log=True),
     "emb_dim": CategoricalDistribution((16, 192)),
@@ -177,47 +173,27 @@ def test_several_objectives(tmp_path):
     assert "2.00 M parameters" in visible(page)
 
 
-SORT_BY_SCRIPT = """
-<script>
-const heading = name => [...document.querySelectorAll("#trials th")]
-    .find(cell => cell.textContent === name);
-const column = () => [...document.querySelectorAll("#trials tbody tr")]
-    .map(row => row.cells[0].textContent);
-const found = {before: column(), plots: document.querySelectorAll(".js-plotly-plot")
-    .length, wide: document.documentElement.scrollWidth - window.innerWidth};
-heading("eer").click(); found.up = column();
-heading("eer").click(); found.down = column();
-document.body.insertAdjacentHTML(
-    "beforeend", `<pre id="found">${JSON.stringify(found)}</pre>`);
-</script></body>
-"""
+SORTED = """(() => {
+    const heading = name => [...document.querySelectorAll("#trials th")]
+        .find(cell => cell.textContent === name);
+    const column = () => [...document.querySelectorAll("#trials tbody tr")]
+        .map(row => row.cells[0].textContent);
+    const found = {before: column(),
+        plots: document.querySelectorAll(".js-plotly-plot").length,
+        wide: document.documentElement.scrollWidth - window.innerWidth};
+    heading("eer").click(); found.up = column();
+    heading("eer").click(); found.down = column();
+    return found;
+})()"""
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
 @pytest.mark.parametrize("width", [390, 1200])
-def test_in_a_browser(width, tmp_path):
+def test_in_a_browser(width, tmp_path, in_browser):
     """On a phone and on a desk: no error on the console, nothing wider than the
     screen, all pictures drawn, and the table sorts."""
     pictures, page = write(make_study(8), tmp_path, RETRAINED)
-    probe = tmp_path / "probe.html"
-    probe.write_text(page.replace("</body>", SORT_BY_SCRIPT), encoding="utf-8")
-    shown = subprocess.run(
-        [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"]
-        + ["--disable-background-networking", "--disable-component-update"]
-        + ["--disable-sync", "--disable-quic", f"--user-data-dir={tmp_path}/profile"]
-        + ["--enable-logging=stderr", "--v=0", "--virtual-time-budget=10000"]
-        + [f"--window-size={width},900", "--dump-dom", probe.as_uri()],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    console = [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
+    found, console = in_browser(page, SORTED, width)
     assert not console
-    # The last: the script that writes it holds the same words.
-    found = json.loads(
-        shown.stdout.rpartition('<pre id="found">')[2].split("</pre>")[0]
-    )
     assert found["plots"] == len(pictures)
     assert found["wide"] <= 0
     assert found["before"] == [str(n) for n in range(8)]
