@@ -183,17 +183,14 @@ def score(
     rows = {path: index for index, path in enumerate(embedded)}
     vectors = torch.from_numpy(np.stack([e.vector for e in embedded.values()]))
     seconds = np.array([e.seconds for e in embedded.values()])
-    enrolled = list(dict.fromkeys(trials.enrol))
-    sides = (
-        Recordings(
-            vectors,
-            seconds,
-            [[rows[path] for path in members[m]] for m in enrolled],
-            mean_of_scores,
-        ),
-        Recordings(vectors, seconds),
-    )
-    _, models, tests = trial_rows(list(embedded), trials, enrolled)
+    tested = Recordings(vectors, seconds)
+    enrolled, names = tested, None
+    if any(members[name] != [name] for name in trials.enrol):
+        names = list(dict.fromkeys(trials.enrol))
+        own_rows = [[rows[path] for path in members[name]] for name in names]
+        enrolled = Recordings(vectors, seconds, own_rows, mean_of_scores)
+    _, models, tests = trial_rows(list(embedded), trials, names)
+    sides = enrolled, tested
     scores = {"cosine": cosines(*sides, models, tests).numpy()}
     if backend is not None:
         scores |= backend.scores(*sides, models, tests)

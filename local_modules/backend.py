@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ FUSED = ("PLDA", "AS-norm")  # into one ratio
 TOP_K = 300  # of the cohort, for adaptive normalisation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Recordings:
     """What one side of the trials is made of.
 
@@ -105,6 +106,14 @@ def cosines(
         torch.from_numpy(rows),
         torch.from_numpy(columns),
     )
+
+
+class _Side(NamedTuple):
+    """What the trials share: computed once for each model or recording."""
+
+    vectors: torch.Tensor
+    statistics: dict[str, tuple[torch.Tensor, torch.Tensor]]
+    quality: dict[str, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -188,35 +197,44 @@ class Backend:
 
     def _scores(self, enrolled, tested, rows, columns) -> tuple[dict, dict]:
         """Scores that are no ratios, and what is known of the recordings' quality."""
-        sides = (enrolled, torch.from_numpy(rows)), (tested, torch.from_numpy(columns))
-        vectors = [side.vectors(self.mean) for side, _ in sides]
-        raw = pair_products(*vectors, *(index for _, index in sides))
+        index = torch.from_numpy(rows), torch.from_numpy(columns)
+        of_side = {side: self._side(side) for side in {enrolled, tested}}
+        sides = of_side[enrolled], of_side[tested]
+        vectors = [side.vectors for side in sides]
+        raw = pair_products(*vectors, *index)
         found = {}
         if self.plda is not None:
-            indices = (index for _, index in sides)
-            found["PLDA"] = self.plda.scores(*vectors, *indices).numpy()
+            found["PLDA"] = self.plda.scores(*vectors, *index).numpy()
         found["mean subtracted"] = raw.numpy()
-        for name, top_k in (("S-norm", None), ("AS-norm", TOP_K)):
-            statistics = []
-            for side, (_, index) in zip(vectors, sides, strict=True):
-                mean, std = cohort_statistics(side, self.cohort, top_k)
-                statistics.append((mean[index], std[index]))
+        for name in sides[0].statistics:
+            statistics = (
+                [value[i] for value in side.statistics[name]]
+                for side, i in zip(sides, index, strict=True)
+            )
             found[name] = normalise_scores(raw, *statistics).numpy()
-        quality = [
-            {
-                "log_seconds": np.log(side.sum_seconds())[index],
-                "log_norm": np.log(side.norms())[index],
-                "imposter_score": mean.numpy(),
-            }
-            for (side, index), (mean, _) in zip(sides, statistics, strict=True)
-        ]
         # The smaller of two sides and their sum: the sides can be exchanged.
         qualities = {}
-        for name in quality[0]:
-            one, other = (of_side[name] for of_side in quality)
+        for name in sides[0].quality:
+            one, other = (
+                side.quality[name][i]
+                for side, i in zip(sides, (rows, columns), strict=True)
+            )
             qualities[f"{name}_sum"] = one + other
             qualities[f"{name}_least"] = np.minimum(one, other)
         return found, qualities
+
+    def _side(self, side: Recordings) -> _Side:
+        vectors = side.vectors(self.mean)
+        statistics = {
+            "S-norm": cohort_statistics(vectors, self.cohort),
+            "AS-norm": cohort_statistics(vectors, self.cohort, TOP_K),
+        }
+        quality = {
+            "log_seconds": np.log(side.sum_seconds()),
+            "log_norm": np.log(side.norms()),
+            "imposter_score": statistics["AS-norm"][0].numpy(),
+        }
+        return _Side(vectors, statistics, quality)
 
     def save(self, folder: str | os.PathLike) -> None:
         """Writes `backend.safetensors` and `calibration.json`."""

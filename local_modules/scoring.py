@@ -168,17 +168,21 @@ def cohort_statistics(
     n_kept = len(cohort) if top_k is None else min(top_k, len(cohort))
     if n_kept < 2:
         raise ValueError(f"{n_kept} cohort scores have no deviation; at least 2 have")
+    vectors, cohort = vectors.float(), cohort.float()
+    if n_kept == len(cohort):
+        # The scores' moments are those of the cohort, seen along each vector.
+        spread = ((vectors @ torch.cov(cohort.T)) * vectors).sum(dim=-1)
+        return vectors @ cohort.mean(dim=0), spread.clamp(min=0).sqrt()
     n_rows = max(1, memory_bytes // (4 * len(cohort)))
-    means, deviations = [], []
-    for block in vectors.float().split(n_rows):
-        scores = (block @ cohort.float().T).numpy()
-        if n_kept < len(cohort):
-            # NumPy's partition is several times faster than torch.topk on a CPU.
-            scores.partition(len(cohort) - n_kept, axis=-1)
-            scores = scores[:, -n_kept:]
-        means.append(torch.from_numpy(scores.mean(axis=-1)))
-        deviations.append(torch.from_numpy(scores.std(axis=-1, ddof=1)))
-    return torch.cat(means), torch.cat(deviations)
+    statistics = []
+    for block in vectors.split(n_rows):
+        scores = (block @ cohort.T).numpy()
+        # NumPy's partition is several times faster than torch.topk on a CPU.
+        scores.partition(len(cohort) - n_kept, axis=-1)
+        highest = np.ascontiguousarray(scores[:, -n_kept:])
+        statistics.append(torch.std_mean(torch.from_numpy(highest), dim=-1))
+    std, mean = (torch.cat(parts) for parts in zip(*statistics, strict=True))
+    return mean, std
 
 
 def normalise_scores(

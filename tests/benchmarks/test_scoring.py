@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[2]
 def test_a_small_run_fills_the_tables(tmp_path):
     subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "scoring.py")]
-        + ["--trials", "300", "600", "--files", "20", "--cohort", "30"],
+        + ["--trials", "300", "600", "--files", "20", "--cohort", "30"]
+        + ["--list", "200", "40"],
         cwd=tmp_path,
         check=True,
         timeout=300,
@@ -25,4 +26,5 @@ def test_a_small_run_fills_the_tables(tmp_path):
         "| SpeechBrain: minDCF",
     ]
     assert all(line.count(" s, ") == 2 for line in lines[2:6])
-    assert "SpeechBrain's recipe (of 20 trials)" in lines[-1]
+    assert "SpeechBrain's recipe, as many (from 20 of them)" in lines[-2]
+    assert "ours, 200 trials of 40 files" in lines[-1]
