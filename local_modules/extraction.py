@@ -223,18 +223,27 @@ def _batches(order, lengths, window_seconds, batch_seconds) -> Iterator[list[Pat
         yield batch
 
 
+def windows_of(
+    wav: torch.Tensor, sample_rate: int, window_seconds: float
+) -> list[torch.Tensor]:
+    """Cuts a waveform, [time], into windows of about equal length of at most so many
+    seconds."""
+    seconds = len(wav) / sample_rate
+    return list(wav.tensor_split(max(1, int(np.ceil(seconds / window_seconds)))))
+
+
 def _embed_batch(model, batch, window_seconds, failures) -> dict[Path, Embedded]:
     windows, owners, seconds = [], [], {}
     for path in batch:
         try:
             wav = model.read(path)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, InputError) as error:
             failures[path] = _reason(error)
             continue
         seconds[path] = len(wav) / model.sample_rate
-        n = max(1, int(np.ceil(seconds[path] / window_seconds)))
-        windows += wav.tensor_split(n)
-        owners += [path] * n
+        own = windows_of(wav, model.sample_rate, window_seconds)
+        windows += own
+        owners += [path] * len(own)
     try:
         vectors = model.embed(windows) if windows else []
     except RuntimeError:

@@ -3,38 +3,17 @@
 import csv
 import json
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import evaluate
-import train_speaker
 from local_modules.metrics import equal_error_rate
 
-ROOT = Path(__file__).parents[1]
-TINY = {
-    "corpus": "folder",
-    "d_model": 16,
-    "n_blocks": 1,
-    "n_heads": 2,
-    "d_ffn": 16,
-    "emb_dim": 16,
-    "batch_size": 8,
-    "crop_seconds": 0.8,
-    "number_of_epochs": 2,
-}
 
-
-@pytest.fixture(scope="module")
-def run(voices_folder, tmp_path_factory):
-    """The folder of a finished training."""
-    folder = tmp_path_factory.mktemp("run")
-    values = {**TINY, "data_folder": voices_folder, "output_folder": folder}
-    arguments = [text for key in values for text in (f"--{key}", f"{values[key]}")]
-    recipe = str(ROOT / "hparams" / "conformer.yaml")
-    assert train_speaker.main([recipe, *arguments, "--noprogressbar"]) == 0
-    return folder
+@pytest.fixture
+def run(trained_run):
+    return trained_run
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
-"""What the tests share: a small corpus of voices that a small model can learn."""
+"""What the tests share: a small corpus of voices, a small model that has learnt it, and
+a browser."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 # Before torch is imported: two threads fight over tensors as small as these.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -21,7 +24,8 @@ def voice(rng: np.random.Generator) -> tuple[float, np.ndarray]:
 
 
 def utterance(pitch, formants, rng, seconds=1.2):
-    """Harmonics of a wavering pitch, louder near the formants, in noise."""
+    """Harmonics of a wavering pitch, louder near the formants, in noise, as loud and
+    soft as four syllables a second."""
     time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     wave = np.zeros_like(time)
     waver = 1 + 0.05 * np.sin(2 * np.pi * rng.uniform(2, 5) * time + rng.uniform(0, 6))
@@ -29,6 +33,7 @@ def utterance(pitch, formants, rng, seconds=1.2):
     for harmonic in range(1, int(4000 / pitch)):
         distance = (harmonic * pitch - formants) / 120
         wave += (0.02 + np.exp(-0.5 * distance**2).sum()) * np.sin(harmonic * phase)
+    wave *= 0.15 + 0.85 * np.sin(4 * np.pi * (time + rng.uniform())) ** 2
     wave *= 0.3 / np.abs(wave).max()
     return wave + 0.005 * rng.standard_normal(len(time))
 
@@ -88,3 +93,29 @@ def in_browser(tmp_path):
         return json.loads(text), console
 
     return open_page
+
+
+@pytest.fixture(scope="session")
+def trained_run(voices_folder, tmp_path_factory):
+    """The folder of a finished training of a very small model."""
+    import train_speaker
+
+    folder = tmp_path_factory.mktemp("run")
+    values = {
+        "corpus": "folder",
+        "data_folder": voices_folder,
+        "output_folder": folder,
+        "d_model": 16,
+        "n_blocks": 1,
+        "n_heads": 2,
+        "d_ffn": 16,
+        "emb_dim": 16,
+        "batch_size": 8,
+        "crop_seconds": 0.8,
+        "number_of_epochs": 2,
+    }
+    recipe = str(Path(__file__).parent / "hparams" / "conformer.yaml")
+    arguments = [text for key in values for text in (f"--{key}", f"{values[key]}")]
+    with contextlib.redirect_stdout(None):  # a doctest would take it for its own
+        assert train_speaker.main([recipe, *arguments, "--noprogressbar"]) == 0
+    return folder

@@ -1,0 +1,208 @@
+"""What is said in a recording: its speech alone, at a model's sample rate.
+
+A recording from anywhere may be anything. What can't be used ends in one line that says
+why, before anybody takes its score for an answer.
+"""
+
+import os
+import re
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import webrtcvad
+from speechbrain.dataio.preprocess import AudioNormalizer
+
+from local_modules.errors import InputError
+
+RATES = 4000, 192_000  # Hz
+MAX_CHANNELS = 2
+BLOCK_SECONDS = 30  # decoded at a time
+MAX_SPEECH_SECONDS = 3600.0  # more of it says nothing new
+FRAME_SECONDS = 0.03
+STRICTNESS = 2  # of webrtcvad, 0 to 3
+JOIN_FRAMES, MARGIN_FRAMES = 10, 3  # short pauses stay, and some of what is around
+MIN_PEAK = 10 ** (-50 / 20)  # of full scale
+MIN_SPREAD_DB = 2.0  # of the level of frames: that of speech is 5 and more
+CLIPPED = 0.999  # of full scale
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What a recording is like.
+
+    Arguments
+    ---------
+    seconds : float
+        Duration of all of it.
+    speech_seconds : float
+        Of its speech.
+    level_db : float
+        Of the speech, in dB relative to full scale.
+    clipped : float
+        Share of the speech's samples at full scale.
+    """
+
+    seconds: float
+    speech_seconds: float
+    level_db: float
+    clipped: float
+
+
+@dataclass(frozen=True)
+class Speech:
+    """The speech of a recording.
+
+    Arguments
+    ---------
+    samples : torch.Tensor
+        Mono, pauses taken out, float32, [time].
+    quality : Quality
+        What the recording is like.
+    """
+
+    samples: torch.Tensor
+    quality: Quality
+
+
+def read_speech(
+    path: str | os.PathLike, sample_rate: int, min_seconds: float = 0.5
+) -> Speech:
+    """Reads a recording of any length in bounded memory, and keeps its speech.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        Any format that libsndfile reads, of one channel or two.
+    sample_rate : int
+        To resample to, in Hz; one that webrtcvad takes (8, 16, 32 or 48 kHz).
+    min_seconds : float
+        Least duration of the speech.
+
+    Returns
+    -------
+    Speech
+
+    Raises
+    ------
+    InputError
+        There is no such file; it can't be decoded, breaks off, or holds no speech, or
+        too little.
+    """
+    parts, peak, n_samples = [], 0.0, 0
+    for block in _blocks(Path(path), sample_rate):
+        n_samples += len(block)
+        peak = max(peak, float(np.abs(block).max(initial=0.0)))
+        parts += _speech_of(block, sample_rate)
+        if sum(map(len, parts)) > MAX_SPEECH_SECONDS * sample_rate:
+            break
+    seconds = n_samples / sample_rate
+    if not n_samples:
+        raise InputError(f"{path}: holds no samples")
+    if peak < MIN_PEAK:
+        raise InputError(
+            f"{path}: {seconds:.1f} s of silence, or too quiet (peak "
+            f"{_db(peak):.0f} dB of full scale, at least {_db(MIN_PEAK):.0f} wanted)"
+        )
+    samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+    speech_seconds = len(samples) / sample_rate
+    if 0 < speech_seconds < min_seconds:
+        raise InputError(
+            f"{path}: {speech_seconds:.2f} s of speech; {min_seconds} s are needed"
+        )
+    if not parts or _spread_db(samples, sample_rate) < MIN_SPREAD_DB:
+        raise InputError(f"{path}: no speech in its {seconds:.1f} s")
+    level_db = _db(np.sqrt(np.mean(samples.astype(np.float64) ** 2)))
+    clipped = float((np.abs(samples) >= CLIPPED).mean())
+    quality = Quality(seconds, speech_seconds, level_db, clipped)
+    return Speech(torch.from_numpy(samples), quality)
+
+
+def _blocks(path: Path, sample_rate: int):
+    """Mono blocks of a recording at the sample rate."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+        raise InputError(f"{path}: is {kind}")
+    normalise = AudioNormalizer(sample_rate)
+    try:
+        with soundfile.SoundFile(path) as file:
+            _check_header(path, file)
+            n_frames = 0
+            for block in file.blocks(
+                BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True
+            ):
+                if not np.isfinite(block).all():
+                    raise InputError(f"{path}: holds samples that are no numbers")
+                n_frames += len(block)
+                yield normalise(torch.from_numpy(block), file.samplerate).numpy()
+            if n_frames < file.frames:
+                raise InputError(f"{path}: {_breaks_off(n_frames, file.frames)}")
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "error_string", None) or str(error)
+        raise InputError(f"{path}: can't be decoded: {reason.strip()}") from None
+
+
+def _check_header(path: Path, file: soundfile.SoundFile) -> None:
+    if file.channels > MAX_CHANNELS:
+        raise InputError(
+            f"{path}: has {file.channels} channels; one or two can be taken: save the "
+            "one that the speaker is on"
+        )
+    low, high = RATES
+    if not low <= file.samplerate <= high:
+        raise InputError(
+            f"{path}: has a sample rate of {file.samplerate} Hz; {low} to {high} Hz "
+            "can be taken"
+        )
+    # libsndfile reads on when a chunk is shorter than it says, and notes it in its log.
+    # Programs that write to a pipe leave the largest number instead.
+    log = file.extra_info
+    for declared, actual in re.findall(r"data\s*: (\d+) \(should be (\d+)\)", log):
+        if int(actual) < int(declared) < 0x7FFFFFFF:
+            raise InputError(f"{path}: {_breaks_off(int(actual), int(declared))}")
+
+
+def _breaks_off(actual: int, declared: int) -> str:
+    return f"breaks off after {100 * actual / declared:.0f} % of what it declares"
+
+
+def _speech_of(block: np.ndarray, sample_rate: int) -> list[np.ndarray]:
+    """The stretches of speech of a block."""
+    detector = webrtcvad.Vad(STRICTNESS)
+    n = int(FRAME_SECONDS * sample_rate)
+    samples = (np.clip(block, -1, 1) * 32767).astype("<i2")
+    voiced = np.array(
+        [
+            detector.is_speech(samples[i : i + n].tobytes(), sample_rate)
+            for i in range(0, len(samples) - n + 1, n)
+        ],
+        dtype=bool,
+    )
+    frames = np.flatnonzero(voiced)
+    if not len(frames):
+        return []
+    gaps = np.flatnonzero(np.diff(frames) > JOIN_FRAMES)
+    starts, ends = frames[np.r_[0, gaps + 1]], frames[np.r_[gaps, -1]] + 1
+    return [
+        block[max(0, start - MARGIN_FRAMES) * n : (end + MARGIN_FRAMES) * n]
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _spread_db(samples: np.ndarray, sample_rate: int) -> float:
+    """How much the level of frames varies: webrtcvad takes noise and tones for speech,
+    whose level stays what it is."""
+    n = int(FRAME_SECONDS * sample_rate)
+    frames = samples[: len(samples) // n * n].reshape(-1, n)
+    return float(np.std([_db(level) for level in np.sqrt((frames**2).mean(axis=1))]))
+
+
+def _db(amplitude: float) -> float:
+    return float(20 * np.log10(max(amplitude, 1e-6)))

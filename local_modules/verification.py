@@ -1,0 +1,179 @@
+"""Is this the same person? A trained model, asked about recordings."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from local_modules.backend import Backend, Recordings, cosines
+from local_modules.extraction import SpeakerModel, windows_of
+from local_modules.metrics import bayes_threshold
+from local_modules.speech import Quality, read_speech
+
+WINDOW_SECONDS = 20.0
+WINDOWS_AT_A_TIME = 6
+THRESHOLD = 0.25  # on the cosine: SpeechBrain's, for models that bring none
+
+
+@dataclass(frozen=True)
+class Voice:
+    """What a model makes of a recording's speech.
+
+    Arguments
+    ---------
+    vector : numpy.ndarray
+        The embedding, float32, [emb_dim].
+    quality : Quality
+        What the recording is like.
+    """
+
+    vector: np.ndarray
+    quality: Quality
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is to be thought of one speaker's recordings and another recording.
+
+    Arguments
+    ---------
+    score : float
+        Cosine, from -1 to 1.
+    llr : float | None
+        Natural logarithm of how much likelier it is with one speaker than with two;
+        None for a model without a calibration.
+    probability : float | None
+        That it is the same speaker, by the ratio and the prior.
+    same : bool
+        The decision: the likelier of both, or without a calibration by the model's
+        threshold on the cosine.
+    """
+
+    score: float
+    llr: float | None
+    probability: float | None
+    same: bool
+
+
+class Verifier:
+    """A trained model and all that its folder has for scoring.
+
+    Arguments
+    ---------
+    source : str
+        A folder, or a name on the Hugging Face hub.
+    device : str
+        Where to compute.
+
+    Raises
+    ------
+    InputError
+        There is no model that can be loaded.
+
+    Example
+    -------
+    >>> verifier = Verifier(getfixture("trained_run") / "model")
+    >>> one, other, *_ = sorted(getfixture("voices_folder").glob("test/*/0.wav"))
+    >>> verdict = verifier.verify(one, one)
+    >>> round(verdict.score, 3), verdict.same
+    (1.0, True)
+    >>> verifier.verify(one, other).llr < verdict.llr
+    True
+    """
+
+    def __init__(self, source: str | os.PathLike, device: str = "cpu"):
+        self.model = SpeakerModel(str(source), device)
+        self.backend = Backend.load(source) if Path(source).is_dir() else None
+        hparams = self.model.classifier.hparams
+        self.threshold = getattr(hparams, "threshold", THRESHOLD)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether scores become log-likelihood ratios."""
+        return self.backend is not None and self.backend.calibration is not None
+
+    def listen(self, path: str | os.PathLike) -> Voice:
+        """Embeds the speech of a recording, a long one in windows.
+
+        Raises
+        ------
+        InputError
+            It can't be read, or holds no speech.
+        """
+        speech = read_speech(path, self.model.sample_rate)
+        windows = windows_of(speech.samples, self.model.sample_rate, WINDOW_SECONDS)
+        vectors = [
+            self.model.embed(windows[start : start + WINDOWS_AT_A_TIME])
+            for start in range(0, len(windows), WINDOWS_AT_A_TIME)
+        ]
+        return Voice(torch.cat(vectors).mean(dim=0).numpy(), speech.quality)
+
+    def verify(
+        self, one: str | os.PathLike, other: str | os.PathLike, prior: float = 0.5
+    ) -> Verdict:
+        """Compares two recordings; see `compare`."""
+        (verdict,) = self.compare([[self.listen(one)]], self.listen(other), prior)
+        return verdict
+
+    def compare(
+        self,
+        enrolled: Sequence[Sequence[Voice]],
+        tested: Voice,
+        prior: float = 0.5,
+    ) -> list[Verdict]:
+        """Compares a recording with those of each of some speakers.
+
+        Arguments
+        ---------
+        enrolled : sequence of sequence of Voice
+            Recordings of each speaker.
+        tested : Voice
+            The recording.
+        prior : float
+            How probable it is beforehand that the two are one, for each speaker.
+
+        Returns
+        -------
+        list of Verdict
+            For each speaker.
+        """
+        members = np.split(
+            np.arange(sum(map(len, enrolled))), np.cumsum([len(v) for v in enrolled])
+        )[:-1]
+        sides = (
+            _recordings([voice for voices in enrolled for voice in voices], members),
+            _recordings([tested]),
+        )
+        rows = np.arange(len(enrolled)), np.zeros(len(enrolled), dtype=np.int64)
+        scores = cosines(*sides, *rows).tolist()
+        if not self.is_calibrated:
+            return [Verdict(s, None, None, s >= self.threshold) for s in scores]
+        ratios = self.backend.scores(*sides, *rows)["calibrated"].tolist()
+        threshold = bayes_threshold(prior)
+        return [
+            Verdict(score, llr, sigmoid(llr - threshold), llr >= threshold)
+            for score, llr in zip(scores, ratios, strict=True)
+        ]
+
+
+def _recordings(voices, members=None) -> Recordings:
+    return Recordings(
+        torch.from_numpy(np.stack([voice.vector for voice in voices])),
+        np.array([voice.quality.speech_seconds for voice in voices]),
+        members,
+    )
+
+
+def sigmoid(logit: float) -> float:
+    """The probability with these log-odds.
+
+    Example
+    -------
+    >>> sigmoid(0.0), sigmoid(-1000.0)
+    (0.5, 0.0)
+    """
+    return 0.5 * (1 + math.tanh(logit / 2))

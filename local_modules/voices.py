@@ -1,0 +1,196 @@
+"""Enrolled voices, in one SQLite file that several processes may use at a time.
+
+An embedding says who somebody is: a voice is kept with the date of its owner's consent,
+and one that is removed is overwritten on the disk.
+"""
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+
+from local_modules.errors import InputError
+from local_modules.speech import Quality
+from local_modules.verification import Voice
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS model (fingerprint TEXT NOT NULL, source TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS recordings (
+    number INTEGER PRIMARY KEY, name TEXT NOT NULL, consent TEXT NOT NULL,
+    vector BLOB NOT NULL, seconds REAL, speech_seconds REAL, level_db REAL,
+    clipped REAL
+);
+CREATE INDEX IF NOT EXISTS by_name ON recordings (name);
+"""
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """What is known of an enrolled voice.
+
+    Arguments
+    ---------
+    name : str
+        Whose it is.
+    n_recordings : int
+        How many recordings it is made of.
+    speech_seconds : float
+        Their speech.
+    level_db : float
+        Mean level of it, relative to full scale.
+    consent : str
+        Date of the latest consent, YYYY-MM-DD.
+    """
+
+    name: str
+    n_recordings: int
+    speech_seconds: float
+    level_db: float
+    consent: str
+
+
+class VoiceStore:
+    """The voices that one model has enrolled.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        An SQLite file, made if there is none.
+    fingerprint : str
+        Of the model: another model's vectors mean something else.
+    source : str
+        What the model is called.
+
+    Raises
+    ------
+    InputError
+        The file is of another model, or no such file.
+
+    Example
+    -------
+    >>> store = VoiceStore(getfixture("tmp_path") / "voices.db", "f1", "model")
+    >>> quality = Quality(3.0, 2.5, level_db=-20.0, clipped=0.0)
+    >>> store.add("ann", [Voice(np.ones(4, np.float32), quality)])
+    >>> [(voice.name, voice.speech_seconds) for voice in store.enrolled()]
+    [('ann', 2.5)]
+    >>> store.remove("ann")
+    >>> store.enrolled()
+    []
+    """
+
+    def __init__(self, path: str | os.PathLike, fingerprint: str, source: str):
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._database = sqlite3.connect(self.path, timeout=60.0)
+            self._database.execute("PRAGMA secure_delete = ON")
+            with self._database:
+                self._database.execute("BEGIN IMMEDIATE")
+                for statement in SCHEMA.split(";"):
+                    self._database.execute(statement)
+                made_with = self._database.execute("SELECT * FROM model").fetchone()
+                if made_with is None:
+                    made_with = fingerprint, source
+                    self._database.execute("INSERT INTO model VALUES (?, ?)", made_with)
+        except sqlite3.Error as error:
+            raise InputError(f"{path}: is no file of voices: {error}") from None
+        if made_with[0] != fingerprint:
+            self.close()
+            raise InputError(
+                f"{path}: the voices were enrolled with another model, {made_with[1]}; "
+                f"use that one, or enrol them anew into another --voices file"
+            )
+
+    def add(self, name: str, voices: Sequence[Voice]) -> None:
+        """Keeps recordings of a voice, all or none; a voice that is there gets more.
+
+        Raises
+        ------
+        InputError
+            The name is empty, or has a character that can't be printed.
+        """
+        if not name.strip() or not name.isprintable():
+            raise InputError(f"{name!r}: is no name to enrol")
+        today = date.today().isoformat()
+        rows = [
+            (name, today, v.vector.astype("<f4").tobytes(), *astuple(v.quality))
+            for v in voices
+        ]
+        with self._database:
+            self._database.executemany(
+                "INSERT INTO recordings (name, consent, vector, seconds, "
+                "speech_seconds, level_db, clipped) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                rows,
+            )
+
+    def enrolled(self) -> list[Enrolled]:
+        """All voices, by name."""
+        rows = self._database.execute(
+            "SELECT name, COUNT(*), SUM(speech_seconds), AVG(level_db), MAX(consent) "
+            "FROM recordings GROUP BY name ORDER BY name"
+        )
+        return [Enrolled(*row) for row in rows]
+
+    def voices(self, names: Sequence[str]) -> list[list[Voice]]:
+        """The recordings of each of some voices.
+
+        Raises
+        ------
+        InputError
+            One of them is not enrolled.
+        """
+        found = []
+        for name in names:
+            rows = self._database.execute(
+                "SELECT vector, seconds, speech_seconds, level_db, clipped "
+                "FROM recordings WHERE name = ? ORDER BY number",
+                (name,),
+            ).fetchall()
+            if not rows:
+                raise InputError(f"{name}: is not enrolled in {self.path}")
+            found.append(
+                [
+                    Voice(np.frombuffer(vector, "<f4"), Quality(*quality))
+                    for vector, *quality in rows
+                ]
+            )
+        return found
+
+    def matrix(self) -> tuple[list[str], np.ndarray]:
+        """All embeddings, and whose they are.
+
+        Returns
+        -------
+        names : list of str
+            Of each recording.
+        vectors : numpy.ndarray
+            float32, [recordings, emb_dim].
+        """
+        rows = self._database.execute("SELECT name, vector FROM recordings").fetchall()
+        if not rows:
+            return [], np.zeros((0, 0), np.float32)
+        vectors = np.frombuffer(b"".join(vector for _, vector in rows), "<f4")
+        return [name for name, _ in rows], vectors.reshape(len(rows), -1)
+
+    def remove(self, name: str) -> None:
+        """Forgets a voice: its place on the disk is overwritten.
+
+        Raises
+        ------
+        InputError
+            It is not enrolled.
+        """
+        with self._database:
+            gone = self._database.execute(
+                "DELETE FROM recordings WHERE name = ?", (name,)
+            )
+        if not gone.rowcount:
+            raise InputError(f"{name}: is not enrolled in {self.path}")
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._database.close()
