@@ -202,7 +202,7 @@ def embed_files(
         disable=not order,
     ) as progress:
         for batch in _batches(order, lengths, window_seconds, batch_seconds):
-            found = _embed_batch(model, batch, window_seconds, failures)
+            found = _embed_batch(model, batch, window_seconds, batch_seconds, failures)
             store.put(model.fingerprint, window_seconds, found.items())
             embedded |= found
             progress.update(len(batch))
@@ -232,7 +232,9 @@ def windows_of(
     return list(wav.tensor_split(max(1, int(np.ceil(seconds / window_seconds)))))
 
 
-def _embed_batch(model, batch, window_seconds, failures) -> dict[Path, Embedded]:
+def _embed_batch(
+    model, batch, window_seconds, batch_seconds, failures
+) -> dict[Path, Embedded]:
     windows, owners, seconds = [], [], {}
     for path in batch:
         try:
@@ -244,8 +246,12 @@ def _embed_batch(model, batch, window_seconds, failures) -> dict[Path, Embedded]
         own = windows_of(wav, model.sample_rate, window_seconds)
         windows += own
         owners += [path] * len(own)
+    # The windows of one very long file are too many for one batch.
+    longest = max(map(len, windows), default=1) / model.sample_rate
+    n = max(1, int(batch_seconds / longest))
     try:
-        vectors = model.embed(windows) if windows else []
+        groups = (windows[start : start + n] for start in range(0, len(windows), n))
+        vectors = [vector for group in groups for vector in model.embed(group)]
     except RuntimeError:
         # One that is too short for the model; the others are not to blame.
         vectors = []

@@ -59,6 +59,25 @@ class Verdict:
     same: bool
 
 
+class ListeningModel(SpeakerModel):
+    """A model that embeds the speech of a recording rather than all of it."""
+
+    def __init__(self, source: str, device: str = "cpu"):
+        super().__init__(source, device)
+        # Its embeddings are not those of the whole files.
+        self.fingerprint += ":speech"
+
+    def read(self, path: Path) -> torch.Tensor:
+        """The waveform of a recording's speech, mono and at the model's rate, [time].
+
+        Raises
+        ------
+        InputError
+            It can't be read, or holds no speech.
+        """
+        return read_speech(path, self.sample_rate).samples
+
+
 class Verifier:
     """A trained model and all that its folder has for scoring.
 
@@ -86,7 +105,7 @@ class Verifier:
     """
 
     def __init__(self, source: str | os.PathLike, device: str = "cpu"):
-        self.model = SpeakerModel(str(source), device)
+        self.model = ListeningModel(str(source), device)
         self.backend = Backend.load(source) if Path(source).is_dir() else None
         hparams = self.model.classifier.hparams
         self.threshold = getattr(hparams, "threshold", THRESHOLD)

@@ -1,0 +1,94 @@
+"""Embeddings of many recordings, in a file for other programs."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from safetensors.numpy import save_file
+
+from local_modules.errors import InputError
+from local_modules.extraction import EmbeddingStore, SpeakerModel, embed_files
+from local_modules.manifest import replacing
+
+SUFFIXES = (".npy", ".safetensors")
+AUDIO = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus"}
+
+
+def find_recordings(names: Iterable[str]) -> list[Path]:
+    """Files as they are named, and all audio in folders.
+
+    Raises
+    ------
+    InputError
+        A folder has none.
+    """
+    found = []
+    for path in map(Path, names):
+        if path.is_dir():
+            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO)
+            if not files:
+                raise InputError(f"{path}: no audio in it that libsndfile reads")
+            found += files
+        else:
+            found.append(path)
+    return list(dict.fromkeys(found))
+
+
+def embed_to_file(
+    model: SpeakerModel, paths: Sequence[Path], output: Path
+) -> tuple[int, dict[Path, str]]:
+    """Writes the embeddings of recordings; what was done before an interruption is not
+    done again.
+
+    Arguments
+    ---------
+    model : SpeakerModel
+        The model.
+    paths : sequence of Path
+        The recordings.
+    output : Path
+        `.npy` for an array, [recordings, emb_dim], and beside it a `.txt` of the paths
+        line by line; `.safetensors` for vectors by path.
+
+    Returns
+    -------
+    n_written : int
+        How many.
+    failures : dict
+        Why not, for the others, by path.
+
+    Raises
+    ------
+    InputError
+        The output has another suffix, or can't be written.
+    """
+    if output.suffix not in SUFFIXES:
+        raise InputError(f"{output}: the name has to end in {' or '.join(SUFFIXES)}")
+    failures = {p: "is no regular file" for p in paths if not p.is_file()}
+    absolute = {path.resolve(): path for path in paths if path not in failures}
+    kept = output.with_name(f".{output.name}.db")
+    try:
+        with contextlib.closing(EmbeddingStore(kept)) as store:
+            embedded, failed = embed_files(model, absolute, store)
+        failures |= {absolute[path]: reason for path, reason in failed.items()}
+        vectors = {p: embedded[q].vector for q, p in absolute.items() if q in embedded}
+        if vectors:
+            _write(vectors, output)
+    except OSError as error:
+        raise InputError(f"{output}: can't be written: {error.strerror}") from None
+    kept.unlink()
+    return len(vectors), failures
+
+
+def _write(vectors: dict[Path, np.ndarray], output: Path) -> None:
+    part = output.with_name(f".part.{output.name}")
+    if output.suffix == ".npy":
+        with replacing(output.with_suffix(".txt")) as file:
+            file.writelines(f"{path}\n" for path in vectors)
+        np.save(part, np.stack(list(vectors.values())))
+    else:
+        save_file({str(p): np.ascontiguousarray(v) for p, v in vectors.items()}, part)
+    os.replace(part, output)

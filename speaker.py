@@ -1,0 +1,247 @@
+#!/usr/bin/env python3
+"""Uses a trained model: compares voices, embeds recordings, finds out who it is.
+
+python speaker.py verify one.wav two.wav
+python speaker.py embed recordings/ -o vectors.npy
+python speaker.py enroll ann monday.wav tuesday.wav
+python speaker.py identify unknown.wav
+python speaker.py list
+python speaker.py remove ann
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from local_modules.embedding_files import embed_to_file, find_recordings
+from local_modules.errors import InputError, RunError
+from local_modules.identification import identify
+from local_modules.verification import Verifier, Voice
+from local_modules.voices import VoiceStore
+
+VOICES = "voices.db"  # beside the model's folder
+CLIPPED = 0.01  # share of samples beyond which a person should know
+
+
+def verify(options: argparse.Namespace, verifier: Verifier) -> tuple[dict, str]:
+    """Tells whether two recordings are of one person."""
+    one, other = (listen(verifier, path) for path in (options.one, options.other))
+    (verdict,) = verifier.compare([[one]], other, options.prior)
+    lines = ["the same person" if verdict.same else "two persons"]
+    if verdict.llr is None:
+        lines += [
+            f"cosine {verdict.score:.3f}; the model has no calibration, the threshold "
+            f"is {verifier.threshold:.3f}"
+        ]
+    else:
+        lines[0] += f", {100 * max(verdict.probability, 1 - verdict.probability):.1f} %"
+        lines[0] += f" sure (beforehand the same with {100 * options.prior:g} %)"
+        lines += [f"log-likelihood ratio {verdict.llr:.2f}, cosine {verdict.score:.3f}"]
+    return asdict(verdict), "\n".join(lines)
+
+
+def embed(options: argparse.Namespace, verifier: Verifier) -> tuple[dict, str]:
+    """Writes the embeddings of recordings and of folders of recordings."""
+    paths = find_recordings(options.recordings)
+    n, failures = embed_to_file(verifier.model, paths, Path(options.output))
+    for path, reason in failures.items():
+        print(f"left out: {path}: {reason}", file=sys.stderr)
+    if not n:
+        raise RunError(f"none of {len(paths)} recordings could be embedded")
+    found = {"output": options.output, "n": n, "n_left_out": len(failures)}
+    return found, f"{n} embeddings in {options.output}; {len(failures)} left out"
+
+
+def enroll(options: argparse.Namespace, verifier: Verifier) -> tuple[dict, str]:
+    """Keeps recordings of a person who has consented to it."""
+    voices = [listen(verifier, path) for path in options.recordings]
+    with open_voices(options, verifier) as store:
+        store.add(options.name, voices)
+        (enrolled,) = (v for v in store.enrolled() if v.name == options.name)
+        return asdict(enrolled), f"{described(enrolled)} in {store.path}"
+
+
+def identify_recording(
+    options: argparse.Namespace, verifier: Verifier
+) -> tuple[dict, str]:
+    """Tells whose voice it is, or nobody's of those enrolled."""
+    voice = listen(verifier, options.recording)
+    with open_voices(options, verifier) as store:
+        answer = identify(verifier, store, voice, options.top, options.prior)
+    lines = [answer.name or "nobody"]
+    for candidate in answer.candidates:
+        sure = ""
+        if candidate.probability is not None:
+            sure = f"{100 * candidate.probability:5.1f} %  ratio {candidate.llr:6.2f}  "
+        lines.append(f"  {sure}cosine {candidate.score:.3f}  {candidate.name}")
+    if answer.nobody is not None:
+        lines.append(f"  {100 * answer.nobody:5.1f} %  nobody enrolled")
+    return asdict(answer), "\n".join(lines)
+
+
+def list_voices(options: argparse.Namespace, verifier: Verifier) -> tuple[dict, str]:
+    """Lists who is enrolled."""
+    with open_voices(options, verifier) as store:
+        voices = store.enrolled()
+        lines = [described(voice) for voice in voices]
+        return {"voices": [asdict(voice) for voice in voices]}, "\n".join(
+            lines or [f"nobody is enrolled in {store.path}"]
+        )
+
+
+def remove(options: argparse.Namespace, verifier: Verifier) -> tuple[dict, str]:
+    """Forgets a person."""
+    with open_voices(options, verifier) as store:
+        store.remove(options.name)
+        return {"removed": options.name}, f"{options.name} is gone from {store.path}"
+
+
+def listen(verifier: Verifier, path: str) -> Voice:
+    """Embeds a recording, and says what may be wrong with it."""
+    voice = verifier.listen(path)
+    if voice.quality.clipped > CLIPPED:
+        share = 100 * voice.quality.clipped
+        print(
+            f"{path}: is clipped, {share:.0f} % of it: the answer is less sure",
+            file=sys.stderr,
+        )
+    return voice
+
+
+def open_voices(options: argparse.Namespace, verifier: Verifier):
+    """The file of enrolled voices, for a `with`."""
+    model = verifier.model
+    path = options.voices or Path(model.source).parent / VOICES
+    return contextlib.closing(VoiceStore(path, model.fingerprint, model.source))
+
+
+def described(voice) -> str:
+    """An enrolled voice in one line."""
+    return (
+        f"{voice.name}: {voice.n_recordings} recording(s), "
+        f"{voice.speech_seconds:.1f} s of speech at {voice.level_db:.0f} dB, consent of {voice.consent}"
+    )
+
+
+def latest_model() -> str:
+    """The model folder below results/ that was written last.
+
+    Raises
+    ------
+    InputError
+        There is none.
+    """
+    found = [path.parent for path in Path("results").rglob("model/hyperparams.yaml")]
+    if not found:
+        raise InputError(
+            "--model: there is none below results/; train one with python "
+            "train_speaker.py hparams/conformer.yaml, or name a folder"
+        )
+    return str(max(found, key=lambda path: path.stat().st_mtime))
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command and its options."""
+    shared = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    shared.add_argument(
+        "--model",
+        metavar="MODEL",
+        help="a folder that train_speaker.py has written, or any speaker model that "
+        "SpeechBrain loads; default: the latest below results/",
+    )
+    shared.add_argument("--device", default="cpu")
+    shared.add_argument("--json", action="store_true", help="for machines")
+    of_store = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    of_store.add_argument(
+        "--voices", metavar="FILE", help="who is enrolled; default: beside the model"
+    )
+    with_prior = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    with_prior.add_argument(
+        "--prior",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="how probable it is beforehand that it is the same person, or one of "
+        "those enrolled (default: 0.5)",
+    )
+    parser = argparse.ArgumentParser(
+        prog="speaker.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        exit_on_error=False,
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name, function, *parents, example):
+        added = commands.add_parser(
+            name,
+            parents=[shared, *parents],
+            help=function.__doc__.rstrip("."),
+            description=function.__doc__,
+            epilog=f"example: python speaker.py {example}",
+            exit_on_error=False,
+            fromfile_prefix_chars="@",
+        )
+        added.set_defaults(run=function)
+        return added.add_argument
+
+    add = command("verify", verify, with_prior, example="verify one.wav two.wav")
+    add("one", metavar="A", help="any audio that libsndfile reads")
+    add("other", metavar="B")
+    add = command("embed", embed, example="embed recordings/ @list.txt -o vectors.npy")
+    add("recordings", nargs="+", metavar="FILE", help="or folder, or @ and a list")
+    add("-o", "--output", required=True, metavar="OUT", help=".npy or .safetensors")
+    add = command("enroll", enroll, of_store, example="enroll ann mon.wav tue.wav")
+    add("name", metavar="NAME")
+    add("recordings", nargs="+", metavar="FILE", help="the more speech, the surer")
+    add = command(
+        "identify",
+        identify_recording,
+        *(of_store, with_prior),
+        example="identify unknown.wav --top 3",
+    )
+    add("recording", metavar="FILE")
+    add("--top", type=int, default=5, metavar="K", help="how many to name")
+    command("list", list_voices, of_store, example="list")
+    add = command("remove", remove, of_store, example="remove ann")
+    add("name", metavar="NAME")
+    try:
+        options = parser.parse_args(argv)
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from None
+    if not 0 < getattr(options, "prior", 0.5) < 1:
+        raise InputError(f"--prior {options.prior}: has to be above 0 and below 1")
+    if getattr(options, "top", 1) < 1:
+        raise InputError(f"--top {options.top}: has to be above 0")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Returns
+    -------
+    int
+        Exit status: 0, 1 if nothing could be done, 2 for wrong usage, 130 for Ctrl-C.
+    """
+    try:
+        options = parse(sys.argv[1:] if argv is None else argv)
+        # SpeechBrain says what it loads.
+        with contextlib.redirect_stdout(sys.stderr):
+            source = options.model or latest_model()
+            found, text = options.run(options, Verifier(source, options.device))
+    except InputError as error:
+        print(f"speaker.py: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("\nStopped. The same command continues.", file=sys.stderr)
+        return 130
+    print(json.dumps(found) if options.json else text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,73 @@
+"""Whose voice it is, against Bayes' rule worked by hand."""
+
+import numpy as np
+import pytest
+
+from local_modules.identification import identify
+from local_modules.speech import Quality
+from local_modules.verification import Verifier, Voice
+from local_modules.voices import VoiceStore
+
+QUALITY = Quality(2.0, 2.0, -20.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def verifier(trained_run):
+    return Verifier(trained_run / "model")
+
+
+def voice(rng, centre, spread=0.1):
+    noise = spread * rng.standard_normal(len(centre))
+    return Voice((centre + noise).astype(np.float32), QUALITY)
+
+
+@pytest.fixture
+def people(tmp_path, verifier):
+    """Twenty voices, of one recording or two, in a store."""
+    rng = np.random.default_rng(0)
+    dim = len(verifier.backend.mean)
+    centres = {f"p{number:02}": rng.standard_normal(dim) for number in range(20)}
+    store = VoiceStore(tmp_path / "voices.db", "f", "m")
+    for number, (name, centre) in enumerate(centres.items()):
+        store.add(name, [voice(rng, centre) for _ in range(1 + number % 2)])
+    yield store, centres
+    store.close()
+
+
+def test_it_is_the_nearest_by_brute_force(verifier, people):
+    store, centres = people
+    rng = np.random.default_rng(1)
+    for name in ("p03", "p10"):
+        heard = voice(rng, centres[name])
+        answer = identify(verifier, store, heard, top=20)
+        ratios = {
+            person: verifier.compare(store.voices([person]), heard)[0].llr
+            for person in centres
+        }
+        assert answer.candidates[0].name == name == max(ratios, key=ratios.get)
+        weights = {n: 0.5 / 20 * np.exp(ratio) for n, ratio in ratios.items()}
+        whole = 0.5 + sum(weights.values())
+        assert answer.nobody == pytest.approx(0.5 / whole, rel=1e-3, abs=1e-9)
+        for candidate in answer.candidates:
+            assert candidate.probability == pytest.approx(
+                weights[candidate.name] / whole, rel=1e-3, abs=1e-9
+            )
+        cut = identify(verifier, store, heard, top=3)
+        assert [c.name for c in cut.candidates][0] == name and len(cut.candidates) == 3
+
+
+def test_the_prior_decides_where_the_voice_does_not(verifier, people):
+    store, centres = people
+    heard = voice(np.random.default_rng(2), centres["p05"], spread=1.0)
+    shares = [
+        identify(verifier, store, heard, prior=p).nobody for p in (0.01, 0.5, 0.99)
+    ]
+    assert shares == sorted(shares, reverse=True)
+    assert identify(verifier, store, heard, prior=1e-9).name is None
+
+
+def test_nobody_is_enrolled(verifier, tmp_path):
+    store = VoiceStore(tmp_path / "voices.db", "f", "m")
+    heard = Voice(np.ones(len(verifier.backend.mean), np.float32), QUALITY)
+    answer = identify(verifier, store, heard)
+    assert (answer.name, answer.nobody, answer.candidates) == (None, 1.0, [])

@@ -1,0 +1,204 @@
+"""speaker.py as a person runs it, on a small trained model."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from safetensors.numpy import load_file
+
+import speaker
+from local_modules.verification import Verifier
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def words(voices_folder):
+    """Recordings of the test speakers by name."""
+    folders = sorted((voices_folder / "test").iterdir())
+    return {folder.name: sorted(map(str, folder.iterdir())) for folder in folders}
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, trained_run):
+    """A folder to work in, with the model where it is looked for."""
+    shutil.copytree(trained_run / "model", tmp_path / "results" / "run" / "model")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments):
+    return speaker.main([f"{argument}" for argument in arguments])
+
+
+def answer(capsys, *arguments):
+    assert run(*arguments, "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_verify_says_what_the_verifier_says(here, words, capsys):
+    one, other = words["test0"][:2]
+    found = answer(capsys, "verify", one, other, "--prior", "0.2")
+    verdict = Verifier("results/run/model").verify(one, other, prior=0.2)
+    assert found == pytest.approx(vars(verdict), abs=1e-5)
+    odds = np.exp(verdict.llr) * 0.2 / 0.8
+    assert found["probability"] == pytest.approx(odds / (1 + odds), abs=1e-6)
+    assert found["same"] == (found["probability"] >= 0.5)
+    assert run("verify", one, other, "--prior", "0.2") == 0
+    text = capsys.readouterr().out
+    assert text.startswith(("the same person, ", "two persons, "))
+    assert f"log-likelihood ratio {verdict.llr:.2f}" in text
+
+
+def test_a_model_without_calibration_decides_by_the_cosine(here, words, capsys):
+    (here / "results/run/model/calibration.json").unlink()
+    found = answer(capsys, "verify", *words["test0"][:2])
+    threshold = Verifier("results/run/model").threshold
+    assert found["llr"] is None and found["same"] == (found["score"] >= threshold)
+    assert run("verify", *words["test0"][:2]) == 0
+    assert f"the threshold is {threshold:.3f}" in capsys.readouterr().out
+
+
+def test_enroll_identify_list_remove(here, words, capsys):
+    for name, files in words.items():
+        found = answer(capsys, "enroll", name, *files[:3])
+        assert found["n_recordings"] == 3 and found["name"] == name
+    listed = answer(capsys, "list")["voices"]
+    assert [voice["name"] for voice in listed] == sorted(words)
+    for name, files in words.items():
+        found = answer(capsys, "identify", files[0], "--prior", "0.9")
+        assert found["candidates"][0]["name"] == name  # it has heard this very file
+        shares = [candidate["probability"] for candidate in found["candidates"]]
+        assert sum(shares) + found["nobody"] == pytest.approx(1)
+        assert shares == sorted(shares, reverse=True)
+    assert run("identify", words["test1"][3], "--top", "1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and lines[-1].endswith("nobody enrolled")
+    assert answer(capsys, "enroll", "test0", words["test0"][3])["n_recordings"] == 4
+
+    vector = Verifier("results/run/model").listen(words["test1"][0]).vector
+    octets = vector.astype("<f4").tobytes()
+    assert octets in Path("results/run/voices.db").read_bytes()
+    assert answer(capsys, "remove", "test1") == {"removed": "test1"}
+    assert octets not in Path("results/run/voices.db").read_bytes()
+    assert run("remove", "test1") == 2
+    assert "test1: is not enrolled" in capsys.readouterr().err
+
+
+def test_another_models_voices_are_refused(here, words, trained_run, capsys):
+    run("enroll", "ann", words["test0"][0])
+    other = here / "other" / "model"
+    shutil.copytree(trained_run / "model", other)
+    text = (other / "hyperparams.yaml").read_text()
+    (other / "hyperparams.yaml").write_text(f"{text}\nnote: 1\n")
+    arguments = ["--model", other, "--voices", "results/run/voices.db"]
+    assert run("list", *arguments) == 2
+    assert "enrolled with another model, results/run/model" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
+def test_embed_folders_files_and_lists(suffix, here, words, voices_folder, capsys):
+    soundfile.write("silence.wav", np.zeros(16000), 16000)
+    Path("list.txt").write_text(f"silence.wav\n{words['test1'][0]}\nnothing.wav\n")
+    output = f"out{suffix}"
+    folder = voices_folder / "test" / "test0"
+    assert run("embed", folder, words["test0"][0], "@list.txt", "-o", output) == 0
+    shown = capsys.readouterr()
+    assert shown.out.strip() == f"5 embeddings in {output}; 2 left out"
+    assert "silence.wav: 1.0 s of silence" in shown.err
+    assert "nothing.wav: is no regular file" in shown.err
+    expected = [*words["test0"], words["test1"][0]]
+    if suffix == ".npy":
+        paths, vectors = Path("out.txt").read_text().splitlines(), np.load(output)
+    else:
+        paths, vectors = zip(*sorted(load_file(output).items()), strict=True)
+    assert list(paths) == expected
+    verifier = Verifier("results/run/model")
+    for path, vector in zip(paths, vectors, strict=True):
+        np.testing.assert_allclose(vector, verifier.listen(path).vector, atol=1e-4)
+    assert not list(here.glob(".*"))  # nothing half done is left
+
+
+def test_killed_while_embedding_it_continues(here, words, voices_folder):
+    files = []
+    for number in range(40):
+        shutil.copy(words["test0"][number % 4], here / f"{number}.wav")
+        files.append(f"{number}.wav")
+    Path("list.txt").write_text("".join(f"{file}\n" for file in files))
+    command = [sys.executable, str(ROOT / "speaker.py"), "embed", "@list.txt"]
+    command += ["-o", "out.npy"]
+    kept = here / ".out.npy.db"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while process.poll() is None and not kept.exists():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not Path("out.npy").exists()
+    assert run("embed", "@list.txt", "-o", "out.npy") == 0
+    vectors = np.load("out.npy")
+    assert len(vectors) == 40
+    np.testing.assert_allclose(vectors[0], vectors[4], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["verify", "a.wav", "b.wav"], "a.wav: No such file"),
+        (["verify", "a.wav"], "required: B"),
+        (["verify", "a.wav", "b.wav", "--prior", "1"], "--prior 1.0: has to be"),
+        (["identify", "a.wav", "--top", "0"], "--top 0: has to be"),
+        (["embed", "a.wav", "-o", "out.txt"], "out.txt: the name has to end in .npy"),
+        (["embed", "empty", "-o", "out.npy"], "empty: no audio in it"),
+        (["enroll", " ", "good.wav"], "' ': is no name"),
+        (["list", "--voices", "broken.db"], "broken.db: is no file of voices"),
+        (["list", "--model", "nowhere"], "nowhere: is no speaker model"),
+        (["sing"], "invalid choice: 'sing'"),
+        ([], "required: COMMAND"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, words, here, capsys, voices_folder):
+    (here / "empty").mkdir()
+    (here / "broken.db").write_text("no database, but a text that is long enough" * 9)
+    shutil.copy(voices_folder / "test" / "test0" / "0.wav", "good.wav")
+    try:
+        status = run(*arguments)
+    except SystemExit as end:  # argparse's own
+        status = end.code
+    assert status == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert words in error[-1] and "Traceback" not in "".join(error)
+
+
+def test_no_model_at_all(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("list") == 2
+    assert "--model: there is none below results/" in capsys.readouterr().err
+
+
+def test_every_command_shows_an_example(capsys):
+    for name in ("verify", "embed", "enroll", "identify", "list", "remove"):
+        with pytest.raises(SystemExit) as end:
+            run(name, "--help")
+        assert end.value.code == 0
+        assert f"example: python speaker.py {name}" in capsys.readouterr().out
+
+
+def test_two_processes_enrol_at_once(here, words):
+    command = [sys.executable, str(ROOT / "speaker.py"), "enroll"]
+    processes = [
+        subprocess.Popen([*command, name, *files], stdout=subprocess.DEVNULL)
+        for name, files in words.items()
+    ]
+    assert [process.wait() for process in processes] == [0] * len(words)
+    shown = subprocess.run(
+        [*command[:-1], "list", "--json"], capture_output=True, text=True, check=True
+    )
+    voices = json.loads(shown.stdout)["voices"]
+    assert {v["name"]: v["n_recordings"] for v in voices} == dict.fromkeys(words, 4)
