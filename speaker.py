@@ -122,7 +122,8 @@ def described(voice) -> str:
     """An enrolled voice in one line."""
     return (
         f"{voice.name}: {voice.n_recordings} recording(s), "
-        f"{voice.speech_seconds:.1f} s of speech at {voice.level_db:.0f} dB, consent of {voice.consent}"
+        f"{voice.speech_seconds:.1f} s of speech at {voice.level_db:.0f} dB, "
+        f"consent of {voice.consent}"
     )
 
 
