@@ -140,7 +140,7 @@ def cohort_statistics(
     vectors: torch.Tensor,
     cohort: torch.Tensor,
     top_k: int | None = None,
-    memory_bytes: int = 2**28,
+    memory_bytes: int = 2**24,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of each vector's scores against a cohort.
 
@@ -153,7 +153,7 @@ def cohort_statistics(
     top_k : int | None
         Take the k highest scores of each vector only (adaptive); None takes all.
     memory_bytes : int
-        The scores of so many bytes are held at a time.
+        The scores of so many bytes are held at a time; what the caches hold is fastest.
 
     Returns
     -------
