@@ -140,3 +140,32 @@ def test_the_header_of_a_pipe_is_no_break(spoken, tmp_path):
     (tmp_path / "b.wav").write_bytes(octets)
     one, other = (read_speech(tmp_path / name, RATE) for name in ("a.wav", "b.wav"))
     assert one.quality.speech_seconds == other.quality.speech_seconds
+
+
+def broken(octets, rng):
+    """What becomes of a file on its way: cut short, or some of its bytes changed, most
+    often in its header."""
+    octets = bytearray(octets)
+    if rng.random() < 0.4:
+        return octets[: rng.integers(len(octets))]
+    span = 60 if rng.random() < 0.7 else len(octets)
+    for place in rng.integers(span, size=rng.integers(1, 12)):
+        octets[place] = rng.integers(256)
+    return octets
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_fifty_broken_files_of_each_kind(suffix, spoken, tmp_path):
+    """Speech, or one line that names the file: nothing else comes of any of them."""
+    good = write(tmp_path / f"good.{suffix}", spoken).read_bytes()
+    rng = np.random.default_rng(len(suffix) + ord(suffix[0]))
+    path, n_refused = tmp_path / f"bad.{suffix}", 0
+    for _ in range(50):
+        path.write_bytes(broken(good, rng))
+        try:
+            heard = read_speech(path, RATE)
+            assert heard.samples.isfinite().all() and heard.quality.speech_seconds > 0
+        except InputError as error:
+            assert str(error).startswith(f"{path}: ") and "\n" not in str(error)
+            n_refused += 1
+    assert n_refused > 5
