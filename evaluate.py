@@ -17,11 +17,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import soundfile
 import torch
 
-from local_modules.backend import Backend, Recordings, cohort_backend, cosines
+from local_modules.backend import (
+    COHORT_UTTERANCES,
+    Backend,
+    Recordings,
+    cohort_backend,
+    cosines,
+)
 from local_modules.confidence import speakers_of
+from local_modules.embedding_files import audio_below
 from local_modules.errors import InputError
 from local_modules.evaluation import (
     Scored,
@@ -44,8 +50,6 @@ from local_modules.trials import TrialList, read_enrolment, read_trials
 
 N_SHOWN = 5  # lines that can't be used
 CALIBRATED = "calibrated"
-COHORT_UTTERANCES = 5  # of each speaker
-AUDIO = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus"}
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -162,7 +166,7 @@ def cohort_files(folder: Path) -> dict[Path, str]:
     """The first recordings of each speaker folder, with the speaker's name."""
     speaker_of = {}
     for speaker in sorted(path for path in folder.glob("*") if path.is_dir()):
-        files = sorted(p for p in speaker.rglob("*") if p.suffix.lower() in AUDIO)
+        files = audio_below(speaker)
         speaker_of |= dict.fromkeys(files[:COHORT_UTTERANCES], speaker.name)
     if len(set(speaker_of.values())) < 2:
         raise InputError(

@@ -34,7 +34,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from local_modules import config
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader
-from local_modules.backend import Backend, fit_backend
+from local_modules.backend import COHORT_UTTERANCES, Backend, fit_backend
 from local_modules.corpus import prepare_corpus, read_corpus
 from local_modules.errors import InputError, RunError
 from local_modules.export import write_model_folder
@@ -50,7 +50,6 @@ from local_modules.tuning.hpopt import Driven
 logger = get_logger(__name__)
 
 LABELS = "label_encoder.txt"
-COHORT_UTTERANCES = 5  # of each training speaker, for score normalisation
 
 
 class SpeakerBrain(sb.Brain):

@@ -30,6 +30,7 @@ from local_modules.trials import TrialList
 STATISTICS = "backend.safetensors"
 PLDA = "plda."  # what the names of its parts begin with
 CALIBRATION = "calibration.json"
+COHORT_UTTERANCES = 5  # of each speaker
 FUSED = ("PLDA", "AS-norm")  # into one ratio
 TOP_K = 300  # of the cohort, for adaptive normalisation
 

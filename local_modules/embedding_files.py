@@ -17,6 +17,11 @@ SUFFIXES = (".npy", ".safetensors")
 AUDIO = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus"}
 
 
+def audio_below(folder: Path) -> list[Path]:
+    """All files below a folder that are named like audio, sorted."""
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO)
+
+
 def find_recordings(names: Iterable[str]) -> list[Path]:
     """Files as they are named, and all audio in folders.
 
@@ -28,7 +33,7 @@ def find_recordings(names: Iterable[str]) -> list[Path]:
     found = []
     for path in map(Path, names):
         if path.is_dir():
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in AUDIO)
+            files = audio_below(path)
             if not files:
                 raise InputError(f"{path}: no audio in it that libsndfile reads")
             found += files
