@@ -26,6 +26,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,7 @@ class Row:
         """The recipe as a path that can be read from anywhere."""
         return str(ROOT / self.recipe)
 
+    @cached_property
     def keys(self) -> set[str]:
         """What its recipe can be told."""
         text = Path(self.recipe_file).read_text(encoding="utf-8")
@@ -179,7 +181,7 @@ def make_plan(options: argparse.Namespace, rows: Mapping[str, Row]) -> Plan:
     """Checks what is asked for, and prepares the corpus."""
     first = next(iter(rows.values()))
     _, run_opts, given = config.parse_command_line([first.recipe_file, *options.rest])
-    known = {row.name: row.keys() for row in rows.values()}
+    known = {row.name: row.keys for row in rows.values()}
     config.check_keys(given, set().union(*known.values()), "--", options.table)
     for row in rows.values():
         for key in given.keys() & known[row.name]:
@@ -258,9 +260,8 @@ def given_flags(run_opts) -> list[str]:
 
 def row_values(row: Row, seed: int, plan: Plan) -> dict:
     """What a training is told: of what is for all, the keys that its recipe has."""
-    known = row.keys()
     values = {**plan.values, "seed": seed}
-    values = {key: value for key, value in values.items() if key in known}
+    values = {key: value for key, value in values.items() if key in row.keys}
     folder = plan.folder / row.name / f"{seed}"
     return values | row.values | {"output_folder": str(folder)}
 
