@@ -204,12 +204,16 @@ def make_plan(options: argparse.Namespace, rows: Mapping[str, Row]) -> Plan:
     shared = {key: corpus[key] for key in ("corpus", "data_folder")}
     values, flags = {**given, **own, **shared}, given_flags(run_opts)
     asked = {key: getattr(options, key) for key in ("threads", "metadata", "by")}
-    check_settings(folder, {**values, **asked, "flags": flags})
+    settings = {**values, **asked, "flags": flags}
+    settings_file = folder / "settings.json"
+    if settings_file.exists():
+        check_settings(folder, json.loads(settings_file.read_text()), settings)
     prepare_corpus({**corpus, "manifest_folder": str(manifests)})
     splits, trials = read_corpus(manifests)
     parts = {ALL: np.arange(len(trials["test"]))}
     if options.metadata:
         parts |= parts_by(options, trials["test"])
+    once(settings_file, lambda: settings)
     return Plan(
         folder,
         values,
@@ -222,9 +226,8 @@ def make_plan(options: argparse.Namespace, rows: Mapping[str, Row]) -> Plan:
     )
 
 
-def check_settings(folder: Path, settings: dict) -> None:
+def check_settings(folder: Path, earlier: Mapping, settings: Mapping) -> None:
     """Makes sure that a folder holds one comparison."""
-    earlier = once(folder / "settings.json", lambda: settings)
     for key in earlier | settings:
         if earlier.get(key) != settings.get(key):
             raise InputError(
@@ -278,6 +281,7 @@ def run_row(row: Row, seed: int, plan: Plan) -> dict:
     folder = plan.folder / row.name / f"{seed}"
     values = row_values(row, seed, plan)
     command = [sys.executable, str(ROOT / row.program), row.recipe_file, *plan.flags]
+    command += ["--noprogressbar"]
     command += [text for key in values for text in (f"--{key}", f"{values[key]}")]
     usage = train(row, command, folder, plan.threads)
 
@@ -499,6 +503,19 @@ def tables(rows: Mapping[str, Summary], parts: list[str]) -> str:
     return text
 
 
+def legend(rows: Mapping[str, Summary]) -> str:
+    """What the table doesn't say of itself."""
+    usage = next(iter(rows.values())).runs[0]["usage"]
+    return (
+        f"± is the deviation of the seeds, [ ] the 95 % interval by drawing the test "
+        f"speakers anew, p that of the difference in EER to the first row. MACs and "
+        f"real-time factor (one thread) are of {CLIP_SECONDS:g} s of speech, "
+        f"utterances/s with the validation. Cores busy: well under those of another "
+        f"row, something disturbed it. {usage['threads']} threads, "
+        f"{usage['cpu_count']} cores, {usage['machine']}, torch {usage['torch']}."
+    )
+
+
 def picture(rows: Mapping[str, Summary], path: Path) -> None:
     """Draws the validation EER over the minutes: thin for each seed, thick their mean
     over the stretch that all have."""
@@ -604,9 +621,11 @@ def run(options: argparse.Namespace) -> None:
 def show(done: Mapping[str, dict], plan: Plan, options: argparse.Namespace) -> None:
     """Writes the table and the picture of what is done."""
     summaries = {name: summarise(results) for name, results in done.items() if results}
-    text = f"`{options.command}`\n\n{tables(summaries, list(plan.parts))}\n"
+    text = "\n\n".join(
+        (f"`{options.command}`", tables(summaries, list(plan.parts)), legend(summaries))
+    )
     with replacing(plan.folder / "accuracy.md") as file:
-        file.write(text)
+        file.write(f"{text}\n")
     picture(summaries, plan.folder / "accuracy.png")
 
 
