@@ -511,8 +511,8 @@ def legend(rows: Mapping[str, Summary]) -> str:
         f"speakers anew, p that of the difference in EER to the first row. MACs and "
         f"real-time factor (one thread) are of {CLIP_SECONDS:g} s of speech, "
         f"utterances/s with the validation. Cores busy: well under those of another "
-        f"row, something disturbed it. {usage['threads']} threads, "
-        f"{usage['cpu_count']} cores, {usage['machine']}, torch {usage['torch']}."
+        f"row, something disturbed it. Threads: {usage['threads']}, of "
+        f"{usage['cpu_count']} cores; {usage['machine']}, torch {usage['torch']}."
     )
 
 
