@@ -194,6 +194,7 @@ class SpeakerBrain(sb.Brain):
                     "epoch": epoch,
                     "train_loss": self.train_loss,
                     "train_accuracy": history.accuracy,
+                    "train_utterances": history.seen,
                     "learning_rate": self.optimizer.param_groups[0]["lr"],
                     "margin": self.hparams.margin_schedule(self.progress)
                     * self.hparams.angular_margin,

@@ -26,6 +26,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.measuring import markdown  # noqa: E402
 from local_modules.manifest import replacing  # noqa: E402
 from local_modules.metrics import cllr, equal_error_rate, min_dcf  # noqa: E402
 from local_modules.scoring import (  # noqa: E402
@@ -182,12 +183,6 @@ def measure_metrics(sizes: list[int], limit: float) -> list[list[str]]:
             row.append(f"{seconds:.3f} s, {peak_mib(name, n):.0f} MiB")
         rows.append(row)
     return rows
-
-
-def markdown(heading: list[str], rows: list[list[str]]) -> str:
-    """A table."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def main() -> int:

@@ -13,9 +13,7 @@ command continues.
 
 import argparse
 import dataclasses
-import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -31,6 +29,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.measuring import children_cpu_seconds, once  # noqa: E402
 from local_modules import config  # noqa: E402
 from local_modules.corpus import prepare_corpus  # noqa: E402
 from local_modules.errors import InputError, RunError  # noqa: E402
@@ -180,23 +179,6 @@ def by_tune(options: argparse.Namespace, seed: int, minutes: float) -> dict:
         "overhead_seconds": (span - trained) / len(trials),
         "curve": np.stack([ends, best], axis=-1).tolist(),
     }
-
-
-def children_cpu_seconds() -> float:
-    """CPU time of all processes that were started from here and have ended, with
-    theirs."""
-    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return usage.ru_utime + usage.ru_stime
-
-
-def once(path: Path, measure) -> dict:
-    """What `measure()` gives, from the file if it was measured before."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        result = measure()
-        with replacing(path) as file:
-            json.dump(result, file, indent=2)
-    return json.loads(path.read_text())
 
 
 def table(results: dict[int, dict]) -> str:

@@ -1,7 +1,10 @@
 """The embedding model: encoder, pooling, projection."""
 
 import torch
+from speechbrain.processing.features import Deltas
 from torch import nn
+
+from local_modules.masking import frame_counts
 
 
 class SpeakerEmbedder(nn.Module):
@@ -59,6 +62,94 @@ class SpeakerEmbedder(nn.Module):
         """
         frames, mask = self.encoder(feats, lens)
         return self.projection(self.pooling(frames, mask)).unsqueeze(1)
+
+
+class UnpaddedEmbedder(nn.Module):
+    """Gives a model that knows nothing of padding each utterance without it.
+
+    SpeechBrain's x-vector and ResNet convolve over the padding as if it were speech,
+    and the latter pools over it too. Utterances of one length, as all crops of a
+    training batch are, go through the model together.
+
+    Arguments
+    ---------
+    encoder : torch.nn.Module
+        `encoder(feats)` turns features [batch, frames, features] into embeddings,
+        [batch, emb_dim] or [batch, 1, emb_dim].
+
+    Example
+    -------
+    >>> class Mean(nn.Module):
+    ...     def forward(self, feats):
+    ...         return feats.mean(dim=1)
+    >>> feats = torch.tensor([[[1.0], [3.0], [9.0]], [[1.0], [3.0], [9.0]]])
+    >>> UnpaddedEmbedder(Mean())(feats, torch.tensor([2 / 3, 1.0])).flatten()
+    tensor([2.0000, 4.3333])
+    """
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(
+        self, feats: torch.Tensor, lens: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """See `SpeakerEmbedder.forward`."""
+        if lens is None:
+            return self.encoder(feats).flatten(1).unsqueeze(1)
+        counts = frame_counts(lens, feats.shape[1])
+        parts, rows = [], []
+        for count in counts.unique():
+            of_this_length = (counts == count).nonzero().flatten()
+            parts.append(self.encoder(feats[of_this_length, :count]).flatten(1))
+            rows.append(of_this_length)
+        return torch.cat(parts)[torch.cat(rows).argsort()].unsqueeze(1)
+
+
+class FrameStatistics(nn.Module):
+    """Means and standard deviations of frames and of their changes, under one linear
+    map: what was done before there were networks.
+
+    Arguments
+    ---------
+    input_size : int
+        Size of a frame.
+    emb_dim : int
+        Size of the embedding.
+
+    Example
+    -------
+    >>> FrameStatistics(20, 16)(torch.rand(2, 100, 20)).shape
+    torch.Size([2, 16])
+    """
+
+    def __init__(self, input_size: int, emb_dim: int):
+        super().__init__()
+        self.deltas = Deltas(input_size)
+        # A mean change says no more than the first frame and the last.
+        self.projection = nn.Linear(4 * input_size, emb_dim)
+
+    def statistics(self, feats: torch.Tensor) -> torch.Tensor:
+        """What the map is applied to: means of the frames, and deviations of the
+        frames, of their first and of their second differences.
+
+        Arguments
+        ---------
+        feats : torch.Tensor
+            Features without padding, [batch, frames, input_size].
+
+        Returns
+        -------
+        torch.Tensor
+            [batch, 4 * input_size].
+        """
+        first = self.deltas(feats)
+        deviations = [x.std(dim=1) for x in (feats, first, self.deltas(first))]
+        return torch.cat([feats.mean(dim=1), *deviations], dim=-1)
+
+    def forward(self, feats: torch.Tensor) -> torch.Tensor:
+        """Maps [batch, frames, input_size] to [batch, emb_dim]."""
+        return self.projection(self.statistics(feats))
 
 
 class LinearProjection(nn.Module):

@@ -41,3 +41,17 @@ class SentenceMeanNorm(torch.nn.Module):
         feats = feats.masked_fill(~mask, 0.0)
         mean = feats.sum(dim=1, keepdim=True) / counts.view(-1, 1, 1)
         return (feats - mean).masked_fill(~mask, 0.0)
+
+
+class NoNorm(torch.nn.Module):
+    """Leaves the features as they are, where their means say who speaks.
+
+    Example
+    -------
+    >>> NoNorm()(torch.tensor([1.0, 3.0]), lens=None)
+    tensor([1., 3.])
+    """
+
+    def forward(self, feats: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
+        """Gives back [batch, frames, features]."""
+        return feats

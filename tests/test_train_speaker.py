@@ -151,6 +151,12 @@ def test_the_best_epoch_is_the_one_of_the_lowest_valid_eer(finished):
     assert eers[metrics["best_epoch"] - 1] == min(eers)
 
 
+def test_each_epoch_says_how_much_it_has_seen(finished):
+    latest = WholeCheckpointer(finished[0] / "save").find_checkpoint()
+    epochs = json.loads((latest.path / "history.ckpt").read_text())["epochs"]
+    assert [row["train_utterances"] for row in epochs] == [48, 48, 48]
+
+
 def test_the_epochs_after_the_best_are_reported_too(
     voices_folder, tmp_path, monkeypatch
 ):

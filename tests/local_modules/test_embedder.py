@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,8 +10,10 @@ from torch import nn
 from local_modules.conformer import ConformerEncoder
 from local_modules.embedder import (
     BottleneckProjection,
+    FrameStatistics,
     LinearProjection,
     SpeakerEmbedder,
+    UnpaddedEmbedder,
 )
 from local_modules.normalization import SentenceMeanNorm
 from local_modules.pooling import (
@@ -127,3 +130,61 @@ def test_saved_weights_give_the_same_embeddings(tmp_path):
         nn.init.zeros_(parameter)
     other.load_state_dict(torch.load(tmp_path / "model.ckpt"))
     assert torch.equal(other(*padded_batch()), model(*padded_batch()))
+
+
+class Convolved(nn.Module):
+    """A model that takes padding for speech."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Conv1d(N_MELS, EMB_DIM, 5, padding=2)
+
+    def forward(self, feats):
+        return self.layer(feats.transpose(1, 2)).abs().mean(dim=-1)
+
+
+class TestUnpadded:
+    def test_each_utterance_is_embedded_as_if_alone(self):
+        torch.manual_seed(0)
+        model = Convolved()
+        feats, _ = padded_batch()
+        counts = [26, 40, 26, 9]  # in no order, and two of one length
+        lens = torch.tensor(counts) / 40
+        embeddings = UnpaddedEmbedder(model)(feats, lens)
+        assert embeddings.shape == (4, 1, EMB_DIM)
+        for row, embedding, count in zip(feats, embeddings, counts, strict=True):
+            torch.testing.assert_close(embedding, model(row[None, :count]))
+
+    def test_without_lengths_nothing_is_padded(self):
+        feats, _ = padded_batch()
+        model = UnpaddedEmbedder(Convolved())
+        assert torch.equal(model(feats), model(feats, torch.ones(len(feats))))
+
+    def test_every_utterance_teaches(self):
+        feats, lens = padded_batch()
+        feats.requires_grad_()
+        UnpaddedEmbedder(Convolved())(feats, lens).sum().backward()
+        for row, count in zip(feats.grad, COUNTS, strict=True):
+            assert row[:count].any() and not row[count:].any()
+
+
+class TestFrameStatistics:
+    def test_against_numpy(self):
+        feats = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 30, 3)))
+        model = FrameStatistics(3, 5).double()
+
+        def slopes(frames):
+            """Of the line through five frames, by least squares; the first and the
+            last frame go on."""
+            padded = np.concatenate([frames[:1]] * 2 + [frames] + [frames[-1:]] * 2)
+            windows = [padded[t : t + 5] for t in range(len(frames))]
+            return np.stack([np.polyfit(range(5), w, 1)[0] for w in windows])
+
+        expected = []
+        for frames in feats.numpy():
+            first = slopes(frames)
+            parts = [x.std(0, ddof=1) for x in (frames, first, slopes(first))]
+            expected.append(np.concatenate([frames.mean(0), *parts]))
+        found = model.statistics(feats)
+        np.testing.assert_allclose(found, np.stack(expected), atol=1e-6)
+        assert torch.equal(model(feats), model.projection(found))

@@ -1,0 +1,646 @@
+#!/usr/bin/env python3
+"""Which system is the most accurate for the same minutes on the same cores?
+
+    python benchmarks/accuracy.py [--rows NAME ...] [--minutes 20] [--seeds 3]
+                                  [--threads 2] [--name NAME] [--table FILE]
+                                  [--metadata FILE --by COLUMN] [--key value ...]
+
+Trains every row of benchmarks/accuracy.yaml from every seed, on the same manifests, for
+the same minutes (validation included) and with the same threads. The epoch is chosen on
+`valid`; `test` is scored once by the cosine, and nothing is chosen by it. Intervals are
+95 %, of the mean over the seeds, by drawing the test speakers anew. --key value goes to
+each row whose recipe has that key. Run again, the same command continues; more rows and
+more seeds can be asked for at any time.
+
+All trainings have glibc's allocator keep its memory: that changes nothing for our
+Conformer, and SpeechBrain's ECAPA-TDNN trains 1.7 times faster.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.benchmark import Timer
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.measuring import (  # noqa: E402
+    children_cpu_seconds,
+    markdown,
+    once,
+)
+from local_modules import config  # noqa: E402
+from local_modules.confidence import interval, p_value, speakers_of  # noqa: E402
+from local_modules.corpus import prepare_corpus, read_corpus  # noqa: E402
+from local_modules.errors import InputError, RunError  # noqa: E402
+from local_modules.evaluation import (  # noqa: E402
+    Scored,
+    groups_by_metadata,
+    read_metadata,
+)
+from local_modules.extraction import (  # noqa: E402
+    EmbeddingStore,
+    SpeakerModel,
+    embed_files,
+)
+from local_modules.manifest import replacing  # noqa: E402
+from local_modules.metrics import equal_error_rate, min_dcf  # noqa: E402
+from local_modules.plots import (  # noqa: E402
+    COLOURS,
+    LINE_STYLES,
+    save_figure,
+    tidy,
+)
+from local_modules.scoring import cosine_scores, trial_rows  # noqa: E402
+from local_modules.trials import TrialList  # noqa: E402
+
+FOLDER = Path("results/benchmarks/accuracy")
+MANY_EPOCHS = 100_000  # the minutes end a training
+CLIP_SECONDS = 3.0  # what operations and real-time factor are measured on
+RESAMPLES = 1000
+TICKS = (0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50)  # of the picture, percent
+ALL = "all"  # the trials, beside those of each value of --by
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": "1073741824",
+    "MALLOC_TRIM_THRESHOLD_": "2147483647",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A system of the table.
+
+    Arguments
+    ---------
+    name : str
+        Of its folder.
+    title : str
+        What the table calls it.
+    recipe : str
+        Its HyperPyYAML file, from the repository's root.
+    values : dict
+        What is its own in this comparison, by key of the recipe.
+    program : str
+        What trains it; it leaves what train_speaker.py leaves.
+    """
+
+    name: str
+    title: str
+    recipe: str
+    values: dict = field(default_factory=dict)
+    program: str = "train_speaker.py"
+
+    @property
+    def recipe_file(self) -> str:
+        """The recipe as a path that can be read from anywhere."""
+        return str(ROOT / self.recipe)
+
+    @cached_property
+    def keys(self) -> set[str]:
+        """What its recipe can be told."""
+        text = Path(self.recipe_file).read_text(encoding="utf-8")
+        return set(config.load_plain(self.recipe, text))
+
+
+def read_rows(path: str) -> dict[str, Row]:
+    """The rows of a table by their names.
+
+    Raises
+    ------
+    InputError
+        The file can't be read, or a row is not as in benchmarks/accuracy.yaml.
+    """
+    try:
+        tree = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+        rows = {name: Row(name, **fields) for name, fields in tree.items()}
+        for row in rows.values():
+            config.check_overrides(row.recipe_file, row.values, f"{path}: {row.name}: ")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (YAMLError, AttributeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"{path}: rows have to be `name: {{title: ..., recipe: FILE}}`: {reason}"
+        ) from None
+    return rows
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all rows have in common.
+
+    Arguments
+    ---------
+    folder : Path
+        Where everything goes.
+    values : dict
+        Keys and values for those recipes that have them.
+    flags : list of str
+        SpeechBrain's run options.
+    threads : int
+        Of a training.
+    data_folder : str
+        Where the paths of the trials begin.
+    trials : TrialList
+        Of `test`.
+    parts : dict
+        Trials by what they are called, int64 arrays.
+    n_train : int
+        Training utterances.
+    """
+
+    folder: Path
+    values: dict
+    flags: list[str]
+    threads: int
+    data_folder: str
+    trials: TrialList
+    parts: dict[str, np.ndarray]
+    n_train: int
+
+
+def make_plan(options: argparse.Namespace, rows: Mapping[str, Row]) -> Plan:
+    """Checks what is asked for, and prepares the corpus."""
+    first = next(iter(rows.values()))
+    _, run_opts, given = config.parse_command_line([first.recipe_file, *options.rest])
+    known = {row.name: row.keys for row in rows.values()}
+    config.check_keys(given, set().union(*known.values()), "--", options.table)
+    for row in rows.values():
+        for key in given.keys() & known[row.name]:
+            config.check_overrides(row.recipe_file, {key: given[key]})
+    corpus = config.plain_values(
+        first.recipe_file, {k: given[k] for k in given.keys() & known[first.name]}
+    )
+    name = options.name or f"{corpus['corpus']}_{options.minutes:g}min"
+    folder = FOLDER / name
+    manifests = folder / "manifests"
+    own = {
+        "train_time_limit_minutes": float(options.minutes),
+        "number_of_epochs": MANY_EPOCHS,
+        "manifest_folder": str(manifests),
+        "skip_prep": True,
+    }
+    for key in own.keys() | {"seed", "output_folder"}:
+        if key in given:
+            raise InputError(f"--{key}: is set by the benchmark; leave it out")
+    shared = {key: corpus[key] for key in ("corpus", "data_folder")}
+    values, flags = {**given, **own, **shared}, given_flags(run_opts)
+    asked = {key: getattr(options, key) for key in ("threads", "metadata", "by")}
+    settings = {**values, **asked, "flags": flags}
+    settings_file = folder / "settings.json"
+    if settings_file.exists():
+        check_settings(folder, json.loads(settings_file.read_text()), settings)
+    prepare_corpus({**corpus, "manifest_folder": str(manifests)})
+    splits, trials = read_corpus(manifests)
+    parts = {ALL: np.arange(len(trials["test"]))}
+    if options.metadata:
+        parts |= parts_by(options, trials["test"])
+    once(settings_file, lambda: settings)
+    return Plan(
+        folder,
+        values,
+        flags,
+        options.threads,
+        corpus["data_folder"],
+        trials["test"],
+        parts,
+        len(splits["train"]),
+    )
+
+
+def check_settings(folder: Path, earlier: Mapping, settings: Mapping) -> None:
+    """Makes sure that a folder holds one comparison."""
+    for key in earlier | settings:
+        if earlier.get(key) != settings.get(key):
+            raise InputError(
+                f"{folder}: was begun with {key} {earlier.get(key)}, not "
+                f"{settings.get(key)}; go on with that, or choose another --name"
+            )
+
+
+def parts_by(options: argparse.Namespace, trials: TrialList) -> dict[str, np.ndarray]:
+    """The trials of each value of --by that have both kinds."""
+    metadata = read_metadata(options.metadata)
+    columns = groups_by_metadata(metadata, [[e] for e in trials.enrol], trials.test)
+    if options.by not in columns:
+        raise InputError(
+            f"--by {options.by}: {options.metadata} has no such column with several "
+            f"values in the trials; it has {', '.join(columns) or 'none'}"
+        )
+    return {
+        name: rows
+        for name, rows in columns[options.by].items()
+        if 0 < trials.labels[rows].sum() < len(rows)
+    }
+
+
+def given_flags(run_opts) -> list[str]:
+    """SpeechBrain's run options as they were given."""
+    flags = []
+    for name in sorted(run_opts.overridden_args):
+        value = getattr(run_opts, name)
+        flags += [f"--{name}"] if value is True else [f"--{name}", f"{value}"]
+    return flags
+
+
+def row_values(row: Row, seed: int, plan: Plan) -> dict:
+    """What a training is told: of what is for all, the keys that its recipe has."""
+    values = {**plan.values, "seed": seed}
+    values = {key: value for key, value in values.items() if key in row.keys}
+    folder = plan.folder / row.name / f"{seed}"
+    return values | row.values | {"output_folder": str(folder)}
+
+
+def run_row(row: Row, seed: int, plan: Plan) -> dict:
+    """Trains and measures one row from one seed.
+
+    Returns
+    -------
+    dict
+        What the table and the picture need; rates are fractions. The bootstrap's
+        replicates go to `replicates.npz` beside it.
+    """
+    folder = plan.folder / row.name / f"{seed}"
+    values = row_values(row, seed, plan)
+    command = [sys.executable, str(ROOT / row.program), row.recipe_file, *plan.flags]
+    command += ["--noprogressbar"]
+    command += [text for key in values for text in (f"--{key}", f"{values[key]}")]
+    usage = train(row, command, folder, plan.threads)
+
+    metrics = json.loads((folder / "metrics.json").read_text())
+    epochs = read_epochs(folder, metrics, plan.n_train)
+    n_seen = sum(epoch["train_utterances"] for epoch in epochs)
+    model = SpeakerModel(str(folder / "model"))
+    scored = score(model, folder, plan)
+    rates, replicates = {}, {}
+    for name, rows in plan.parts.items():
+        part = scored.part(rows)
+        rates[name] = {
+            "eer": equal_error_rate(*part.pair)[0],
+            "min_dcf": min_dcf(*part.pair)[0],
+        }
+        found = part.replicates(RESAMPLES)
+        replicates[f"{name}/eer"] = found["eer"]
+        replicates[f"{name}/min_dcf"] = found["min_dcf_0.01"]
+    np.savez_compressed(folder / "replicates.npz", **replicates)
+    return {
+        "title": row.title,
+        "seed": seed,
+        "values": values,
+        "n_parameters": metrics["n_parameters"],
+        "macs": multiply_adds(
+            model.classifier.mods.embedding_model, clip_features(model)
+        ),
+        "real_time_factor": real_time_factor(model),
+        "passes": n_seen / plan.n_train,
+        "utterances_per_second": n_seen / metrics["train_seconds"],
+        "train_seconds": metrics["train_seconds"],
+        "valid_eer": metrics["valid"]["eer"],
+        "test": rates,
+        "curve": [[epoch["seconds"], epoch["valid_eer"]] for epoch in epochs],
+        "usage": usage,
+    }
+
+
+def train(row: Row, command: list[str], folder: Path, threads: int) -> dict:
+    """Runs a training, or continues it.
+
+    Returns
+    -------
+    dict
+        What shows whether it had the machine for itself: CPU seconds and seconds of
+        the process, the load before it, the machine.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    continued = (folder / "save").exists()
+    load = os.getloadavg()[0]
+    cpu, start = children_cpu_seconds(), time.monotonic()
+    with open(folder / "output.txt", "a", encoding="utf-8") as output:
+        process = subprocess.run(
+            command,
+            env={
+                **os.environ,
+                **ALLOCATOR,
+                "OMP_NUM_THREADS": f"{threads}",
+                "MKL_NUM_THREADS": f"{threads}",
+            },
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    if process.returncode in (130, -2):
+        raise KeyboardInterrupt
+    if process.returncode != 0:
+        last = (folder / "output.txt").read_text(encoding="utf-8").strip()
+        raise RunError(f"{row.name}: {last.splitlines()[-1]} ({folder / 'output.txt'})")
+    seconds = time.monotonic() - start
+    return {
+        "cpu_seconds": children_cpu_seconds() - cpu,
+        "seconds": seconds,
+        "load_before": load,
+        "continued": continued,  # then the seconds are the last part's
+        "threads": threads,
+        "cpu_count": os.cpu_count(),
+        "machine": platform.platform(),
+        "torch": torch.__version__,
+    }
+
+
+def read_epochs(folder: Path, metrics: Mapping, n_train: int) -> list[dict]:
+    """The rows of a training's history; one, of all utterances, if it had no epochs."""
+    found = [
+        json.loads(path.read_text(encoding="utf-8"))["epochs"]
+        for path in folder.glob("save/CKPT*/history.ckpt")
+    ]
+    whole = {
+        "seconds": metrics["train_seconds"],
+        "valid_eer": metrics["valid"]["eer"],
+        "train_utterances": n_train,
+    }
+    return max(found, key=len, default=[whole])
+
+
+def score(model: SpeakerModel, folder: Path, plan: Plan) -> Scored:
+    """Cosines of the test trials."""
+    root = Path(plan.data_folder).resolve()
+    names = list(dict.fromkeys([*plan.trials.enrol, *plan.trials.test]))
+    store = EmbeddingStore(folder / "embeddings.db")
+    try:
+        # Whole recordings, as in training.
+        found, failures = embed_files(
+            model, [root / name for name in names], store, window_seconds=float("inf")
+        )
+    finally:
+        store.close()
+    if failures:
+        path, reason = next(iter(failures.items()))
+        raise RunError(f"{path}: can't be embedded, so that no row can be: {reason}")
+    vectors = torch.from_numpy(np.stack([found[root / n].vector for n in names]))
+    _, *sides = trial_rows(names, plan.trials)
+    scores = cosine_scores(vectors, *(torch.from_numpy(side) for side in sides))
+    labels = plan.trials.labels
+    speakers = speakers_of(labels, plan.trials.enrol, plan.trials.test)
+    return Scored(scores.numpy(), labels, *speakers)
+
+
+@torch.no_grad()
+def clip_features(model: SpeakerModel) -> torch.Tensor:
+    """What the network gets of a clip, [1, frames, features]."""
+    wav = torch.randn(1, round(CLIP_SECONDS * model.sample_rate))
+    feats = model.classifier.mods.compute_features(wav)
+    return model.classifier.mods.mean_var_norm(feats, torch.ones(1))
+
+
+@torch.no_grad()
+def multiply_adds(network: torch.nn.Module, feats: torch.Tensor) -> int:
+    """Multiply-adds of convolutions, matrices and attention for a batch of features."""
+    # The counter doesn't know the CPU's fused attention, but its products.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        network(feats)
+    return counter.get_total_flops() // 2
+
+
+def real_time_factor(model: SpeakerModel) -> float:
+    """Seconds for a second of speech, features included, by one thread; the median."""
+    wav = torch.randn(round(CLIP_SECONDS * model.sample_rate))
+    timer = Timer("model.embed([wav])", globals={"model": model, "wav": wav})
+    return timer.blocked_autorange(min_run_time=1.0).median / CLIP_SECONDS
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A row of the table, from the seeds that are done.
+
+    Arguments
+    ---------
+    runs : list of dict
+        Of `run_row`.
+    replicates : dict
+        Means over the seeds of the bootstrap's replicates, by part and metric.
+    """
+
+    runs: list[dict]
+    replicates: dict[str, np.ndarray]
+
+    def mean(self, get) -> float:
+        """Mean over the seeds of what `get` takes out of a run."""
+        return float(np.mean([get(run) for run in self.runs]))
+
+    def cell(self, part: str, metric: str, factor: float, form: str) -> str:
+        """A metric's mean over the seeds, standard deviation and interval."""
+        values = [factor * run["test"][part][metric] for run in self.runs]
+        deviation = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
+        low, high = interval(factor * self.replicates[f"{part}/{metric}"])
+        return f"{np.mean(values):{form}}{deviation} [{low:{form}}, {high:{form}}]"
+
+
+def summarise(results: Mapping[Path, dict]) -> Summary:
+    """Several seeds of a row.
+
+    The seeds of the bootstrap are the same everywhere, so that one resample is of the
+    same speakers for all models, and means and differences can be taken.
+    """
+    drawn = [dict(np.load(folder / "replicates.npz")) for folder in results]
+    means = {name: np.mean([one[name] for one in drawn], axis=0) for name in drawn[0]}
+    return Summary(list(results.values()), means)
+
+
+def tables(rows: Mapping[str, Summary], parts: list[str]) -> str:
+    """The table of all rows and, where the trials have parts, that of these."""
+    first = next(iter(rows.values()))
+    heading = ["", "parameters", "MACs", "trained, utterances/s", "passes"]
+    heading += ["cores busy", "real-time factor", "seeds", "valid EER (%)"]
+    heading += ["test EER (%)", "p", "minDCF"]
+    lines = []
+    for row in rows.values():
+        run = row.runs[0]
+        p = p_value(first.replicates[f"{ALL}/eer"], row.replicates[f"{ALL}/eer"])
+        busy = row.mean(lambda r: r["usage"]["cpu_seconds"] / r["usage"]["seconds"])
+        lines.append(
+            [
+                run["title"],
+                f"{run['n_parameters'] / 1e6:.2f} M",
+                f"{run['macs'] / 1e9:.3g} G",
+                f"{row.mean(lambda r: r['utterances_per_second']):.3g}",
+                f"{row.mean(lambda r: r['passes']):.3g}",
+                f"{busy:.2f}",
+                f"{row.mean(lambda r: r['real_time_factor']):.3g}",
+                f"{len(row.runs)}",
+                f"{100 * row.mean(lambda r: r['valid_eer']):.2f}",
+                row.cell(ALL, "eer", 100, ".2f"),
+                "" if row is first else f"{p:.3f}",
+                row.cell(ALL, "min_dcf", 1, ".3f"),
+            ]
+        )
+    text = markdown(heading, lines)
+    names = [part for part in parts if part != ALL]
+    for metric, title, factor, form in (
+        ("eer", "test EER (%)", 100, ".2f"),
+        ("min_dcf", "minDCF", 1, ".3f"),
+    ):
+        cells = [
+            [row.runs[0]["title"], *(row.cell(n, metric, factor, form) for n in names)]
+            for row in rows.values()
+        ]
+        text += f"\n\n{markdown([title, *names], cells)}" if names else ""
+    return text
+
+
+def legend(rows: Mapping[str, Summary]) -> str:
+    """What the table doesn't say of itself."""
+    usage = next(iter(rows.values())).runs[0]["usage"]
+    return (
+        f"± is the deviation of the seeds, [ ] the 95 % interval by drawing the test "
+        f"speakers anew, p that of the difference in EER to the first row. MACs and "
+        f"real-time factor (one thread) are of {CLIP_SECONDS:g} s of speech, "
+        f"utterances/s with the validation. Cores busy: well under those of another "
+        f"row, something disturbed it. Threads: {usage['threads']}, of "
+        f"{usage['cpu_count']} cores; {usage['machine']}, torch {usage['torch']}."
+    )
+
+
+def picture(rows: Mapping[str, Summary], path: Path) -> None:
+    """Draws the validation EER over the minutes: thin for each seed, thick their mean
+    over the stretch that all have."""
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    lowest = 1.0
+    for index, row in enumerate(rows.values()):
+        colour = COLOURS[index % len(COLOURS)]
+        style = LINE_STYLES[index // len(COLOURS) % len(LINE_STYLES)]
+        curves = [np.array(run["curve"]).T for run in row.runs]
+        # No error at all has no place on the axis.
+        curves = [(x, np.maximum(eer, TICKS[0] / 100)) for x, eer in curves]
+        lowest = min(lowest, *(eer.min() for _, eer in curves))
+        for seconds, eer in curves:
+            axes.plot(seconds / 60, 100 * eer, color=colour, linewidth=0.6, alpha=0.4)
+        start = max(seconds[0] for seconds, _ in curves)
+        end = max(start, min(seconds[-1] for seconds, _ in curves))
+        grid = np.linspace(start, end, 200 if end > start else 1)
+        mean = np.mean([np.interp(grid, *curve) for curve in curves], axis=0)
+        marked = len(curves[0][0]) <= 3  # a line of so few would hardly be seen
+        axes.plot(
+            grid / 60,
+            100 * mean,
+            color=colour,
+            linestyle=style,
+            linewidth=1.8,
+            marker="o",
+            markevery=[-1],
+            markersize=7 if marked else 4,
+            label=row.runs[0]["title"],
+        )
+    axes.set_yscale("log")
+    axes.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    axes.minorticks_off()
+    axes.set_ylim(max(80 * lowest, TICKS[0]), 60)
+    axes.set_xlim(left=0)
+    axes.set_title("Validation EER while training, by seed and on average", loc="left")
+    axes.set_xlabel("Training time (min)")
+    axes.set_ylabel("Validation EER (%)")
+    figure.legend(loc="outside right upper", frameon=False)
+    tidy(axes)
+    save_figure(figure, path)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options of this program; `rest` is what is left for the recipes."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks/accuracy.py",
+        description=__doc__.splitlines()[0],
+        epilog="--key value: as for train_speaker.py, for the recipes with such a key",
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    add = parser.add_argument
+    add("--rows", nargs="+", metavar="NAME", help="of the table; default: all")
+    add("--minutes", type=float, default=20.0, help="of a training")
+    add("--seeds", type=int, default=3, help="how often each row is trained")
+    add("--threads", type=int, default=2, help="of a training")
+    add("--name", help="of the folder; default: <corpus>_<minutes>min")
+    add("--table", metavar="FILE", default=str(ROOT / "benchmarks" / "accuracy.yaml"))
+    add("--metadata", metavar="FILE", help="CSV or TSV with a column path")
+    add("--by", metavar="COLUMN", help="of it: rates for each value, too")
+    try:
+        options, options.rest = parser.parse_known_args(argv)
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from None
+    for name in ("minutes", "seeds", "threads"):
+        if getattr(options, name) <= 0:
+            raise InputError(f"--{name} {getattr(options, name)}: has to be above 0")
+    if (options.metadata is None) != (options.by is None):
+        raise InputError("--metadata and --by: give both, or neither")
+    options.command = shlex.join(["python", "benchmarks/accuracy.py", *argv])
+    return options
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures what is left to measure, and shows what there is."""
+    rows = read_rows(options.table)
+    wanted = options.rows or list(rows)
+    config.check_keys(wanted, rows, "--rows ", options.table)
+    plan = make_plan(options, rows)
+    jobs = [(seed, n) for seed in range(1, options.seeds + 1) for n in wanted]
+    done: dict[str, dict[Path, dict]] = {name: {} for name in wanted}
+    with tqdm(jobs, desc="trainings", unit="training") as progress:
+        for seed, name in progress:
+            progress.set_postfix_str(f"{name}, seed {seed}")
+            folder = plan.folder / name / f"{seed}"
+            path = folder / "result.json"
+            result = once(path, lambda n=name, s=seed: run_row(rows[n], s, plan))
+            if result["values"] != row_values(rows[name], seed, plan):
+                raise InputError(
+                    f"{path}: is of other values than {options.table} has for {name}; "
+                    "give the row another name"
+                )
+            done[name][folder] = result
+            show(done, plan, options)
+    text = (plan.folder / "accuracy.md").read_text(encoding="utf-8")
+    print(f"\n{text}")
+    for what, suffix in (("table", "md"), ("picture", "png")):
+        print(f"{what:8} {plan.folder / f'accuracy.{suffix}'}")
+
+
+def show(done: Mapping[str, dict], plan: Plan, options: argparse.Namespace) -> None:
+    """Writes the table and the picture of what is done."""
+    summaries = {name: summarise(results) for name, results in done.items() if results}
+    text = "\n\n".join(
+        (f"`{options.command}`", tables(summaries, list(plan.parts)), legend(summaries))
+    )
+    with replacing(plan.folder / "accuracy.md") as file:
+        file.write(f"{text}\n")
+    picture(summaries, plan.folder / "accuracy.png")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    try:
+        run(parse(sys.argv[1:] if argv is None else argv))
+    except InputError as error:
+        print(f"benchmarks/accuracy.py: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("\nStopped. The same command continues.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

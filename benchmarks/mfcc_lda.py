@@ -1,0 +1,196 @@
+#!/usr/bin/env python3
+"""How far does one get without a network? MFCC statistics with LDA and the cosine.
+
+    python benchmarks/mfcc_lda.py benchmarks/mfcc_lda.yaml [--key value ...]
+
+Means and deviations of each training utterance's MFCC, and the linear discriminants of
+the training speakers; how many of these is chosen on `valid`. Leaves what a training
+leaves: metrics.json, and in model/ what evaluate.py and SpeechBrain load.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from local_modules import config  # noqa: E402
+from local_modules.audio import UtteranceReader  # noqa: E402
+from local_modules.backend import fit_backend  # noqa: E402
+from local_modules.corpus import prepare_corpus, read_corpus  # noqa: E402
+from local_modules.errors import InputError  # noqa: E402
+from local_modules.export import write_model_folder  # noqa: E402
+from local_modules.manifest import Utterance, replacing  # noqa: E402
+from local_modules.metrics import equal_error_rate, min_dcf  # noqa: E402
+from local_modules.scoring import score_trials, speaker_means  # noqa: E402
+from local_modules.trials import TrialList  # noqa: E402
+
+
+@torch.no_grad()
+def read_statistics(
+    hparams: Mapping, utterances: Sequence[Utterance], split: str
+) -> dict[str, torch.Tensor]:
+    """What the discriminants are made of, of each utterance that can be decoded, by
+    path, [4 * n_mfcc]."""
+    reader = UtteranceReader(hparams["sample_rate"])
+    encoder, found = hparams["embedding_model"].encoder, {}
+    for row in tqdm(utterances, desc=f"MFCC of {split}", unit="utterance"):
+        path = str(Path(hparams["data_folder"]) / row.path)
+        wav = reader(row.id, path, row.start, row.stop)
+        if wav is not None:
+            feats = hparams["compute_features"](wav.unsqueeze(0))
+            found[row.path] = encoder.statistics(feats)[0]
+    return found
+
+
+def discriminants(
+    statistics: torch.Tensor, speakers: Sequence[str]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Linear discriminants, the best first: the map that makes the covariance within
+    speakers the unit matrix, and its axes those that part the speakers most.
+
+    Arguments
+    ---------
+    statistics : torch.Tensor
+        [utterances, features].
+    speakers : sequence of str
+        Who speaks, of length utterances.
+
+    Returns
+    -------
+    weight, bias : torch.Tensor
+        Of a linear layer, [discriminants, features] and [discriminants], float32.
+    """
+    lda = LinearDiscriminantAnalysis().fit(statistics.double().numpy(), speakers)
+    weight = lda.scalings_.T
+    bias = -weight @ lda.xbar_
+    return tuple(torch.from_numpy(x.astype(np.float32)) for x in (weight, bias))
+
+
+def error_rates(embeddings: Mapping[str, torch.Tensor], trials: TrialList) -> dict:
+    """A split's part of `metrics.json`."""
+    target, nontarget = score_trials(embeddings, trials)
+    eer, threshold = equal_error_rate(target, nontarget)
+    return {
+        "eer": eer,
+        "eer_threshold": threshold,
+        "min_dcf": min_dcf(target, nontarget)[0],
+        "n_target": len(target),
+        "n_nontarget": len(nontarget),
+    }
+
+
+def embed(statistics: Mapping[str, torch.Tensor], weight, bias) -> dict:
+    """Embeddings by path, [discriminants]."""
+    vectors = torch.stack(list(statistics.values())) @ weight.T + bias
+    return dict(zip(statistics, vectors, strict=True))
+
+
+def fit(hparams_file: str, overrides: dict) -> dict:
+    """Fits, chooses, tests and writes.
+
+    Arguments
+    ---------
+    hparams_file : str
+        The YAML.
+    overrides : dict
+        Values for its top-level keys.
+
+    Returns
+    -------
+    dict
+        What `metrics.json` holds.
+    """
+    start = time.monotonic()
+    config.check_overrides(hparams_file, overrides)
+    settings = config.plain_values(hparams_file, {"emb_dim": 0, **overrides})
+    if not settings["skip_prep"]:
+        prepare_corpus(settings)
+    splits, trials = read_corpus(settings["manifest_folder"])
+    speaker_of = {row.path: row.speaker for row in splits["train"]}
+    names = sorted(set(speaker_of.values()))
+    overrides = {**overrides, "n_speakers": len(names), "emb_dim": 1}
+    hparams = config.load_hparams(hparams_file, overrides)
+    statistics = {
+        split: read_statistics(hparams, rows, split) for split, rows in splits.items()
+    }
+    speakers = [speaker_of[path] for path in statistics["train"]]
+    weight, bias = discriminants(
+        torch.stack(list(statistics["train"].values())), speakers
+    )
+    rates = {
+        n: error_rates(
+            embed(statistics["valid"], weight[:n], bias[:n]), trials["valid"]
+        )
+        for n in sorted({min(n, len(bias)) for n in settings["emb_dims"]})
+    }
+    overrides["emb_dim"] = n = min(rates, key=lambda n: rates[n]["eer"])
+
+    hparams = config.load_hparams(hparams_file, overrides)
+    projection = hparams["embedding_model"].encoder.projection
+    projection.load_state_dict({"weight": weight[:n], "bias": bias[:n]})
+    embeddings = {
+        split: embed(rows, weight[:n], bias[:n]) for split, rows in statistics.items()
+    }
+    hparams["label_encoder"].update_from_iterable(names)
+    numbers = torch.tensor([names.index(speaker) for speaker in speakers])
+    training = torch.stack(list(embeddings["train"].values()))
+    # A training utterance is classified by the nearest speaker.
+    hparams["classifier"].weight.data = speaker_means(training, numbers)
+    guesses = hparams["classifier"](training.unsqueeze(1)).argmax(dim=-1).squeeze(1)
+    metrics = {
+        "valid": rates[n],
+        "test": error_rates(embeddings["test"], trials["test"]),
+        "train": {"accuracy": (guesses == numbers).float().mean().item()},
+        "best_epoch": 1,
+        "epochs": 1,
+        "train_seconds": time.monotonic() - start,
+        "n_speakers": len(names),
+        "n_parameters": sum(p.numel() for p in projection.parameters()),
+    }
+    backend = fit_backend(
+        embeddings["valid"],
+        {row.path: row.duration for row in splits["valid"]},
+        trials["valid"],
+        embeddings["train"],
+        speaker_of,
+    )
+    folder = Path(hparams["output_folder"])
+    folder.mkdir(parents=True, exist_ok=True)
+    text = config.resolved_text(hparams_file, overrides)
+    write_model_folder(folder / "model", hparams, text, backend, metrics)
+    with replacing(folder / "metrics.json") as file:
+        json.dump(metrics, file, indent=2)
+    print(
+        f"{n} discriminants of {len(bias)}: valid EER "
+        f"{100 * metrics['valid']['eer']:.2f} %, test EER "
+        f"{100 * metrics['test']['eer']:.2f} %\nmodel  {folder / 'model'}"
+    )
+    return metrics
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    try:
+        command_line = sys.argv[1:] if argv is None else argv
+        hparams_file, _, overrides = config.parse_command_line(command_line)
+        fit(hparams_file, overrides)
+    except InputError as error:
+        print(f"benchmarks/mfcc_lda.py: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
