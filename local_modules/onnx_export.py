@@ -230,11 +230,11 @@ def onnx_graph(model: SpeakerModel) -> onnx.ModelProto:
 
 
 def int8_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The same with the weights of its matrix products in 8 bits, a scale for each
-    column, and their inputs brought to 8 bits as they come.
+    """The same with the weights of its matrix products and of its convolutions over
+    many channels in 8 bits, and their inputs brought to 8 bits as they come.
 
-    Convolutions keep their weights: they are few, and those over the waveform make the
-    features, of which 8 bits would leave nothing.
+    Convolutions of one channel, or of two dimensions, stay: they hold few weights, and
+    the one over the waveform makes features, of which 8 bits would leave little.
 
     Arguments
     ---------
@@ -247,10 +247,18 @@ def int8_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
     """
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder) / "int8.onnx"
+        shapes = {weight.name: weight.dims for weight in graph.graph.initializer}
+        many_channels = {n for n, s in shapes.items() if len(s) == 3 and s[1] > 1}
+        kept = [
+            node.name
+            for node in graph.graph.node
+            if node.op_type == "Conv" and node.input[1] not in many_channels
+        ]
         quantize_dynamic(
             graph,
             path,
-            op_types_to_quantize=["MatMul"],
+            op_types_to_quantize=["MatMul", "Conv"],
+            nodes_to_exclude=kept,
             per_channel=True,
             # Unsigned on both sides can't overflow where a CPU adds pairs in 16 bits.
             weight_type=QuantType.QUInt8,
