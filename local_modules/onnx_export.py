@@ -5,6 +5,7 @@ normalisation and masks are in it as they are in PyTorch. It needs ONNX Runtime 
 """
 
 import hashlib
+import importlib
 import json
 import logging
 import math
@@ -20,7 +21,6 @@ import onnx
 import onnxruntime
 import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
-from speechbrain.lobes.models import ECAPA_TDNN
 from speechbrain.processing.features import STFT
 from torch import nn
 
@@ -46,7 +46,8 @@ class ConvolutionSTFT(nn.Module):
     -------
     >>> stft = STFT(sample_rate=16000)
     >>> wavs = torch.rand(2, 1600)
-    >>> torch.allclose(ConvolutionSTFT(stft)(wavs), stft(wavs), atol=1e-4)
+    >>> real, imaginary = ConvolutionSTFT(stft)(wavs)
+    >>> torch.allclose(real.transpose(1, 2), stft(wavs)[..., 0], atol=1e-4)
     True
     """
 
@@ -67,14 +68,22 @@ class ConvolutionSTFT(nn.Module):
         kernel = torch.cat([angles.cos() * window, -angles.sin() * window])
         self.register_buffer("kernel", kernel.float().unsqueeze(1))
 
-    def forward(self, wavs: torch.Tensor) -> torch.Tensor:
-        """Real and imaginary parts, [batch, frames, bins, 2], of waveforms
+    def forward(self, wavs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Real and imaginary parts, [batch, bins, frames] each, of waveforms
         [batch, time]."""
         wavs = wavs.unsqueeze(1)
         if self.margin:
             wavs = nn.functional.pad(wavs, (self.margin, self.margin), self.pad_mode)
         spectrum = nn.functional.conv1d(wavs, self.kernel, stride=self.hop_length)
-        return spectrum.unflatten(1, (2, -1)).permute(0, 3, 2, 1)
+        real, imaginary = spectrum.chunk(2, dim=1)
+        return real, imaginary
+
+
+def power_spectrum(spectrum: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """SpeechBrain's `spectral_magnitude`, [batch, frames, bins], of the output of
+    `ConvolutionSTFT`, without an axis of two that is slow to sum over."""
+    real, imaginary = spectrum
+    return (real * real + imaginary * imaginary).transpose(1, 2)
 
 
 class EmbeddingGraph(nn.Module):
@@ -365,27 +374,32 @@ def _name_dimensions(proto: onnx.ModelProto) -> None:
 
 @contextmanager
 def _traceable(graph: nn.Module) -> Iterator[None]:
-    """Exchanges for a while what can't be traced as it is: `torch.stft`, and the masks
-    of ECAPA-TDNN, which ask for `len(lengths)` and so fix the batch."""
+    """Exchanges for a while what can't be traced as it is: the power spectrum, which
+    is complex on its way, and the masks of ECAPA-TDNN, which ask for `len(lengths)` and
+    so fix the batch."""
     transforms = [
         (module, name, child)
         for module in graph.modules()
         for name, child in module.named_children()
         if isinstance(child, STFT)
     ]
-    theirs = ECAPA_TDNN.length_to_mask
+    # By an import statement they come in a lazy wrapper, whose attributes nobody reads.
+    ecapa = importlib.import_module("speechbrain.lobes.models.ECAPA_TDNN")
+    features = importlib.import_module("speechbrain.lobes.features")
+    masks, magnitude = ecapa.length_to_mask, features.spectral_magnitude
 
     def length_to_mask(length, max_len, device):
         frames = torch.arange(max_len, device=device, dtype=length.dtype)
         return (frames < length.unsqueeze(1)).to(length.dtype)
 
     try:
-        ECAPA_TDNN.length_to_mask = length_to_mask
+        ecapa.length_to_mask = length_to_mask
+        features.spectral_magnitude = power_spectrum
         for module, name, child in transforms:
             setattr(module, name, ConvolutionSTFT(child))
         yield
     finally:
-        ECAPA_TDNN.length_to_mask = theirs
+        ecapa.length_to_mask, features.spectral_magnitude = masks, magnitude
         for module, name, child in transforms:
             setattr(module, name, child)
 
