@@ -297,17 +297,19 @@ class ConformerEncoder(nn.Module):
             An utterance is shorter than one frame after subsampling.
         """
         n_frames = feats.shape[1]
-        counts, shortest = None, n_frames
-        if lens is not None:
-            counts = frame_counts(lens, n_frames)
-            shortest = int(counts.min())
-        if shortest < self.subsampling.min_frames:
-            raise RuntimeError(
-                f"ConformerEncoder: an utterance has {shortest} frames, the least is "
-                f"{self.subsampling.min_frames}"
-            )
+        counts = None if lens is None else frame_counts(lens, n_frames)
+        # A traced graph sees no values: there every batch with lengths is padded.
+        padded = counts is not None
+        if not torch.compiler.is_exporting():
+            shortest = int(counts.min()) if padded else n_frames
+            if shortest < self.subsampling.min_frames:
+                raise RuntimeError(
+                    f"ConformerEncoder: an utterance has {shortest} frames, the least "
+                    f"is {self.subsampling.min_frames}"
+                )
+            padded = shortest < n_frames
         mask = None
-        if shortest < n_frames:
+        if padded:
             feats = feats.masked_fill(~frame_mask(counts, n_frames).unsqueeze(-1), 0.0)
             x = self.subsampling(feats, counts)
             mask = frame_mask(self.subsampling.output_counts(counts), x.shape[1])

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 from local_modules.errors import InputError
 
@@ -43,8 +43,8 @@ class Utterance:
 
 
 @contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[TextIO]:
-    """Opens a text file that takes the place of `path` once it is complete.
+def replacing(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
+    """Opens a file that takes the place of `path` once it is complete.
 
     Whoever reads `path` sees the old file or the new one, also after a kill or a
     power cut, and two processes may write the same path at once.
@@ -53,11 +53,13 @@ def replacing(path: str | os.PathLike) -> Iterator[TextIO]:
     ---------
     path : str or os.PathLike
         The file to write; its folder must exist.
+    binary : bool
+        Whether it takes bytes instead of text.
 
     Yields
     ------
-    TextIO
-        A UTF-8 file that writes line ends as they are given.
+    IO
+        A file of bytes, or of UTF-8 text that writes line ends as they are given.
 
     Example
     -------
@@ -70,7 +72,8 @@ def replacing(path: str | os.PathLike) -> Iterator[TextIO]:
     path = Path(path)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
     try:
-        with open(part, "w", encoding="utf-8", newline="") as file:
+        text = {} if binary else {"encoding": "utf-8", "newline": ""}
+        with open(part, "wb" if binary else "w", **text) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -29,8 +29,10 @@ def frame_counts(lens: torch.Tensor, n_frames: int) -> torch.Tensor:
     >>> frame_counts(torch.tensor([1.0, 0.5, 0.25]), n_frames=8)
     tensor([8, 4, 2])
     """
-    # The factor undoes the rounding of float32 lengths; exact up to ten minutes.
-    return (lens.double() * (1 + 2**-24) * (n_frames - 1)).floor().long() + 1
+    count = lens.double() * (n_frames - 1)
+    # The summand undoes the rounding of float32 lengths; exact up to ten minutes. As a
+    # factor, 1 + 2**-24, it is lost in an export, which keeps constants in float32.
+    return (count + count * 2**-24).floor().long() + 1
 
 
 def frame_mask(counts: torch.Tensor, n_frames: int) -> torch.Tensor:

@@ -112,5 +112,6 @@ class StackSubsampling(nn.Module):
         [batch, frames // factor, output_size]; a stack never mixes utterances, so
         `counts` is not needed."""
         n_stacks = feats.shape[1] // self.factor
-        stacks = feats[:, : n_stacks * self.factor].unflatten(1, (n_stacks, -1))
+        # Not a slice, of which an export can't tell how long it is.
+        stacks = feats.narrow(1, 0, n_stacks * self.factor).unflatten(1, (n_stacks, -1))
         return self.linear(stacks.flatten(2))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import train_speaker
 from local_modules.checkpoints import WholeCheckpointer
@@ -130,7 +131,7 @@ def test_a_run_leaves_what_the_design_promises(finished):
 
 def test_the_parameters_counted_are_the_embedding_models(finished):
     folder, _ = finished
-    state = torch.load(folder / "model" / "embedding_model.ckpt", weights_only=True)
+    state = load_file(folder / "model" / "embedding_model.safetensors")
     # Batch norms keep running statistics, which are no parameters.
     n_numbers = sum(
         tensor.numel()

@@ -8,7 +8,7 @@
     score, same_speaker = verifier.verify_files("one.wav", "two.wav")
 
 Written with the model: the parts of it stand here in full, so that nothing but
-SpeechBrain has to be installed.
+SpeechBrain and safetensors has to be installed.
 """
 
 import importlib.util

@@ -20,10 +20,11 @@ from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.inference.speaker import SpeakerRecognition
 from torch.nn import functional as F
 
+from local_modules import model_folder
 from local_modules.backend import Backend
 from local_modules.calibration import Calibration
 from local_modules.config import load_hparams, resolved_text
-from local_modules.export import write_model_folder
+from local_modules.model_folder import write_model_folder
 
 ROOT = Path(__file__).parents[2]
 TINY = {"d_model": 16, "n_blocks": 1, "n_heads": 2, "d_ffn": 16}
@@ -32,13 +33,12 @@ FILES = {
     "README.md",
     "backend.safetensors",
     "calibration.json",
-    "classifier.ckpt",
+    "classifier.safetensors",
     "custom.py",
-    "embedding_model.ckpt",
+    "embedding_model.safetensors",
     "hyperparams.yaml",
-    "label_encoder.ckpt",
     "label_encoder.txt",
-    "mean_var_norm_emb.ckpt",
+    "mean_var_norm_emb.safetensors",
     "metrics.json",
 }
 # The longest is no multiple of the hop of 160 samples, nor are the others.
@@ -338,7 +338,8 @@ class TestFiles:
                 imported.add(node.module.split(".")[0])
             elif isinstance(node, ast.Import):
                 imported |= {name.name.split(".")[0] for name in node.names}
-        assert imported <= {"speechbrain", "torch", "numpy"} | sys.stdlib_module_names
+        libraries = {"speechbrain", "torch", "numpy", "safetensors"}
+        assert imported <= libraries | sys.stdlib_module_names
         # Parts of one name would take each other's place.
         for node in tree.body:
             if isinstance(node, ast.ClassDef | ast.FunctionDef):
@@ -354,8 +355,9 @@ class TestFiles:
             (exported.folder / "hyperparams.yaml").read_text(encoding="utf-8"),
         )
         text = (exported.folder / "custom.py").read_text(encoding="utf-8")
-        classes = {n.name for n in ast.parse(text).body if isinstance(n, ast.ClassDef)}
-        assert named and set(named) <= classes
+        kinds = ast.ClassDef | ast.FunctionDef
+        defined = {n.name for n in ast.parse(text).body if isinstance(n, kinds)}
+        assert named and set(named) <= defined
 
 
 def content(folder):
@@ -424,14 +426,14 @@ class TestKilled:
         assert seen["old"] > 5 and seen["new"] > 5 and seen["away"] == 1
 
     def test_full_disk(self, conformer, tmp_path, old, monkeypatch):
-        save = torch.save
+        save = model_folder.save_model
 
-        def fail(state, path):
-            if path.name == "classifier.ckpt":
+        def fail(model, path):
+            if path.endswith("classifier.safetensors"):
                 raise OSError(28, "No space left on device")
-            save(state, path)
+            save(model, path)
 
-        monkeypatch.setattr(torch, "save", fail)
+        monkeypatch.setattr(model_folder, "save_model", fail)
         with pytest.raises(OSError, match="No space"):
             conformer.write(tmp_path / "model")
         assert content(tmp_path / "model") == old

@@ -18,6 +18,7 @@ import speechbrain
 import torch
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
+from safetensors.torch import save_file, save_model
 
 from local_modules.backend import Backend
 
@@ -57,18 +58,15 @@ def write_model_folder(
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    torch.save(hparams["embedding_model"].state_dict(), part / "embedding_model.ckpt")
-    torch.save(hparams["classifier"].state_dict(), part / "classifier.ckpt")
+    for name in ("embedding_model", "classifier"):
+        save_model(hparams[name], str(part / f"{name}.safetensors"))
     statistics = {
-        "count": 1,
-        "glob_mean": backend.mean,
+        "glob_mean": backend.mean.contiguous(),
         "glob_std": torch.ones_like(backend.mean),
     }
-    torch.save(statistics, part / "mean_var_norm_emb.ckpt")
+    save_file(statistics, str(part / "mean_var_norm_emb.safetensors"))
     backend.save(part)
     hparams["label_encoder"].save(part / "label_encoder.txt")
-    # The name by which the pretrainer finds it wherever the folder lies.
-    shutil.copy(part / "label_encoder.txt", part / "label_encoder.ckpt")
     with open(part / "metrics.json", "w", encoding="utf-8") as file:
         json.dump(metrics, file, indent=2)
     settings = {

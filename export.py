@@ -1,0 +1,174 @@
+#!/usr/bin/env python3
+"""Writes a trained model as one file that runs without PyTorch.
+
+    python export.py MODEL --format onnx [--quantize int8] [--output FILE]
+
+MODEL is a folder that train_speaker.py has written (results/.../model) or any other
+speaker model that SpeechBrain loads. The graph takes `waveforms` [batch, time],
+float32, and `lengths` [batch], int64, in samples, and gives `embeddings` [batch,
+emb_dim]. It is compared with PyTorch before anything is written.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import torch
+
+from local_modules.config import plain_values
+from local_modules.errors import InputError
+from local_modules.extraction import EmbeddingStore, SpeakerModel, embed_files
+from local_modules.manifest import replacing
+from local_modules.metrics import equal_error_rate
+from local_modules.onnx_export import (
+    OnnxModel,
+    check_int8,
+    check_parity,
+    int8_graph,
+    onnx_graph,
+)
+from local_modules.scoring import score_trials
+from local_modules.trials import TrialList, read_trials
+
+MANIFESTS = "manifests"  # beside the model, as training leaves them
+GIVE_TRIALS = "give --trials LIST --data_folder DIR for the error rates"
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options of this program."""
+    parser = argparse.ArgumentParser(
+        prog="export.py",
+        description=__doc__.splitlines()[0],
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="folder or name on the hub")
+    add("--format", required=True, choices=["onnx"])
+    add("--quantize", choices=["int8"], help="smaller; says what it costs in EER")
+    add("--output", metavar="FILE", help="default: MODEL/model.onnx or model.int8.onnx")
+    add("--trials", metavar="LIST", help="for --quantize; default: the model's own")
+    add("--data_folder", metavar="DIR", help="where the paths in LIST begin")
+    try:
+        options = parser.parse_args(argv)
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from None
+    if (options.trials is None) != (options.data_folder is None):
+        raise InputError("--trials and --data_folder: give both of them or neither")
+    if options.trials is not None and options.quantize is None:
+        raise InputError("--trials: is for --quantize int8, which compares error rates")
+    if options.output is None:
+        name = "model.int8.onnx" if options.quantize else "model.onnx"
+        options.output = Path(options.model) / name
+        if not Path(options.model).is_dir():
+            raise InputError(f"{options.model}: is no folder; give --output FILE")
+    options.output = Path(options.output)
+    if options.output.is_dir() or not options.output.parent.is_dir():
+        raise InputError(
+            f"--output {options.output}: has to be a file in a folder that exists"
+        )
+    return options
+
+
+def trials_to_compare(options: argparse.Namespace) -> tuple[TrialList, Path] | None:
+    """The trials to compare on and where their paths begin: those given, or the test
+    split of the model's own training; None if that is not there any more."""
+    if options.trials is not None:
+        return read_trials(options.trials), Path(options.data_folder).resolve()
+    run = Path(options.model).resolve().parent
+    trials, recipe = run / MANIFESTS / "test_trials.txt", run / "hyperparams.yaml"
+    if not trials.is_file() or not recipe.is_file():
+        print(f"{run}: has no test trials; {GIVE_TRIALS}")
+        return None
+    folder = Path(str(plain_values(str(recipe), {})["data_folder"]))
+    if not folder.is_dir():
+        print(f"{folder}: the recordings are not there; {GIVE_TRIALS}")
+        return None
+    return read_trials(trials), folder.resolve()
+
+
+def error_rates(
+    models: Mapping[str, SpeakerModel | OnnxModel],
+    trials: TrialList,
+    root: Path,
+    folder: Path,
+) -> dict[str, float]:
+    """Equal error rates of the cosine by model; embeddings are kept in `folder`."""
+    paths = dict.fromkeys([*trials.enrol, *trials.test])
+    rates = {}
+    store = EmbeddingStore(folder / "embeddings.db")
+    try:
+        for name, model in models.items():
+            found, failures = embed_files(model, [root / p for p in paths], store)
+            if failures:
+                path, reason = next(iter(failures.items()))
+                raise InputError(
+                    f"{path}: {reason}; {len(failures)} of {len(paths)} recordings "
+                    f"can't be embedded; {GIVE_TRIALS} of others"
+                )
+            embeddings = {p: torch.from_numpy(found[root / p].vector) for p in paths}
+            rates[name], _ = equal_error_rate(*score_trials(embeddings, trials))
+    finally:
+        store.close()
+    return rates
+
+
+def quantize(
+    options: argparse.Namespace, graph: onnx.ModelProto, model: SpeakerModel
+) -> onnx.ModelProto:
+    """The graph in 8 bits, after saying what that costs."""
+    quantized = int8_graph(graph)
+    cosine = check_int8(quantized, model)
+    print(f"int8: cosine of {cosine:.4f} or more with the original, on noise")
+    found = trials_to_compare(options)
+    if found is not None:
+        trials, root = found
+        local = Path(options.model).is_dir()
+        kept_in = Path(options.model).parent if local else Path("results")
+        models = {"before": model, "after": OnnxModel(quantized, model)}
+        rates = error_rates(models, trials, root, kept_in)
+        print(
+            f"EER on {len(trials)} test trials: {100 * rates['before']:.2f} % before, "
+            f"{100 * rates['after']:.2f} % in int8"
+        )
+    return quantized
+
+
+def export(options: argparse.Namespace) -> None:
+    """Makes the graph, checks it, and writes it."""
+    model = SpeakerModel(options.model)
+    print(f"Exporting {options.model}", flush=True)
+    graph = onnx_graph(model)
+    difference = check_parity(graph, model)
+    print(f"Parity with PyTorch: no number differs by more than {difference:.1e}")
+    if options.quantize:
+        graph = quantize(options, graph, model)
+    with replacing(options.output, binary=True) as file:
+        file.write(graph.SerializeToString())
+    print(f"{options.output}: {options.output.stat().st_size / 2**20:.1f} MiB")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Returns
+    -------
+    int
+        Exit status: 0, 1 for a graph that is not the model, 2 for wrong usage, 130 for
+        Ctrl-C.
+    """
+    try:
+        export(parse(sys.argv[1:] if argv is None else argv))
+    except InputError as error:
+        print(f"export.py: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("\nStopped. Nothing was written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,422 @@
+"""A trained model as one ONNX graph: waveforms in, embeddings out.
+
+The graph is traced from the very call that `SpeakerModel.embed` makes, so features,
+normalisation and masks are in it as they are in PyTorch. It needs ONNX Runtime only.
+"""
+
+import hashlib
+import importlib
+import json
+import logging
+import math
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from speechbrain.processing.features import STFT
+from torch import nn
+
+from local_modules.backend import Backend
+from local_modules.errors import RunError
+from local_modules.extraction import SpeakerModel
+
+TOLERANCE = 1e-4  # of any number of an embedding
+CHECKED_SECONDS = (0.5, 3.01, 17.3, 60.0)  # and the shortest possible
+LEAST_COSINE = 0.9  # of an int8 embedding with its original, where something is broken
+
+
+class ConvolutionSTFT(nn.Module):
+    """SpeechBrain's `STFT` as a strided convolution with windowed cosines and sines,
+    which every ONNX runtime has and computes fast.
+
+    Arguments
+    ---------
+    stft : speechbrain.processing.features.STFT
+        Whose frames, window and size it takes on.
+
+    Example
+    -------
+    >>> stft = STFT(sample_rate=16000)
+    >>> wavs = torch.rand(2, 1600)
+    >>> real, imaginary = ConvolutionSTFT(stft)(wavs)
+    >>> torch.allclose(real.transpose(1, 2), stft(wavs)[..., 0], atol=1e-4)
+    True
+    """
+
+    def __init__(self, stft: STFT):
+        super().__init__()
+        self.hop_length = stft.hop_length
+        self.pad_mode = stft.pad_mode
+        self.margin = stft.n_fft // 2 if stft.center else 0
+        # A window shorter than the transform stands in its middle, as in torch.stft.
+        before = (stft.n_fft - stft.win_length) // 2
+        window = torch.zeros(stft.n_fft, dtype=torch.float64)
+        window[before : before + stft.win_length] = stft.window.double()
+        if stft.normalized_stft:
+            window /= math.sqrt(stft.n_fft)
+        n_bins = stft.n_fft // 2 + 1 if stft.onesided else stft.n_fft
+        turns = torch.outer(torch.arange(n_bins), torch.arange(stft.n_fft)) % stft.n_fft
+        angles = 2 * math.pi * turns.double() / stft.n_fft
+        kernel = torch.cat([angles.cos() * window, -angles.sin() * window])
+        self.register_buffer("kernel", kernel.float().unsqueeze(1))
+
+    def forward(self, wavs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Real and imaginary parts, [batch, bins, frames] each, of waveforms
+        [batch, time]."""
+        wavs = wavs.unsqueeze(1)
+        if self.margin:
+            wavs = nn.functional.pad(wavs, (self.margin, self.margin), self.pad_mode)
+        spectrum = nn.functional.conv1d(wavs, self.kernel, stride=self.hop_length)
+        real, imaginary = spectrum.chunk(2, dim=1)
+        return real, imaginary
+
+
+def power_spectrum(spectrum: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """SpeechBrain's `spectral_magnitude`, [batch, frames, bins], of the output of
+    `ConvolutionSTFT`, without an axis of two that is slow to sum over."""
+    real, imaginary = spectrum
+    return (real * real + imaginary * imaginary).transpose(1, 2)
+
+
+class EmbeddingGraph(nn.Module):
+    """What is traced: `encode_batch` of a loaded model, with lengths in samples.
+
+    Arguments
+    ---------
+    classifier : speechbrain.inference.classifiers.EncoderClassifier
+        The loaded model.
+    min_samples : int
+        The shortest utterance that it embeds.
+    """
+
+    def __init__(self, classifier: nn.Module, min_samples: int):
+        super().__init__()
+        self.classifier = classifier
+        self.min_samples = min_samples
+
+    def forward(self, waveforms: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Embeds a padded batch.
+
+        Arguments
+        ---------
+        waveforms : torch.Tensor
+            float32, [batch, time].
+        lengths : torch.Tensor
+            Samples of each utterance, int64, [batch].
+
+        Returns
+        -------
+        torch.Tensor
+            Embeddings, [batch, emb_dim]; NaN for an utterance that is too short or
+            longer than the batch, for a graph can't complain.
+        """
+        n_samples = waveforms.shape[1]
+        lens = lengths / n_samples
+        embeddings = self.classifier.encode_batch(waveforms, lens).squeeze(1)
+        wrong = (lengths < self.min_samples) | (lengths > n_samples)
+        return embeddings.masked_fill(wrong.unsqueeze(1), float("nan"))
+
+
+class OnnxModel:
+    """An ONNX graph in the place of the model that it was made of; what
+    `local_modules.extraction` does with the one it does with the other.
+
+    Arguments
+    ---------
+    graph : onnx.ModelProto
+        The graph.
+    model : SpeakerModel
+        The model, which reads the files.
+    """
+
+    def __init__(self, graph: onnx.ModelProto, model: SpeakerModel):
+        octets = graph.SerializeToString()
+        self.session = onnxruntime.InferenceSession(octets)
+        self.source = f"{model.source} in ONNX"
+        self.sample_rate = model.sample_rate
+        self.fingerprint = hashlib.sha256(octets).hexdigest()
+        self.read = model.read
+
+    def embed(self, wavs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Embeddings of waveforms, [n, emb_dim]."""
+        padded = nn.utils.rnn.pad_sequence(list(wavs), batch_first=True)
+        lengths = np.array([len(wav) for wav in wavs], dtype=np.int64)
+        inputs = {"waveforms": padded.numpy(), "lengths": lengths}
+        return torch.from_numpy(self.session.run(["embeddings"], inputs)[0])
+
+
+def shortest_input(model: SpeakerModel) -> int:
+    """The fewest samples that a model embeds, found by trying.
+
+    Arguments
+    ---------
+    model : SpeakerModel
+        The model; it embeds a second.
+
+    Returns
+    -------
+    int
+    """
+    too_few, enough = 0, model.sample_rate
+    while enough - too_few > 1:
+        middle = (too_few + enough) // 2
+        try:
+            model.embed([torch.zeros(middle)])
+            enough = middle
+        except RuntimeError:
+            too_few = middle
+    return enough
+
+
+def onnx_graph(model: SpeakerModel) -> onnx.ModelProto:
+    """Traces a model.
+
+    Arguments
+    ---------
+    model : SpeakerModel
+        The model, on the CPU.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Inputs `waveforms` [batch, time], float32, and `lengths` [batch], int64, in
+        samples; output `embeddings` [batch, emb_dim]. Its metadata have `sample_rate`,
+        `min_samples` and `fingerprint`, and `threshold` and `calibration` (JSON) of a
+        model that has them.
+
+    Raises
+    ------
+    RunError
+        The model does something that can't be exported.
+    """
+    min_samples = shortest_input(model)
+    graph = EmbeddingGraph(model.classifier, min_samples).eval()
+    n_samples = model.sample_rate
+    example = (torch.zeros(2, n_samples), torch.tensor([n_samples, n_samples // 2]))
+    dynamic = torch.export.Dim.DYNAMIC
+    try:
+        with _quiet(), _traceable(graph), torch.no_grad():
+            program = torch.onnx.export(
+                graph,
+                example,
+                dynamo=True,
+                input_names=["waveforms", "lengths"],
+                output_names=["embeddings"],
+                dynamic_shapes={
+                    "waveforms": {0: dynamic, 1: dynamic},
+                    "lengths": {0: dynamic},
+                },
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise RunError(f"{model.source}: can't be exported: {_reason(error)}") from None
+    proto = program.model_proto
+    # Says of every node where its code lies on this machine.
+    for node in proto.graph.node:
+        del node.metadata_props[:]
+    _name_dimensions(proto)
+    metadata = {
+        "sample_rate": str(model.sample_rate),
+        "min_samples": str(min_samples),
+        "fingerprint": model.fingerprint,
+    }
+    threshold = getattr(model.classifier.hparams, "threshold", None)
+    if threshold is not None:
+        metadata["threshold"] = repr(threshold)
+    backend = Backend.load(model.source) if Path(model.source).is_dir() else None
+    if backend is not None and backend.calibration is not None:
+        metadata["calibration"] = json.dumps(asdict(backend.calibration))
+    onnx.helper.set_model_props(proto, metadata)
+    return proto
+
+
+def int8_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """The same with the weights of its matrix products and of its convolutions over
+    many channels in 8 bits, and their inputs brought to 8 bits as they come.
+
+    Convolutions of one channel, or of two dimensions, stay: they hold few weights, and
+    the one over the waveform makes features, of which 8 bits would leave little.
+
+    Arguments
+    ---------
+    graph : onnx.ModelProto
+        Of `onnx_graph`.
+
+    Returns
+    -------
+    onnx.ModelProto
+    """
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        path = Path(folder) / "int8.onnx"
+        shapes = {weight.name: weight.dims for weight in graph.graph.initializer}
+        many_channels = {n for n, s in shapes.items() if len(s) == 3 and s[1] > 1}
+        kept = [
+            node.name
+            for node in graph.graph.node
+            if node.op_type == "Conv" and node.input[1] not in many_channels
+        ]
+        quantize_dynamic(
+            graph,
+            path,
+            op_types_to_quantize=["MatMul", "Conv"],
+            nodes_to_exclude=kept,
+            per_channel=True,
+            # Unsigned on both sides can't overflow where a CPU adds pairs in 16 bits.
+            weight_type=QuantType.QUInt8,
+        )
+        found = onnx.load(path)
+    metadata = {entry.key: entry.value for entry in graph.metadata_props}
+    onnx.helper.set_model_props(found, metadata | {"quantization": "int8"})
+    return found
+
+
+def check_parity(graph: onnx.ModelProto, model: SpeakerModel) -> float:
+    """Compares a graph with the model at five lengths, from the shortest to a minute,
+    and in padded batches.
+
+    Arguments
+    ---------
+    graph : onnx.ModelProto
+        Of `onnx_graph`.
+    model : SpeakerModel
+        What it was made of.
+
+    Returns
+    -------
+    float
+        The largest difference of any number of an embedding.
+
+    Raises
+    ------
+    RunError
+        It is above `TOLERANCE`, or the graph does not run.
+    """
+    worst = 0.0
+    for what, expected, found in _compared(graph, model):
+        difference = (expected - found).abs().max().item()
+        if not difference <= TOLERANCE:  # NaN neither
+            raise RunError(
+                f"{model.source}: in ONNX an embedding differs by {difference:.1e}, "
+                f"{what}; {TOLERANCE} is allowed, so nothing was written"
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def check_int8(graph: onnx.ModelProto, model: SpeakerModel) -> float:
+    """Like `check_parity` for a graph of `int8_graph`, whose embeddings need not be the
+    same but have to point the same way.
+
+    Returns
+    -------
+    float
+        The least cosine of an embedding with the model's.
+
+    Raises
+    ------
+    RunError
+        It is below `LEAST_COSINE`, or the graph does not run.
+    """
+    least = 1.0
+    for what, expected, found in _compared(graph, model):
+        cosine = torch.cosine_similarity(expected, found).min().item()
+        if not cosine >= LEAST_COSINE:
+            raise RunError(
+                f"{model.source}: in 8 bits an embedding has a cosine of {cosine:.3f} "
+                f"with its original, {what}; {LEAST_COSINE} is the least allowed, so "
+                "nothing was written"
+            )
+        least = min(least, cosine)
+    return least
+
+
+def _compared(
+    graph: onnx.ModelProto, model: SpeakerModel
+) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
+    """What was embedded, and embeddings by the model and by the graph."""
+    min_samples = shortest_input(model)
+    rate = model.sample_rate
+    # None of them, but for the last, is a multiple of the hop.
+    lengths = [min_samples, *(int(s * rate) + 1 for s in CHECKED_SECONDS[:-1])]
+    lengths.append(int(CHECKED_SECONDS[-1] * rate))
+    generator = torch.Generator().manual_seed(0)
+    wavs = [0.1 * torch.randn(n, generator=generator) for n in lengths]
+    batches = {f"{len(wav) / rate:g} s alone": [wav] for wav in wavs}
+    batches["padded to 17.3 s"] = wavs[:-1]
+    batches["padded to 3.01 s"] = [wavs[1], wavs[2], wavs[0]]
+    try:
+        onnx_model = OnnxModel(graph, model)
+        found = {what: onnx_model.embed(batch) for what, batch in batches.items()}
+    except Exception as error:  # ONNX Runtime has a class for each status of its own
+        raise RunError(f"{model.source}: in ONNX: {_reason(error)}") from None
+    for what, batch in batches.items():
+        yield what, model.embed(batch), found[what]
+
+
+def _name_dimensions(proto: onnx.ModelProto) -> None:
+    names = {"waveforms": ("batch", "time"), "lengths": ("batch",)}
+    names["embeddings"] = ("batch",)
+    for value in (*proto.graph.input, *proto.graph.output):
+        shape = value.type.tensor_type.shape.dim
+        for dimension, name in zip(shape, names[value.name], strict=False):
+            dimension.dim_param = name
+    # Shapes inside are named after others, and a runtime finds them anew.
+    del proto.graph.value_info[:]
+
+
+@contextmanager
+def _traceable(graph: nn.Module) -> Iterator[None]:
+    """Exchanges for a while what can't be traced as it is: the power spectrum, which
+    is complex on its way, and the masks of ECAPA-TDNN, which ask for `len(lengths)` and
+    so fix the batch."""
+    transforms = [
+        (module, name, child)
+        for module in graph.modules()
+        for name, child in module.named_children()
+        if isinstance(child, STFT)
+    ]
+    # By an import statement they come in a lazy wrapper, whose attributes nobody reads.
+    ecapa = importlib.import_module("speechbrain.lobes.models.ECAPA_TDNN")
+    features = importlib.import_module("speechbrain.lobes.features")
+    masks, magnitude = ecapa.length_to_mask, features.spectral_magnitude
+
+    def length_to_mask(length, max_len, device):
+        frames = torch.arange(max_len, device=device, dtype=length.dtype)
+        return (frames < length.unsqueeze(1)).to(length.dtype)
+
+    try:
+        ecapa.length_to_mask = length_to_mask
+        features.spectral_magnitude = power_spectrum
+        for module, name, child in transforms:
+            setattr(module, name, ConvolutionSTFT(child))
+        yield
+    finally:
+        ecapa.length_to_mask, features.spectral_magnitude = masks, magnitude
+        for module, name, child in transforms:
+            setattr(module, name, child)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps to itself what libraries say to those who develop them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(logging.NOTSET)
+
+
+def _reason(error: Exception) -> str:
+    """An exception in one line, and no longer than one reads."""
+    error = error.__cause__ or error
+    return " ".join(str(error).split())[:300] or type(error).__name__

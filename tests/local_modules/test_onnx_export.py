@@ -1,0 +1,237 @@
+"""ONNX graphs of all systems in hparams/: the same as PyTorch at any length."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from speechbrain.processing.features import STFT, spectral_magnitude
+
+from local_modules.backend import Backend
+from local_modules.calibration import Calibration
+from local_modules.config import load_hparams, resolved_text
+from local_modules.errors import RunError
+from local_modules.extraction import SpeakerModel
+from local_modules.model_folder import write_model_folder
+from local_modules.onnx_export import (
+    ConvolutionSTFT,
+    OnnxModel,
+    check_int8,
+    check_parity,
+    int8_graph,
+    onnx_graph,
+    power_spectrum,
+    shortest_input,
+)
+
+ROOT = Path(__file__).parents[2]
+TINY = {"d_model": 16, "n_blocks": 1, "n_heads": 2, "d_ffn": 16, "emb_dim": 8}
+# Convolutional subsampling by 4 and 2, stacking by 8; attentive and plain statistics;
+# layer and batch norm; all blocks and the last one's alone; and no Conformer at all.
+SYSTEMS = {
+    "conformer": TINY,
+    "mfa_conformer": TINY,
+    "conformer_reference": {"n_blocks": 1, "emb_dim": 8},
+    "ecapa_tdnn": {"emb_dim": 8},
+}
+SPLIT = {"eer": 0.1, "eer_threshold": 0.25, "min_dcf": 0.4}
+SPLIT |= {"n_target": 3, "n_nontarget": 4}
+METRICS = {
+    "valid": SPLIT,
+    "test": SPLIT,
+    "epochs": 1,
+    "train_seconds": 1.0,
+    "n_speakers": 2,
+    "n_parameters": 10,
+}
+
+
+def write_model(folder, system="conformer", **overrides):
+    """A model with random weights and statistics."""
+    torch.manual_seed(0)
+    overrides = {"n_speakers": 2, **SYSTEMS[system], **overrides}
+    recipe = str(ROOT / "hparams" / f"{system}.yaml")
+    hparams = load_hparams(recipe, overrides)
+    for module in hparams["embedding_model"].modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            torch.nn.init.normal_(module.running_mean, std=0.1)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
+    hparams["label_encoder"].update_from_iterable(["ann", "bob"])
+    backend = Backend(torch.zeros(8), torch.eye(8), Calibration({"score": 2.0}, -1.0))
+    write_model_folder(
+        folder, hparams, resolved_text(recipe, overrides), backend, METRICS
+    )
+    return folder
+
+
+class Exported:
+    def __init__(self, folder, system):
+        self.system = system
+        self.model = SpeakerModel(str(write_model(folder / "model", system)))
+        self.graph = onnx_graph(self.model)
+        self.onnx = OnnxModel(self.graph, self.model)
+
+
+@pytest.fixture(scope="module", params=SYSTEMS)
+def exported(request, tmp_path_factory):
+    return Exported(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def noise(*lengths):
+    generator = torch.Generator().manual_seed(1)
+    return [0.1 * torch.randn(n, generator=generator) for n in lengths]
+
+
+def close(found, expected):
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+
+
+class TestGraph:
+    # The trace was made at 16000.
+    @pytest.mark.parametrize("n_samples", [1601, 15999, 16000, 48077, 320001])
+    def test_any_length(self, exported, n_samples):
+        wavs = noise(n_samples)
+        close(exported.onnx.embed(wavs), exported.model.embed(wavs))
+
+    def test_the_shortest(self, exported):
+        shortest = shortest_input(exported.model)
+        wavs = noise(shortest)
+        close(exported.onnx.embed(wavs), exported.model.embed(wavs))
+        with pytest.raises(RuntimeError):
+            exported.model.embed(noise(shortest - 1))
+
+    @pytest.mark.parametrize("n_utterances", [1, 2, 5])
+    def test_padded_batch(self, exported, n_utterances):
+        wavs = noise(20011, 7000, 12345, 3999, 16000)[:n_utterances]
+        found = exported.onnx.embed(wavs)
+        close(found, exported.model.embed(wavs))
+        close(exported.onnx.embed(wavs[::-1]), found.flip(0))
+
+    def test_padded_as_alone(self, exported):
+        if exported.system == "ecapa_tdnn":
+            pytest.skip("its convolutions see the padding, in PyTorch as well")
+        # Around the ends of frames, where rounding could add or lose one.
+        wavs = noise(48000, 7999, 8000, 8001, 1280, 4799, 4800, 4801, 30001)
+        together = exported.onnx.embed(wavs)
+        for wav, embedding in zip(wavs, together, strict=True):
+            close(exported.onnx.embed([wav])[0], embedding)
+            close(exported.model.embed([wav])[0], embedding)
+
+    def test_lengths_that_cannot_be_give_nan_and_harm_no_other(self, exported):
+        wavs = noise(9000, 9000, 9000, 9000)
+        shortest = shortest_input(exported.model)
+        lengths = np.array([9000, shortest - 1, 9001, shortest])
+        inputs = {"waveforms": torch.stack(wavs).numpy(), "lengths": lengths}
+        found = exported.onnx.session.run(None, inputs)[0]
+        assert np.isnan(found).all(axis=1).tolist() == [False, True, True, False]
+        assert np.isfinite(found[[0, 3]]).all()
+
+    def test_is_valid_and_says_what_it_is(self, exported):
+        onnx.checker.check_model(exported.graph, full_check=True)
+        session = exported.onnx.session
+        assert [(i.name, i.type, i.shape) for i in session.get_inputs()] == [
+            ("waveforms", "tensor(float)", ["batch", "time"]),
+            ("lengths", "tensor(int64)", ["batch"]),
+        ]
+        (output,) = session.get_outputs()
+        assert (output.name, output.shape) == ("embeddings", ["batch", 8])
+        about = session.get_modelmeta().custom_metadata_map
+        assert about["sample_rate"] == "16000"
+        assert about["min_samples"] == str(shortest_input(exported.model))
+        assert about["fingerprint"] == exported.model.fingerprint
+        assert float(about["threshold"]) == 0.25
+        calibration = {"weights": {"score": 2.0}, "offset": -1.0}
+        assert json.loads(about["calibration"]) == calibration
+        octets = exported.graph.SerializeToString()
+        for place in (ROOT, Path.home(), Path(torch.__file__).parents[1]):
+            assert str(place).encode() not in octets
+
+    def test_the_model_is_left_as_it_was(self, exported):
+        kinds = {type(module) for module in exported.model.classifier.modules()}
+        assert STFT in kinds and ConvolutionSTFT not in kinds
+        fresh = SpeakerModel(exported.model.source)
+        assert fresh.fingerprint == exported.model.fingerprint
+        wavs = noise(9000, 5000)
+        assert torch.equal(fresh.embed(wavs), exported.model.embed(wavs))
+
+
+class TestCheck:
+    def test_passes(self, exported):
+        assert check_parity(exported.graph, exported.model) < 1e-4
+
+    def test_refuses_other_weights(self, exported):
+        graph = tampered(exported.graph)
+        with pytest.raises(RunError, match="differs by .* s alone; 0.0001 is allowed"):
+            check_parity(graph, exported.model)
+
+    def test_refuses_a_graph_that_does_not_run(self, exported):
+        graph = onnx.ModelProto()
+        graph.CopyFrom(exported.graph)
+        del graph.graph.node[len(graph.graph.node) // 2]
+        with pytest.raises(RunError, match="in ONNX: ") as error:
+            check_parity(graph, exported.model)
+        assert "\n" not in str(error.value)
+
+
+def tampered(graph):
+    """The graph with all its trained weights turned round."""
+    other = onnx.ModelProto()
+    other.CopyFrom(graph)
+    for weight in other.graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if "embedding_model" in weight.name and "running_var" not in weight.name:
+            weight.CopyFrom(numpy_helper.from_array(-values, weight.name))
+    return other
+
+
+class TestInt8:
+    def test_points_the_same_way(self, exported):
+        graph = int8_graph(exported.graph)
+        assert check_int8(graph, exported.model) > 0.99
+        kinds = [node.op_type for node in graph.graph.node]
+        assert "MatMulInteger" in kinds or "ConvInteger" in kinds
+        about = OnnxModel(graph, exported.model).session.get_modelmeta()
+        assert about.custom_metadata_map["quantization"] == "int8"
+        assert about.custom_metadata_map["fingerprint"] == exported.model.fingerprint
+        # Where weights are many, most of their bytes are gone.
+        if exported.system == "ecapa_tdnn":
+            assert graph.ByteSize() < 0.4 * exported.graph.ByteSize()
+
+    def test_features_stay(self, exported):
+        """Down to the logarithm no number is an integer."""
+        graph = int8_graph(exported.graph).graph
+        maker = {name: node for node in graph.node for name in node.output}
+        (logarithm,) = (node for node in graph.node if node.op_type == "Log")
+        seen, waiting = set(), [*logarithm.input]
+        while waiting:
+            node = maker.get(waiting.pop())
+            if node is not None and node.name not in seen:
+                seen.add(node.name)
+                assert not node.op_type.endswith(("Integer", "Linear")), node.name
+                waiting += node.input
+        assert "Conv" in {node.op_type for node in graph.node if node.name in seen}
+
+    def test_refuses_a_broken_one(self, exported):
+        with pytest.raises(RunError, match="in 8 bits .* cosine of"):
+            check_int8(tampered(exported.graph), exported.model)
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 44100])
+@pytest.mark.parametrize("options", [{}, {"n_fft": 512}, {"normalized_stft": True}])
+def test_convolution_is_torch_stft(rate, options):
+    stft = STFT(sample_rate=rate, **{"n_fft": max(400, rate // 40), **options})
+    wavs = torch.stack(noise(rate // 4, rate // 4))
+    if stft.win_length > stft.n_fft:
+        pytest.skip("torch.stft has no such transform either")
+    found = torch.stack(ConvolutionSTFT(stft)(wavs), dim=-1).transpose(1, 2)
+    close(found, stft(wavs))
+
+
+def test_power_is_speechbrains():
+    stft = STFT(sample_rate=16000)
+    wavs = torch.stack(noise(16007, 16007))
+    found = power_spectrum(ConvolutionSTFT(stft)(wavs))
+    torch.testing.assert_close(found, spectral_magnitude(stft(wavs)))

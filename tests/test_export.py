@@ -1,0 +1,261 @@
+"""export.py as a person runs it, and its file where there is no PyTorch."""
+
+import multiprocessing
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+import export
+from local_modules.backend import Backend
+from local_modules.config import load_hparams, resolved_text
+from local_modules.extraction import SpeakerModel
+from local_modules.metrics import equal_error_rate
+from local_modules.model_folder import write_model_folder
+
+ROOT = Path(__file__).parents[1]
+TINY = {"d_model": 16, "n_blocks": 1, "n_heads": 2, "d_ffn": 16, "emb_dim": 8}
+SPLIT = {"eer": 0.1, "eer_threshold": 0.5, "min_dcf": 0.4}
+SPLIT |= {"n_target": 3, "n_nontarget": 4}
+METRICS = {
+    "valid": SPLIT,
+    "test": SPLIT,
+    "epochs": 1,
+    "train_seconds": 1.0,
+    "n_speakers": 2,
+    "n_parameters": 10,
+}
+
+
+@pytest.fixture(scope="module")
+def run(voices_folder, tmp_path_factory):
+    """What a training leaves that matters here, with random weights; and exported."""
+    folder = tmp_path_factory.mktemp("run")
+    recipe = str(ROOT / "hparams" / "conformer.yaml")
+    overrides = {**TINY, "n_speakers": 2, "data_folder": str(voices_folder)}
+    hparams = load_hparams(recipe, overrides)
+    hparams["label_encoder"].update_from_iterable(["ann", "bob"])
+    text = resolved_text(recipe, overrides)
+    backend = Backend(torch.zeros(8), torch.eye(8))
+    write_model_folder(folder / "model", hparams, text, backend, METRICS)
+    (folder / "hyperparams.yaml").write_text(text)
+    (folder / "manifests").mkdir()
+    files = sorted(voices_folder.glob("test/*/*.wav"))
+    lines = [
+        f"{one.parent == other.parent:d} {one.relative_to(voices_folder)} "
+        f"{other.relative_to(voices_folder)}\n"
+        for index, one in enumerate(files)
+        for other in files[:index]
+    ]
+    (folder / "manifests" / "test_trials.txt").write_text("".join(lines))
+    assert export.main([str(folder / "model"), "--format", "onnx"]) == 0
+    return folder
+
+
+@pytest.fixture
+def made(run, monkeypatch):
+    """The graph that was traced in `run`, so that no other test has to."""
+    graph = onnx.load(run / "model" / "model.onnx")
+    monkeypatch.setattr(export, "onnx_graph", lambda model: graph)
+    return graph
+
+
+def command(run, output, *more):
+    return [f"{run / 'model'}", "--format", "onnx", "--output", f"{output}", *more]
+
+
+def snippet():
+    """The program in docs/export.md."""
+    (code,) = re.findall(
+        r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), re.DOTALL
+    )
+    return code
+
+
+def test_the_file_stands_in_the_model_folder(run):
+    assert (run / "model" / "model.onnx").stat().st_size > 100_000
+    assert not [path for path in (run / "model").iterdir() if "part" in path.name]
+
+
+def test_runs_where_torch_is_not(run, voices_folder, tmp_path):
+    home = tmp_path / "elsewhere"
+    venv.create(home / "venv", with_pip=True)
+    python = home / "venv" / "bin" / "python"
+    packages = ["numpy", "onnxruntime", "soundfile"]
+    installed = subprocess.run(
+        [python, "-m", "pip", "install", "--quiet", *packages],
+        capture_output=True,
+        text=True,
+    )
+    if installed.returncode:
+        pytest.skip(f"no package index: {installed.stderr.splitlines()[-1]}")
+    shutil.copy(run / "model" / "model.onnx", home)
+    one, two = sorted(voices_folder.glob("test/*/0.wav"))[:2]
+    shutil.copy(one, home / "one.wav")
+    shutil.copy(two, home / "two.wav")
+    (home / "compare.py").write_text(snippet())
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    options = {"cwd": home, "env": env, "capture_output": True, "text": True}
+    no_torch = subprocess.run([python, "-c", "import torch"], **options)
+    assert "No module named 'torch'" in no_torch.stderr
+    done = subprocess.run([python, "compare.py"], **options)
+    assert done.returncode == 0, done.stderr
+    model = SpeakerModel(str(run / "model"))
+    embeddings = [model.embed([model.read(path)])[0] for path in (one, two)]
+    expected = torch.cosine_similarity(*embeddings, dim=0).item()
+    score, decision = done.stdout.split()
+    assert float(score) == pytest.approx(expected, abs=2e-4)
+    assert decision == str(expected > SPLIT["eer_threshold"])
+
+
+def eer_of(model, run, root):
+    """Slowly: a trial at a time."""
+    text = (run / "manifests" / "test_trials.txt").read_text()
+    lines = [line.split() for line in text.splitlines()]
+    vectors = {
+        path: model.embed([model.read(root / path)])[0]
+        for path in {path for line in lines for path in line[1:]}
+    }
+    scores = np.array(
+        [torch.cosine_similarity(vectors[a], vectors[b], dim=0) for _, a, b in lines]
+    )
+    labels = np.array([line[0] == "1" for line in lines])
+    return equal_error_rate(scores[labels], scores[~labels])[0]
+
+
+def test_int8_says_what_it_costs(run, made, voices_folder, tmp_path, capsys):
+    # What training named relative to where it ran is found from there.
+    output = tmp_path / "small.onnx"
+    assert export.main(command(run, output, "--quantize", "int8")) == 0
+    model = SpeakerModel(str(run / "model"))
+    int8 = export.OnnxModel(onnx.load(output), model)
+    said = capsys.readouterr().out
+    found = re.search(r"on 66 test trials: (.*) % before, (.*) % in int8", said)
+    before, after = (float(rate) / 100 for rate in found.groups())
+    assert before == pytest.approx(eer_of(model, run, voices_folder), abs=1e-4)
+    # Neighbours in a batch move an int8 embedding a little.
+    assert after == pytest.approx(eer_of(int8, run, voices_folder), abs=0.03)
+    assert int8.session.get_modelmeta().custom_metadata_map["quantization"] == "int8"
+
+
+def test_trials_of_ones_own(run, made, voices_folder, tmp_path, capsys):
+    lines = (run / "manifests" / "test_trials.txt").read_text().splitlines()
+    (tmp_path / "list.txt").write_text("\n".join(lines[:40]))
+    trials = ("--trials", f"{tmp_path / 'list.txt'}", "--data_folder")
+    more = ("--quantize", "int8", *trials, f"{voices_folder}")
+    assert export.main(command(run, tmp_path / "a.onnx", *more)) == 0
+    assert "on 40 test trials" in capsys.readouterr().out
+    more = ("--quantize", "int8", *trials, f"{tmp_path}")
+    assert export.main(command(run, tmp_path / "b.onnx", *more)) == 2
+    (error,) = capsys.readouterr().err.splitlines()[-1:]
+    assert "12 of 12 recordings can't be embedded" in error
+    assert not (tmp_path / "b.onnx").exists()
+
+
+@pytest.mark.parametrize("missing", ["manifests", "recordings"])
+def test_without_its_trials_it_says_so_and_goes_on(
+    run, made, tmp_path, capsys, missing
+):
+    copy = tmp_path / "copy"
+    shutil.copytree(run / "model", copy / "model")
+    if missing == "recordings":
+        shutil.copytree(run / "manifests", copy / "manifests")
+        text = (run / "hyperparams.yaml").read_text()
+        data = re.search(r"^data_folder: (.*)$", text, re.MULTILINE)[1]
+        (copy / "hyperparams.yaml").write_text(text.replace(data, "/no/such/folder"))
+    output = tmp_path / "small.onnx"
+    assert export.main(command(copy, output, "--quantize", "int8")) == 0
+    said = capsys.readouterr().out
+    assert "give --trials LIST --data_folder DIR" in said and "EER on" not in said
+    assert output.exists()
+
+
+@pytest.mark.parametrize("quantize", [(), ("--quantize", "int8")])
+def test_a_graph_that_is_not_the_model_is_not_written(
+    run, made, tmp_path, capsys, quantize
+):
+    trained = [w for w in made.graph.initializer if "embedding_model" in w.name]
+    largest = max(trained, key=lambda w: w.ByteSize())
+    values = numpy_helper.to_array(largest)
+    largest.CopyFrom(numpy_helper.from_array(values * 1.01, largest.name))
+    (tmp_path / "model.onnx").write_bytes(b"old")
+    assert export.main(command(run, tmp_path / "model.onnx", *quantize)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("export.py: ") and error.count("\n") == 1
+    assert "an embedding differs by" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    assert (tmp_path / "model.onnx").read_bytes() == b"old"
+
+
+def write_until_operation(arguments, folder, last_operation):
+    """Exports, and dies before the given file operation in a folder."""
+    n_seen = 0
+
+    def count(event, args):
+        nonlocal n_seen
+        if event in ("open", "os.rename", "os.remove") and str(folder) in str(args[0]):
+            n_seen += 1
+            if n_seen == last_operation:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+    sys.exit(export.main(arguments))
+
+
+def test_killed_at_any_operation_it_leaves_a_whole_file(run, made, tmp_path):
+    output = tmp_path / "model.onnx"
+    output.write_bytes(b"old")
+    seen = []
+    for operation in range(1, 10):
+        process = multiprocessing.get_context("fork").Process(
+            target=write_until_operation,
+            args=(command(run, output), tmp_path, operation),
+        )
+        process.start()
+        process.join(120)
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        seen.append(output.read_bytes())
+    assert len(seen) >= 2 and set(seen) <= {b"old", made.SerializeToString()}
+    assert output.read_bytes() == made.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["MODEL"], "--format"),
+        (["MODEL", "--format", "tflite"], "'tflite'"),
+        (["MODEL", "--format", "onnx", "--quantize", "int4"], "'int4'"),
+        (["MODEL", "--format", "onnx", "--trials", "a"], "both of them or neither"),
+        (
+            ["MODEL", "--format", "onnx", "--trials", "a", "--data_folder", "b"],
+            "is for --quantize int8",
+        ),
+        (["MODEL", "--format", "onnx", "--output", "no/such/a.onnx"], "exists"),
+        (["MODEL", "--format", "onnx", "--output", "."], "exists"),
+        (["no/model", "--format", "onnx"], "no/model: is no folder"),
+        (["empty", "--format", "onnx"], "empty: is no speaker model"),
+        (["MODEL", "--formats", "onnx"], "--format"),
+    ],
+)
+def test_wrong_usage_is_one_line(run, tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "empty").mkdir()
+    arguments = [str(run / "model") if a == "MODEL" else a for a in arguments]
+    assert export.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("export.py: ") and error.count("\n") == 1
+    assert words in error
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
