@@ -157,7 +157,9 @@ class Exported:
 
     def write(self, folder):
         cohort = F.normalize(torch.eye(len(self.mean)) - self.mean, dim=-1)
-        backend = Backend(self.mean, cohort, Calibration({"score": 2.0}, -1.0))
+        backend = Backend(
+            self.mean, cohort, calibration=Calibration({"AS-norm": 2.0}, -1.0)
+        )
         write_model_folder(folder, self.hparams, self.text, backend, self.metrics)
 
 

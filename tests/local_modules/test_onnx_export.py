@@ -60,7 +60,9 @@ def write_model(folder, system="conformer", **overrides):
             torch.nn.init.normal_(module.running_mean, std=0.1)
             torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
     hparams["label_encoder"].update_from_iterable(["ann", "bob"])
-    backend = Backend(torch.zeros(8), torch.eye(8), Calibration({"score": 2.0}, -1.0))
+    backend = Backend(
+        torch.zeros(8), torch.eye(8), calibration=Calibration({"score": 2.0}, -1.0)
+    )
     write_model_folder(
         folder, hparams, resolved_text(recipe, overrides), backend, METRICS
     )
