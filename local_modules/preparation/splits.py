@@ -48,22 +48,24 @@ def draw_speakers(utterances: Sequence[Utterance], n: int, seed: int) -> set[str
     return set(sorted(counts, key=rank)[:n])
 
 
-def remove_test_speakers(splits: Splits) -> None:
-    """Takes whoever is in `test` out of `train`, and says how many that are.
+def remove_speakers(splits: Splits, split: str) -> None:
+    """Takes whoever is in another split out of `train`, and says how many that are.
 
     Arguments
     ---------
     splits : dict
         Changed in place.
+    split : str
+        The other split.
     """
-    tested = speakers_of(splits["test"])
-    kept = [u for u in splits["train"] if u.speaker not in tested]
-    n_removed = len(splits["train"]) - len(kept)
-    n_speakers = len(tested & speakers_of(splits["train"]))
+    train, others = splits["train"], speakers_of(splits[split])
+    splits["train"] = [u for u in train if u.speaker not in others]
     logger.info(
-        "train: %d test speakers removed, with %d utterances", n_speakers, n_removed
+        "train: %d %s speakers removed, with %d utterances",
+        len(others & speakers_of(train)),
+        split,
+        len(train) - len(splits["train"]),
     )
-    splits["train"] = kept
 
 
 def longest_of_each_file(utterances: Sequence[Utterance]) -> list[Utterance]:

@@ -27,7 +27,7 @@ from local_modules.preparation.splits import (
     Splits,
     draw_speakers,
     longest_of_each_file,
-    remove_test_speakers,
+    remove_speakers,
     speakers_of,
 )
 from local_modules.trials import TrialList, write_trials
@@ -100,6 +100,9 @@ class Corpus:
         Audio that is of no use, as its place says.
     lists : dict of str to TrialFile
         Trial lists by split.
+    test_speakers : collection of str
+        Speakers that are tested on wherever their recordings are listed, where the
+        corpus has no recordings for `test` alone.
     """
 
     root: Path
@@ -107,6 +110,7 @@ class Corpus:
     recordings: list[Recording]
     skipped: list[Skipped] = field(default_factory=list)
     lists: dict[str, TrialFile] = field(default_factory=dict)
+    test_speakers: Collection[str] = ()
 
 
 def write_corpus(corpus: Corpus, save_folder: str, settings: Settings) -> None:
@@ -211,7 +215,7 @@ def _complete(
     drawn.
     """
     if "test" in splits:
-        remove_test_speakers(splits)
+        remove_speakers(splits, "test")
     n_speakers = len(speakers_of(splits["train"]))
     shares = {"test": settings.test_share, "valid": settings.valid_share}
     trial_lists = {}
@@ -225,10 +229,11 @@ def _complete(
                 settings.max_bad_share,
             )
         if split not in splits:
+            held_out = set(corpus.test_speakers) if split == "test" else set()
             if split in corpus.lists:
                 listed = {*trial_lists[split].enrol, *trial_lists[split].test}
-                held_out = {u.speaker for u in pool if u.path in listed}
-            else:
+                held_out |= {u.speaker for u in pool if u.path in listed}
+            elif not held_out:
                 n_held_out = max(MIN_SPEAKERS, round(share * n_speakers))
                 held_out = draw_speakers(pool, n_held_out, settings.seed)
             n_left = len(speakers_of(pool) - held_out)
@@ -239,7 +244,7 @@ def _complete(
                     f"train, valid and test need {MIN_SPEAKERS} each; {corpus.layout}"
                 )
             splits[split] = [u for u in pool if u.speaker in held_out]
-            splits["train"] = [u for u in pool if u.speaker not in held_out]
+            remove_speakers(splits, split)
     for split in TRIALS:
         splits[split] = _verifiable(split, splits[split])
     held_out = {u.path for split in TRIALS for u in splits[split]}
