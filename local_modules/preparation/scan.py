@@ -92,6 +92,41 @@ def check_folder(root: Path, layout: str) -> None:
         raise InputError(f"data_folder {root}: {problem}; {layout}")
 
 
+def path_from(root: Path, path: str) -> str:
+    """Where a file lies that a list names.
+
+    Arguments
+    ---------
+    root : Path
+        The data folder.
+    path : str
+        Absolute, or relative to `root`.
+
+    Returns
+    -------
+    str
+        POSIX path relative to `root`.
+
+    Raises
+    ------
+    InputError
+        If the file lies outside and `root` is a link: from there, `..` is ambiguous.
+
+    Example
+    -------
+    >>> path_from(Path("/corpora/mine"), "/corpora/theirs/1.wav")
+    '../theirs/1.wav'
+    """
+    here = os.path.abspath(root)
+    relative = Path(os.path.relpath(os.path.join(here, path), here)).as_posix()
+    if relative.startswith("../") and os.path.realpath(root) != here:
+        raise InputError(
+            f"data_folder {root}: is reached through a link, and {path} lies outside; "
+            f"give the folder itself, {os.path.realpath(root)}"
+        )
+    return relative
+
+
 def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)

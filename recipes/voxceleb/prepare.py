@@ -128,7 +128,7 @@ def prepare(
     skipped += _convert(root, path_of)
     recordings = [
         Recording(one, path, intern(one[:7]), session=one.split("/")[1])
-        for one, path in path_of.items()
+        for one, path in sorted(path_of.items())
     ]
     corpus = Corpus(root, LAYOUT, recordings, skipped, lists, tested)
     write_corpus(corpus, save_folder, settings)
