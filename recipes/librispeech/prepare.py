@@ -16,7 +16,9 @@ LAYOUT = (
     "expected LibriSpeech/train-clean-100/103/1240/103-1240-0000.flac, and maybe "
     "other train-*, dev-clean and test-clean"
 )
-UTTERANCE = re.compile(r"(?:|.*/)([a-z]+-[a-z]+(?:-\d+)?)/(\d+)/(\d+)/(\2-\3-\d+)\.\w+")
+UTTERANCE = re.compile(
+    r"(?:.*/)?((?:train|dev|test)-[a-z]+(?:-\d+)?)/(\d+)/(\d+)/(\2-\3-\d+)\.\w+"
+)
 SPLITS = {"dev-clean": "valid", "test-clean": "test"}
 UNUSED = frozenset({"dev-other", "test-other"})
 
