@@ -19,8 +19,7 @@ LAYOUT = (
 UTTERANCE = re.compile(
     r"(?:.*/)?((?:train|dev|test)-[a-z]+(?:-\d+)?)/(\d+)/(\d+)/(\2-\3-\d+)\.\w+"
 )
-SPLITS = {"dev-clean": "valid", "test-clean": "test"}
-UNUSED = frozenset({"dev-other", "test-other"})
+SPLITS = {"dev-clean": "valid", "dev-clean-2": "valid", "test-clean": "test"}
 
 
 def prepare(
@@ -76,8 +75,8 @@ def prepare(
             skipped.append(Skipped(path, "is not named train-*/1/2/1-2-0003.flac"))
             continue
         subset, speaker, chapter, name = match.groups()
-        if subset not in UNUSED:
-            split = SPLITS.get(subset, "train")
+        split = "train" if subset.startswith("train-") else SPLITS.get(subset)
+        if split is not None:
             recordings.append(
                 Recording(name, path, intern(speaker), split, intern(chapter))
             )

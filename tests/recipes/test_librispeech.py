@@ -23,7 +23,8 @@ def prepared(corpus, **settings):
 def test_subsets(corpus, home):
     corpus.add(*utterances("train-clean-100", 103, 1034, home=home))
     corpus.add(*utterances("train-other-500", 20, 25, home=home))
-    corpus.add(*utterances("dev-clean", 84, 174, home=home))
+    corpus.add(*utterances("dev-clean", 84, home=home))
+    corpus.add(*utterances("dev-clean-2", 174, home=home))
     corpus.add(*utterances("dev-other", 116, home=home))
     corpus.add(*utterances("test-clean", 61, 121, home=home))
     (corpus.data / home / "SPEAKERS.TXT").write_text(";ID |SEX\n")
