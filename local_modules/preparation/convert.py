@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -64,26 +64,33 @@ def convert(root: Path, source_of: Mapping[str, str]) -> list[Skipped]:
         reason = _convert(ffmpeg, root / source, target)
         return Skipped(source, reason) if reason else None
 
+    folders = {os.path.dirname(converted_path(name)) for name in source_of}
     try:
-        for folder in {os.path.dirname(converted_path(one)) for one in source_of}:
+        for folder in folders:
             (root / folder).mkdir(parents=True, exist_ok=True)
+        # A second run in the same folder waits.
+        with FileLock(root / FOLDER / ".lock"):
+            return _in_parallel(one, source_of)
     except OSError as error:
         raise RunError(
             f"{error.filename}: cannot be written: {error.strerror}; where the corpus "
             "is read-only, make data_folder a folder of your own with links to it"
         ) from None
+
+
+def _in_parallel(
+    one: Callable[[str], Skipped | None], names: Collection[str]
+) -> list[Skipped]:
     pool = ThreadPoolExecutor(_cores())
     try:
-        # A second run in the same folder waits.
-        with FileLock(root / FOLDER / ".lock"):
-            results = tqdm(
-                pool.map(one, source_of),
-                desc="Converting",
-                unit="file",
-                total=len(source_of),
-                disable=None,
-            )
-            return [result for result in results if result]
+        results = tqdm(
+            pool.map(one, names),
+            desc="Converting",
+            unit="file",
+            total=len(names),
+            disable=None,
+        )
+        return [result for result in results if result]
     finally:
         # After Ctrl-C, what waits is not converted first.
         pool.shutdown(cancel_futures=True)

@@ -119,7 +119,8 @@ def test_e_and_h_leave_nothing_of_voxceleb1_to_train_on(vox, tmp_path):
         }
 
 
-def test_parts(vox):
+def test_parts(vox, caplog):
+    caplog.set_level("INFO")
     vox.add(*utterances("vox2/dev/aac", *range(12, 20), suffix="flac"))
     vox.add(*utterances("vox2/test/aac", 17, 61, suffix="flac"))
     of_1 = {f"id1000{n}" for n in range(1, 9)}
@@ -128,6 +129,7 @@ def test_parts(vox):
         speakers = prepared(vox, parts=parts, max_bad_share=0.1)
         assert speakers["train"] | speakers["valid"] == expected
         assert speakers["test"] == {"id10270", "id10309"}
+    assert "left out 4 utterances of VoxCeleb2's test" in caplog.text
     assert vox.failure(prepare, parts=3) == "parts is 3; it must be 1, 2 or 1+2"
 
 
