@@ -6,20 +6,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from safetensors.numpy import save_file
 
 from local_modules.errors import InputError
 from local_modules.extraction import EmbeddingStore, SpeakerModel, embed_files
 from local_modules.manifest import replacing
+from local_modules.preparation.scan import AUDIO_SUFFIXES
 
 SUFFIXES = (".npy", ".safetensors")
-AUDIO = {f".{name.lower()}" for name in soundfile.available_formats()} | {".opus"}
 
 
 def audio_below(folder: Path) -> list[Path]:
     """All files below a folder that are named like audio, sorted."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO)
+    return sorted(
+        path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES
+    )
 
 
 def find_recordings(names: Iterable[str]) -> list[Path]:

@@ -13,7 +13,7 @@ from local_modules.errors import InputError
 from local_modules.manifest import replacing
 
 VOXCELEB_LABELS = {"1": True, "0": False}
-KALDI_LABELS = {"target": True, "nontarget": False}
+LAST_LABELS = {"target": True, "nontarget": False, **VOXCELEB_LABELS}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,7 +46,8 @@ def read_trials(
     bad_lines: list[str] | None = None,
 ) -> TrialList:
     """Reads a list of `label enrol test` lines with labels 1 and 0 (VoxCeleb), or of
-    `enrol test label` lines with labels target and nontarget (Kaldi).
+    `enrol test label` lines with labels target and nontarget (Kaldi) or 1 and 0
+    (CN-Celeb).
 
     Arguments
     ---------
@@ -106,12 +107,12 @@ def _parse_line(
     if label is not None:
         names = line.strip()[1:].strip()
     else:
-        label = KALDI_LABELS.get(columns[-1])
+        label = LAST_LABELS.get(columns[-1])
         names = line.strip().removesuffix(columns[-1]).strip()
     if label is None:
         raise InputError(
             f"{where}: label is {columns[0]!r}; it must be 1 (same speaker) or 0, "
-            "or target or nontarget at the end"
+            "or one of these, target or nontarget at the end"
         )
     columns = names.split()
     if len(columns) > 2 and known is not None:
@@ -193,7 +194,10 @@ def write_trials(path: str | os.PathLike, trials: TrialList) -> None:
 
 
 def draw_trials(
-    speaker_of: Mapping[str, str], seed: int, n_max_target: int = 20_000
+    speaker_of: Mapping[str, str],
+    seed: int,
+    n_max_target: int = 20_000,
+    session_of: Mapping[str, str] | None = None,
 ) -> TrialList:
     """Draws as many target as non-target trials, the same ones on every machine.
 
@@ -209,6 +213,10 @@ def draw_trials(
         Seed of the draw.
     n_max_target : int
         Most target trials to draw.
+    session_of : mapping of str to str | None
+        The session of each recording, by its path; a speaker's recordings of one
+        session, which the room and the microphone make alike, are then no target
+        trial. None where each is a session of its own.
 
     Returns
     -------
@@ -218,7 +226,8 @@ def draw_trials(
     Raises
     ------
     InputError
-        If no speaker has two recordings, or if there is one speaker only.
+        If no speaker has two recordings (of two sessions), or if there is one speaker
+        only.
 
     Example
     -------
@@ -226,19 +235,22 @@ def draw_trials(
     >>> trials.labels.tolist(), trials.enrol[0], trials.test[0]
     ([True, False], 'a/1', 'a/2')
     """
-    paths = sorted(speaker_of, key=lambda path: (speaker_of[path], path))
-    counts = Counter(speaker_of[path] for path in paths)
-    sizes = np.fromiter(counts.values(), dtype=np.int64)
-    index = np.arange(len(paths))
-    # Sorted by speaker, the partners of recording i are a range: its own speaker's
-    # from i + 1 up to `end`, everyone else's from `end` on.
-    end = np.repeat(np.cumsum(sizes), sizes)
-    n_target = int((end - index - 1).sum())
+    in_sessions = session_of is not None
+    if not in_sessions:
+        session_of = {path: path for path in speaker_of}
+    paths = sorted(
+        speaker_of, key=lambda path: (speaker_of[path], session_of[path], path)
+    )
+    # Sorted like this, the partners of recording i are ranges: its own speaker's other
+    # sessions from `next_session` up to `end`, everyone else's from `end` on.
+    next_session = _ends([(speaker_of[path], session_of[path]) for path in paths])
+    end = _ends([speaker_of[path] for path in paths])
+    n_target = int((end - next_session).sum())
     n_nontarget = int((len(paths) - end).sum())
     if not n_target:
         raise InputError(
-            f"no target trial can be drawn: none of {len(counts)} speakers has two "
-            "utterances"
+            f"no target trial can be drawn: none of {len(set(end))} speakers has two "
+            f"utterances{' of different sessions' if in_sessions else ''}"
         )
     if not n_nontarget:
         raise InputError(
@@ -247,7 +259,7 @@ def draw_trials(
         )
     rng = random.Random(seed)
     n_drawn = min(n_target, n_max_target)
-    targets = _draw_pairs(rng, index + 1, end, n_drawn)
+    targets = _draw_pairs(rng, next_session, end, n_drawn)
     nontargets = _draw_pairs(rng, end, np.full_like(end, len(paths)), n_drawn)
     pairs = np.concatenate([targets, nontargets])
     return TrialList(
@@ -255,6 +267,12 @@ def draw_trials(
         enrol=[paths[i] for i in pairs[:, 0]],
         test=[paths[i] for i in pairs[:, 1]],
     )
+
+
+def _ends(groups: list) -> np.ndarray:
+    """Where the group of each item ends; equal items lie side by side."""
+    sizes = np.fromiter(Counter(groups).values(), dtype=np.int64)
+    return np.repeat(np.cumsum(sizes), sizes)
 
 
 def _draw_pairs(

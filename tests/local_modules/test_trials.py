@@ -99,7 +99,7 @@ def test_names_with_spaces_that_can_be_parted_in_two_ways(tmp_path):
     [
         ("2 ann/1.wav ann/2.wav", "label is '2'; it must be 1"),
         ("target ann/1.wav ann/2.wav", "label is 'target'"),
-        ("ann/1.wav ann/2.wav 1", "label is 'ann/1.wav'"),
+        ("ann/1.wav ann/2.wav 2", "label is 'ann/1.wav'"),
         ("1 ann/1.wav", "has 2 columns; it must be `label enrol_path test_path`"),
         ("1", "has 1 columns"),
         ("1 ann/1.wav ann/2.wav 0.7", "has 4 columns"),
@@ -199,6 +199,44 @@ def test_the_capped_draw_is_uniform():
         assert max(abs(n - n_seeds * p) for n in found) < tolerance
 
 
+def with_sessions(seed):
+    speaker_of, rng = corpus(seed), random.Random(seed)
+    return speaker_of, {path: f"day{rng.randint(1, 3)}" for path in speaker_of}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_targets_join_different_sessions(seed):
+    speaker_of, session_of = with_sessions(seed)
+    trials = draw_trials(speaker_of, seed, session_of=session_of)
+    drawn = {frozenset(pair) for pair in pairs_of(trials)}
+    assert len(drawn) == len(trials)
+    targets = {
+        frozenset(pair)
+        for pair, label in zip(pairs_of(trials), trials.labels, strict=True)
+        if label
+    }
+    assert targets == {
+        frozenset((a, b))
+        for a, b in combinations(speaker_of, 2)
+        if speaker_of[a] == speaker_of[b] and session_of[a] != session_of[b]
+    }
+    assert all(speaker_of[a] != speaker_of[b] for a, b in map(tuple, drawn - targets))
+
+
+def test_sessions_of_single_recordings_change_nothing():
+    speaker_of = corpus(4)
+    own = {path: path for path in speaker_of}
+    assert pairs_of(draw_trials(speaker_of, 1, 30, own)) == pairs_of(
+        draw_trials(speaker_of, 1, 30)
+    )
+
+
+def test_no_speaker_has_two_sessions():
+    speaker_of = {"a1": "a", "a2": "a", "b1": "b"}
+    with pytest.raises(InputError, match="none of 2 speakers has two utterances of"):
+        draw_trials(speaker_of, 1, session_of=dict.fromkeys(speaker_of, "day1"))
+
+
 def test_fewer_nontargets_where_there_are_no_more():
     speaker_of = {f"a{u}": "a" for u in range(5)} | {"b0": "b"}
     trials = draw_trials(speaker_of, 1)
@@ -227,9 +265,10 @@ def test_no_trial_possible(speaker_of, expected):
     assert expected in message_of(error)
 
 
-def test_kaldis_format(tmp_path):
+@pytest.mark.parametrize("labels", [("target", "nontarget"), ("1", "0")])
+def test_labels_at_the_end(tmp_path, labels):
     (tmp_path / "t.txt").write_text(
-        "ann/1.wav ann/2.wav target\n\nann/1.wav bob/1.wav nontarget\n"
+        f"ann/1.wav ann/2.wav {labels[0]}\n\nann/1.wav bob/1.wav {labels[1]}\n"
     )
     for known in (KNOWN, None):
         trials = read_trials(tmp_path / "t.txt", known)

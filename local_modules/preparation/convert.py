@@ -1,0 +1,121 @@
+"""Audio that libsndfile can't read becomes FLAC, through ffmpeg."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from local_modules.errors import InputError, RunError
+from local_modules.preparation.recordings import Skipped
+
+SAMPLE_RATE = 16000
+FOLDER = "converted"
+
+
+def converted_path(utterance_id: str) -> str:
+    """Where an utterance lies once it is converted, relative to the data folder."""
+    return f"{FOLDER}/{utterance_id}.flac"
+
+
+def convert(root: Path, source_of: Mapping[str, str]) -> list[Skipped]:
+    """Converts recordings to mono FLAC of 16 kHz, one on each core at a time.
+
+    A file appears when it is whole, so the same call continues where one was stopped.
+
+    Arguments
+    ---------
+    root : Path
+        The data folder.
+    source_of : mapping of str to str
+        Paths of the originals, relative to `root`, by utterance ID.
+
+    Returns
+    -------
+    list of Skipped
+        What could not be decoded.
+
+    Raises
+    ------
+    InputError
+        If there is no ffmpeg.
+    RunError
+        If nothing can be written.
+    """
+    if not source_of:
+        return []
+    ffmpeg = shutil.which("ffmpeg")
+    if ffmpeg is None:
+        source = next(iter(source_of.values()))
+        raise InputError(
+            f"data_folder {root}: {len(source_of)} recordings, such as {source}, have "
+            "to be converted, and there is no ffmpeg on the PATH; install it (apt "
+            "install ffmpeg, brew install ffmpeg), or convert them to .wav or .flac "
+            "beside the originals"
+        )
+
+    def one(utterance_id: str) -> Skipped | None:
+        source = source_of[utterance_id]
+        target = root / converted_path(utterance_id)
+        reason = _convert(ffmpeg, root / source, target)
+        return Skipped(source, reason) if reason else None
+
+    folders = {os.path.dirname(converted_path(name)) for name in source_of}
+    try:
+        for folder in folders:
+            (root / folder).mkdir(parents=True, exist_ok=True)
+        # A second run in the same folder waits.
+        with FileLock(root / FOLDER / ".lock"):
+            return _in_parallel(one, source_of)
+    except OSError as error:
+        raise RunError(
+            f"{error.filename}: cannot be written: {error.strerror}; where the corpus "
+            "is read-only, make data_folder a folder of your own with links to it"
+        ) from None
+
+
+def _in_parallel(
+    one: Callable[[str], Skipped | None], names: Collection[str]
+) -> list[Skipped]:
+    pool = ThreadPoolExecutor(_cores())
+    try:
+        results = tqdm(
+            pool.map(one, names),
+            desc="Converting",
+            unit="file",
+            total=len(names),
+            disable=None,
+        )
+        return [result for result in results if result]
+    finally:
+        # After Ctrl-C, what waits is not converted first.
+        pool.shutdown(cancel_futures=True)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # fewer than the machine's in a container
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _convert(ffmpeg: str, source: Path, target: Path) -> str | None:
+    """Converts a file that is not yet converted, or says why not."""
+    if target.exists():
+        return None
+    part = target.with_name(f".{target.name}.part")
+    command = [ffmpeg, "-nostdin", "-loglevel", "error", "-y", "-i", source, "-vn"]
+    command += ["-ac", "1", "-ar", str(SAMPLE_RATE), "-threads", "1"]
+    command += ["-f", "flac", "-sample_fmt", "s16", part]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["no reason given"]
+            return f"cannot be converted: {lines[-1].removeprefix(f'{source}: ')}"
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+    return None

@@ -1,0 +1,191 @@
+"""Trial lists of a corpus: read from its own, or drawn."""
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import compress
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from speechbrain.utils.logger import get_logger
+
+from local_modules.errors import InputError, RunError
+from local_modules.manifest import Utterance
+from local_modules.trials import TrialList, draw_trials, read_trials
+
+logger = get_logger(__name__)
+
+
+class TrialFile(NamedTuple):
+    """A corpus' own trial list.
+
+    Arguments
+    ---------
+    path : Path
+        The file.
+    id_of : callable | None
+        Makes an utterance's ID out of a name in the list. None where the list has
+        paths relative to the data folder.
+    """
+
+    path: Path
+    id_of: Callable[[str], str] | None = None
+
+    def checksum(self) -> str:
+        """The same for the same content."""
+        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+
+def find_trial_file(
+    root: Path, trials: str | None, names: Sequence[str]
+) -> Path | None:
+    """The trial list to use: the one a person names, or the corpus' own.
+
+    Arguments
+    ---------
+    root : Path
+        The data folder.
+    trials : str | None
+        What the person names.
+    names : sequence of str
+        Where the corpus' own may lie below `root`, the best first.
+
+    Returns
+    -------
+    Path | None
+        None if there is none.
+
+    Raises
+    ------
+    InputError
+        If a file that is named is not there.
+    """
+    if trials is not None:
+        if not Path(trials).is_file():
+            raise InputError(
+                f"trials {trials}: is not a file; "
+                "expected a list of `label enrol_path test_path` lines, or null"
+            )
+        return Path(trials)
+    return next((root / name for name in names if (root / name).is_file()), None)
+
+
+def read_trial_file(
+    file: TrialFile,
+    utterances: Sequence[Utterance],
+    skipped: Collection[str],
+    max_bad_share: float,
+) -> TrialList:
+    """Reads a list and leaves out the trials of recordings that can't be used.
+
+    Arguments
+    ---------
+    file : TrialFile
+        The list.
+    utterances : sequence of Utterance
+        Those that may be compared.
+    skipped : collection of str
+        Paths of recordings that are no utterances, for a reason that is known.
+    max_bad_share : float
+        Largest share of the recordings in the list that may be missing.
+
+    Returns
+    -------
+    TrialList
+        With paths relative to the data folder.
+
+    Raises
+    ------
+    InputError
+        If the list is malformed, or if no target or no non-target trial is left.
+    RunError
+        If too many recordings are missing.
+    """
+    if file.id_of is None:
+        path_of = {u.path: u.path for u in utterances}
+        trials = read_trials(file.path, path_of.keys() | skipped)
+    else:
+        trials = read_trials(file.path)
+        of_id = {u.id: u.path for u in utterances}
+        named = dict.fromkeys((*trials.enrol, *trials.test))
+        path_of = {name: of_id.get(file.id_of(name)) for name in named}
+        missing = [name for name, path in path_of.items() if path is None]
+        if len(missing) > max_bad_share * len(named):
+            raise RunError(
+                f"{file.path}: {len(missing)} of its {len(named)} recordings can't be "
+                f"used, over max_bad_share {max_bad_share:.2%}; the first is "
+                f"{missing[0]}: repair them or raise max_bad_share"
+            )
+        if missing:
+            logger.warning(
+                "%s: %d of its %d recordings can't be used; the first is %s",
+                file.path,
+                len(missing),
+                len(named),
+                missing[0],
+            )
+    enrol = [path_of.get(name) for name in trials.enrol]
+    test = [path_of.get(name) for name in trials.test]
+    keep = np.array(
+        [a is not None and b is not None for a, b in zip(enrol, test, strict=True)]
+    )
+    labels = trials.labels[keep]
+    if not keep.all():
+        logger.warning(
+            "%s: %d of %d trials are left out, their recordings were skipped",
+            file.path,
+            len(trials) - len(labels),
+            len(trials),
+        )
+        if labels.all() or not labels.any():
+            raise InputError(
+                f"{file.path}: without the skipped recordings, {labels.sum()} target "
+                f"and {(~labels).sum()} non-target trials are left; an error rate "
+                "needs both"
+            )
+    return TrialList(labels, list(compress(enrol, keep)), list(compress(test, keep)))
+
+
+def draw_split_trials(
+    split: str,
+    utterances: Sequence[Utterance],
+    session_of: Mapping[str, str],
+    seed: int,
+) -> TrialList:
+    """Draws the trials of a split, targets across sessions where it has them.
+
+    Arguments
+    ---------
+    split : str
+        Its name, for messages.
+    utterances : sequence of Utterance
+        What to compare.
+    session_of : mapping of str to str
+        Sessions by path; paths without one are sessions of their own.
+    seed : int
+        Seed of the draw.
+
+    Returns
+    -------
+    TrialList
+        The trials.
+
+    Raises
+    ------
+    InputError
+        If none can be drawn.
+    """
+    speaker_of = {u.path: u.speaker for u in utterances}
+    sessions = {path: session_of.get(path, path) for path in speaker_of}
+    n_sessions = len({(speaker_of[path], sessions[path]) for path in sessions})
+    if n_sessions == len(set(speaker_of.values())) < len(speaker_of):
+        logger.warning(
+            "%s: no speaker was recorded in two sessions, so target trials lie within "
+            "one, and the error rate looks better than it is",
+            split,
+        )
+        sessions = None
+    try:
+        return draw_trials(speaker_of, seed, session_of=sessions)
+    except InputError as error:
+        raise InputError(f"{split} split: {error}") from None

@@ -1,0 +1,224 @@
+"""Recordings before and after their headers are read."""
+
+import csv
+import os
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import soundfile
+from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
+
+from local_modules.errors import RunError
+from local_modules.manifest import Utterance, replacing
+
+logger = get_logger(__name__)
+
+# Trial lists are split at white space and at line ends, and SpeechBrain replaces
+# `$name` in a manifest and drops spaces that begin a field.
+UNUSABLE_NAME = re.compile(r"\$|[^\S ]|  |(^|/) |[\ud800-\udfff]")
+BATCH = 64
+N_NAMED = 5
+
+
+class Samples(NamedTuple):
+    """A stretch of a recording, from sample `start` up to before `stop`."""
+
+    start: float
+    stop: float
+
+    def at(self, rate: int) -> tuple[int, int]:
+        """First sample and the one after the last, in a file of `rate` Hz."""
+        return int(self.start), int(self.stop)
+
+
+class Seconds(NamedTuple):
+    """A stretch of a recording, in seconds."""
+
+    start: float
+    stop: float
+
+    def at(self, rate: int) -> tuple[int, int]:
+        """First sample and the one after the last, in a file of `rate` Hz."""
+        return round(self.start * rate), round(self.stop * rate)
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """An utterance as a corpus lists it, its audio not looked at yet.
+
+    Arguments
+    ---------
+    id : str
+        Unique name of the utterance.
+    path : str
+        POSIX path of the audio file, relative to the data folder.
+    speaker : str
+        Name of the speaker.
+    split : str
+        `train`, `valid` or `test`.
+    session : str | None
+        What was recorded on one occasion, such as a video or a chapter; None where the
+        corpus does not say.
+    stretch : Samples | Seconds | None
+        The part of the file that is the utterance; None for all.
+    """
+
+    id: str
+    path: str
+    speaker: str
+    split: str = "train"
+    session: str | None = None
+    stretch: Samples | Seconds | None = None
+
+
+class Skipped(NamedTuple):
+    """A file that is left out, and why."""
+
+    path: str
+    reason: str
+
+
+def read_headers(
+    root: Path, recordings: Sequence[Recording], min_seconds: float
+) -> Iterator[tuple[Recording, Utterance | Skipped]]:
+    """Reads how long recordings are, several at a time.
+
+    Arguments
+    ---------
+    root : Path
+        The data folder.
+    recordings : sequence of Recording
+        What to look at.
+    min_seconds : float
+        The shortest to use.
+
+    Yields
+    ------
+    tuple
+        Each recording, in the order given, with the row of its manifest or what makes
+        it useless.
+    """
+
+    def read(batch: Sequence[Recording]) -> list[Utterance | Skipped]:
+        return [_read_header(root, recording, min_seconds) for recording in batch]
+
+    batches = (recordings[i : i + BATCH] for i in range(0, len(recordings), BATCH))
+    path_of: dict[str, str] = {}
+    progress = tqdm(
+        total=len(recordings), desc="Reading headers", unit="file", disable=None
+    )
+    pool = ThreadPoolExecutor()
+    try:
+        with progress:
+            recording = iter(recordings)
+            for results in pool.map(read, batches):
+                for result in results:
+                    if isinstance(result, Utterance):
+                        if twin := path_of.get(result.id):
+                            result = Skipped(result.path, f"has the ID of {twin}")
+                        else:
+                            path_of[result.id] = result.path
+                    yield next(recording), result
+                progress.update(len(results))
+    finally:
+        # After Ctrl-C, what waits is not read first.
+        pool.shutdown(cancel_futures=True)
+
+
+def _read_header(
+    root: Path, recording: Recording, min_seconds: float
+) -> Utterance | Skipped:
+    path = recording.path
+    if any(map(UNUSABLE_NAME.search, (path, recording.id, recording.speaker))):
+        return Skipped(
+            path,
+            "has a name with $, a tab, a line end, a space that begins a name or "
+            "follows another, or bytes that are not UTF-8",
+        )
+    full_path = os.path.join(root, path)
+    try:
+        # soundfile.info takes half as long again.
+        with soundfile.SoundFile(full_path) as file:
+            frames, rate = file.frames, file.samplerate
+    except soundfile.LibsndfileError as error:
+        return Skipped(path, _why_unreadable(full_path, error))
+    if not frames:
+        return Skipped(path, "holds no samples")
+    start, stop = recording.stretch.at(rate) if recording.stretch else (0, frames)
+    if not 0 <= start < stop <= frames:
+        return Skipped(
+            path, f"has no samples {start} to {stop} ({recording.id}), only {frames}"
+        )
+    duration = (stop - start) / rate
+    if duration < min_seconds:
+        return Skipped(
+            path, f"is {duration:.3f} s long, under min_seconds {min_seconds}"
+        )
+    return Utterance(recording.id, duration, path, start, stop, recording.speaker)
+
+
+def _why_unreadable(path: str, error: soundfile.LibsndfileError) -> str:
+    try:
+        size = os.stat(path).st_size
+    except FileNotFoundError:
+        return "is a broken link" if os.path.islink(path) else "does not exist"
+    except OSError as problem:
+        return f"cannot be read: {problem.strerror}"
+    return f"cannot be decoded: {error.error_string}" if size else "is empty"
+
+
+def report_skipped(
+    root: Path,
+    path: Path,
+    skipped: Sequence[Skipped],
+    n_files: int,
+    max_bad_share: float,
+) -> None:
+    """Writes the list of skipped files, and warns of them or gives up.
+
+    Arguments
+    ---------
+    root : Path
+        The data folder.
+    path : Path
+        The CSV to write.
+    skipped : sequence of Skipped
+        The files that are left out.
+    n_files : int
+        How many files there are.
+    max_bad_share : float
+        How large a share of them may be left out.
+
+    Raises
+    ------
+    RunError
+        If they are more.
+    """
+    rows = [Skipped(printable(s.path), s.reason) for s in skipped]
+    with replacing(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(Skipped._fields)
+        writer.writerows(rows)
+    if not rows:
+        return
+    count = f"{len(rows)} of {n_files} audio files ({len(rows) / n_files:.2%})"
+    if len(rows) > max_bad_share * n_files:
+        raise RunError(
+            f"data_folder {root}: {count} are unusable, over max_bad_share "
+            f"{max_bad_share:.2%}; the first, {rows[0].path}, {rows[0].reason}; "
+            f"all are in {path}: repair them or raise max_bad_share"
+        )
+    for row in rows[:N_NAMED]:
+        logger.warning("skipped %s: %s", row.path, row.reason)
+    logger.warning("skipped %s of %s; all are in %s", count, root, path)
+
+
+def printable(path: str) -> str:
+    """Escapes what a UTF-8 file of one line per name cannot hold."""
+    escaped = path.encode("utf-8", "backslashreplace").decode()
+    return re.sub(r"[\r\n]", lambda end: repr(end[0])[1:-1], escaped)

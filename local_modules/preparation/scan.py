@@ -1,0 +1,144 @@
+"""Finding the audio of a folder."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import soundfile
+from speechbrain.utils.logger import get_logger
+
+from local_modules.errors import InputError
+from local_modules.preparation.recordings import N_NAMED, printable
+
+logger = get_logger(__name__)
+
+# libsndfile names its formats, not the suffixes they go by; headerless data is left
+# out because it has no rate to read.
+AUDIO_SUFFIXES = frozenset(
+    {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"}
+    | {".aif", ".aifc", ".oga", ".opus", ".snd", ".sph"}
+)
+
+
+def find_audio(
+    root: Path, layout: str, suffixes: frozenset[str] = AUDIO_SUFFIXES
+) -> list[str]:
+    """Finds the audio below a folder, in an order that is the same everywhere.
+
+    Links are followed; what begins with a dot is no audio.
+
+    Arguments
+    ---------
+    root : Path
+        The data folder.
+    layout : str
+        What is expected there, for messages.
+    suffixes : frozenset of str
+        What audio is named like, in lower case.
+
+    Returns
+    -------
+    list of str
+        POSIX paths relative to `root`.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder, no audio in it, or a part can't be read.
+    """
+    check_folder(root, layout)
+    audio: list[str] = []
+    others: Counter[str] = Counter()
+    try:
+        for path in _walk(str(root), "", frozenset()):
+            suffix = os.path.splitext(path)[1].lower()
+            if suffix in suffixes:
+                audio.append(path)
+            else:
+                others[suffix or "no suffix"] += 1
+    except OSError as error:
+        raise InputError(
+            f"data_folder {root}: {error.filename} cannot be read: {error.strerror}"
+        ) from None
+    tally = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(N_NAMED))
+    if not audio:
+        raise InputError(
+            f"data_folder {root}: holds no audio that libsndfile reads (found "
+            f"{printable(tally) or 'nothing'}); {layout}, as .wav, .flac, .ogg or .mp3"
+        )
+    if others:
+        logger.info("%s: ignored what is no audio: %s", root, printable(tally))
+    return audio
+
+
+def check_folder(root: Path, layout: str) -> None:
+    """Makes sure that the data folder is there.
+
+    Arguments
+    ---------
+    root : Path
+        The data folder.
+    layout : str
+        What is expected there, for the message.
+
+    Raises
+    ------
+    InputError
+        If it is not a folder.
+    """
+    if not root.is_dir():
+        problem = "is not a folder" if root.exists() else "does not exist"
+        raise InputError(f"data_folder {root}: {problem}; {layout}")
+
+
+def path_from(root: Path, path: str) -> str:
+    """Where a file lies that a list names.
+
+    Arguments
+    ---------
+    root : Path
+        The data folder.
+    path : str
+        Absolute, or relative to `root`.
+
+    Returns
+    -------
+    str
+        POSIX path relative to `root`.
+
+    Raises
+    ------
+    InputError
+        If the file lies outside and `root` is a link: from there, `..` is ambiguous.
+
+    Example
+    -------
+    >>> path_from(Path("/corpora/mine"), "/corpora/theirs/1.wav")
+    '../theirs/1.wav'
+    """
+    here = os.path.abspath(root)
+    relative = Path(os.path.relpath(os.path.join(here, path), here)).as_posix()
+    if relative.startswith("../") and os.path.realpath(root) != here:
+        raise InputError(
+            f"data_folder {root}: is reached through a link, and {path} lies outside; "
+            f"give the folder itself, {os.path.realpath(root)}"
+        )
+    return relative
+
+
+def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
+    status = os.stat(folder)
+    here = (status.st_dev, status.st_ino)
+    if here in above:  # a link to a folder that holds it
+        return
+    with os.scandir(folder) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
+    for entry in entries:
+        if entry.name.startswith("."):  # such as the ._x.wav of macOS, no audio
+            continue
+        path = prefix + entry.name
+        if entry.is_dir():
+            yield from _walk(entry.path, f"{path}/", above | {here})
+        elif entry.is_file() or entry.is_symlink():
+            yield path

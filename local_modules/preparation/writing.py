@@ -1,0 +1,281 @@
+"""Writes the manifests and trial lists of a corpus."""
+
+import hashlib
+import json
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import chain
+from pathlib import Path
+
+from speechbrain.utils.logger import get_logger
+
+from local_modules.errors import InputError
+from local_modules.manifest import Utterance, check_splits, replacing, write_manifest
+from local_modules.preparation.lists import (
+    TrialFile,
+    draw_split_trials,
+    read_trial_file,
+)
+from local_modules.preparation.recordings import (
+    Recording,
+    Skipped,
+    read_headers,
+    report_skipped,
+)
+from local_modules.preparation.splits import (
+    Splits,
+    draw_speakers,
+    longest_of_each_file,
+    remove_speakers,
+    speakers_of,
+)
+from local_modules.trials import TrialList, write_trials
+
+logger = get_logger(__name__)
+
+MANIFESTS = {"train": "train.csv", "valid": "valid.csv", "test": "test.csv"}
+TRIALS = {"valid": "valid_trials.txt", "test": "test_trials.txt"}
+SKIPPED = "skipped.csv"
+PREPARED = "prepared.json"
+MIN_SPEAKERS = 2
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a person may choose for every corpus.
+
+    Arguments
+    ---------
+    seed : int
+        Seed of the speakers held out and of the trials drawn.
+    valid_share, test_share : float
+        Share of the training speakers to hold out for a split that the corpus lacks.
+    min_seconds : float
+        Shortest recording to use, seconds.
+    max_bad_share : float
+        Largest share of the audio files that may be unusable.
+
+    Raises
+    ------
+    InputError
+        If a value makes no sense.
+    """
+
+    seed: int
+    valid_share: float
+    test_share: float
+    min_seconds: float
+    max_bad_share: float
+
+    def __post_init__(self):
+        for split in ("valid", "test"):
+            share = getattr(self, f"{split}_share")
+            if not 0 < share < 1:
+                raise InputError(
+                    f"{split}_share is {share}; it must be over 0 and under 1"
+                )
+        if not self.min_seconds >= 0:
+            raise InputError(f"min_seconds is {self.min_seconds}; it must be 0 or more")
+        if not 0 <= self.max_bad_share <= 1:
+            raise InputError(
+                f"max_bad_share is {self.max_bad_share}; it must be 0 to 1, such as "
+                "0.01"
+            )
+
+
+@dataclass
+class Corpus:
+    """What a corpus holds, its audio not looked at yet.
+
+    Arguments
+    ---------
+    root : Path
+        The data folder.
+    layout : str
+        What is expected there, for messages.
+    recordings : list of Recording
+        The utterances of all splits. A split without any is held out of `train`.
+    skipped : list of Skipped
+        Audio that is of no use, as its place says.
+    lists : dict of str to TrialFile
+        Trial lists by split.
+    test_speakers : collection of str
+        Speakers that are tested on wherever their recordings are listed, where the
+        corpus has no recordings for `test` alone.
+    """
+
+    root: Path
+    layout: str
+    recordings: list[Recording]
+    skipped: list[Skipped] = field(default_factory=list)
+    lists: dict[str, TrialFile] = field(default_factory=dict)
+    test_speakers: Collection[str] = ()
+
+
+def write_corpus(corpus: Corpus, save_folder: str, settings: Settings) -> None:
+    """Writes `{train,valid,test}.csv` and `{valid,test}_trials.txt`.
+
+    Returns at once where they were written from the same recordings with the same
+    settings.
+
+    Arguments
+    ---------
+    corpus : Corpus
+        What there is.
+    save_folder : str
+        Where to write.
+    settings : Settings
+        What to do with it.
+
+    Raises
+    ------
+    InputError
+        If there are too few speakers for three splits, or a trial list is wrong.
+    RunError
+        If more than `max_bad_share` of the audio files are unusable.
+    """
+    save = Path(save_folder)
+    record = {
+        "settings": asdict(settings),
+        "audio": _fingerprint(corpus),
+        "trials": {split: file.checksum() for split, file in corpus.lists.items()},
+    }
+    if _is_prepared(save, record):
+        logger.info("%s is up to date with %s", save, corpus.root)
+        return
+    try:
+        save.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"save_folder {save}: {error.strerror}") from None
+    # The record goes first and comes back last: what it vouches for is whole.
+    (save / PREPARED).unlink(missing_ok=True)
+
+    splits: Splits = {"train": []}
+    skipped = []
+    headers = read_headers(corpus.root, corpus.recordings, settings.min_seconds)
+    for recording, result in headers:
+        if isinstance(result, Skipped):
+            skipped.append(result)
+        else:
+            splits.setdefault(recording.split, []).append(result)
+    skipped += corpus.skipped
+    n_files = len(corpus.recordings) + len(corpus.skipped)
+    report_skipped(
+        corpus.root, save / SKIPPED, skipped, n_files, settings.max_bad_share
+    )
+    trial_lists = _complete(corpus, splits, {s.path for s in skipped}, settings)
+    check_splits(splits)
+
+    for split, name in MANIFESTS.items():
+        write_manifest(save / name, splits[split])
+    for split, name in TRIALS.items():
+        write_trials(save / name, trial_lists[split])
+    with replacing(save / PREPARED) as file:
+        json.dump(record, file, indent=2)
+    for split in MANIFESTS:
+        logger.info("%s: %s", split, _describe(splits[split], trial_lists.get(split)))
+
+
+def _fingerprint(corpus: Corpus) -> dict[str, int | str]:
+    """What the audio and the corpus' say on it come down to."""
+    digest = hashlib.sha256()
+    n_bytes = 0
+    for one in chain(corpus.skipped, corpus.recordings):
+        try:
+            status = os.stat(os.path.join(corpus.root, one.path))
+            size, time = status.st_size, status.st_mtime_ns
+        except OSError:
+            size, time = 0, 0
+        n_bytes += size
+        line = f"{one}\0{size}\0{time}\n"
+        digest.update(line.encode("utf-8", "surrogateescape"))
+    return {
+        "files": len(corpus.recordings) + len(corpus.skipped),
+        "bytes": n_bytes,
+        "sha256": digest.hexdigest(),
+    }
+
+
+def _is_prepared(save: Path, record: dict) -> bool:
+    try:
+        found = json.loads((save / PREPARED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    names = (*MANIFESTS.values(), *TRIALS.values(), SKIPPED)
+    return found == record and all((save / name).is_file() for name in names)
+
+
+def _complete(
+    corpus: Corpus, splits: Splits, skipped: Collection[str], settings: Settings
+) -> dict[str, TrialList]:
+    """Moves speakers from train into the splits that are missing, and finds trials.
+
+    The speakers are those of the split's trial list where there is one, otherwise
+    drawn.
+    """
+    if "test" in splits:
+        remove_speakers(splits, "test")
+    n_speakers = len(speakers_of(splits["train"]))
+    shares = {"test": settings.test_share, "valid": settings.valid_share}
+    trial_lists = {}
+    for split, share in shares.items():
+        pool = splits.get(split, splits["train"])
+        if split in corpus.lists:
+            trial_lists[split] = read_trial_file(
+                corpus.lists[split],
+                longest_of_each_file(pool),
+                skipped,
+                settings.max_bad_share,
+            )
+        if split not in splits:
+            held_out = set(corpus.test_speakers) if split == "test" else set()
+            if split in corpus.lists:
+                listed = {*trial_lists[split].enrol, *trial_lists[split].test}
+                held_out |= {u.speaker for u in pool if u.path in listed}
+            elif not held_out:
+                n_held_out = max(MIN_SPEAKERS, round(share * n_speakers))
+                held_out = draw_speakers(pool, n_held_out, settings.seed)
+            n_left = len(speakers_of(pool) - held_out)
+            if n_left < MIN_SPEAKERS:
+                raise InputError(
+                    f"data_folder {corpus.root}: {n_speakers} speakers are too few: "
+                    f"{split} takes {len(held_out)} and leaves {n_left} to train on; "
+                    f"train, valid and test need {MIN_SPEAKERS} each; {corpus.layout}"
+                )
+            splits[split] = [u for u in pool if u.speaker in held_out]
+            remove_speakers(splits, split)
+    for split in TRIALS:
+        splits[split] = _verifiable(split, splits[split])
+    held_out = {u.path for split in TRIALS for u in splits[split]}
+    session_of = {
+        r.path: r.session
+        for r in corpus.recordings
+        if r.session is not None and r.path in held_out
+    }
+    for split in TRIALS.keys() - trial_lists.keys():
+        trial_lists[split] = draw_split_trials(
+            split, splits[split], session_of, settings.seed
+        )
+    return trial_lists
+
+
+def _verifiable(split: str, utterances: list[Utterance]) -> list[Utterance]:
+    kept = longest_of_each_file(utterances)
+    if len(kept) < len(utterances):
+        logger.warning(
+            "%s: of files with several utterances, only the longest is kept: %d of %d",
+            split,
+            len(kept),
+            len(utterances),
+        )
+    return kept
+
+
+def _describe(utterances: Sequence[Utterance], trials: TrialList | None) -> str:
+    hours = sum(u.duration for u in utterances) / 3600
+    text = (
+        f"{len(speakers_of(utterances))} speakers, {len(utterances)} utterances, "
+        f"{hours:.2f} h"
+    )
+    return text if trials is None else f"{text}, {len(trials)} trials"

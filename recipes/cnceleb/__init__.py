@@ -1,0 +1,1 @@
+"""CN-Celeb1 and CN-Celeb2."""

@@ -1,0 +1,147 @@
+"""What the recipes' own tests don't reach."""
+
+import importlib
+import inspect
+import os
+import pkgutil
+import random
+
+import numpy as np
+import pytest
+import soundfile
+
+import recipes
+from local_modules.errors import InputError, RunError
+from local_modules.manifest import Utterance
+from local_modules.preparation.lists import (
+    TrialFile,
+    draw_split_trials,
+    read_trial_file,
+)
+from local_modules.preparation.recordings import (
+    Recording,
+    Samples,
+    Seconds,
+    Skipped,
+    read_headers,
+)
+from local_modules.preparation.scan import path_from
+from local_modules.preparation.splits import longest_of_each_file, remove_speakers
+
+RECIPES = [module.name for module in pkgutil.iter_modules(recipes.__path__)]
+
+
+def utterance(name, speaker=None, duration=1.0, path=None):
+    return Utterance(
+        name, duration, path or f"{name}.wav", 0, 16000, speaker or name[0]
+    )
+
+
+@pytest.mark.parametrize("corpus", RECIPES)
+def test_every_recipe_has_speechbrains_signature_and_a_readme(corpus, tmp_path):
+    prepare = importlib.import_module(f"recipes.{corpus}.prepare").prepare
+    parameters = inspect.signature(prepare).parameters
+    assert list(parameters)[:2] == ["data_folder", "save_folder"]
+    assert parameters["skip_prep"].default is False
+    prepare(str(tmp_path / "none"), str(tmp_path / "save"), skip_prep=True)
+    assert not os.listdir(tmp_path)
+    folder = os.path.join(*recipes.__path__, corpus)
+    with open(os.path.join(folder, "README.md"), encoding="utf-8") as file:
+        assert "licence" in file.read().lower() or corpus == "folder"
+
+
+def test_headers_of_many_files_come_in_order(tmp_path):
+    """More than a batch for each thread, of different lengths."""
+    rng = random.Random(0)
+    lengths = [rng.randint(1, 3000) for _ in range(500)]
+    for number, length in enumerate(lengths):
+        soundfile.write(tmp_path / f"{number}.wav", np.zeros(length), 1000)
+    recordings = [Recording(f"u{n}", f"{n}.wav", "s") for n in range(500)]
+    read = list(read_headers(tmp_path, recordings, min_seconds=0.5))
+    assert [recording for recording, _ in read] == recordings
+    for (recording, result), length in zip(read, lengths, strict=True):
+        if length < 500:
+            assert isinstance(result, Skipped) and "under min_seconds" in result.reason
+        else:
+            assert (result.id, result.stop) == (recording.id, length)
+            assert result.duration == length / 1000
+
+
+@pytest.mark.parametrize(
+    ("stretch", "expected"),
+    [
+        (None, (0, 16000)),
+        (Samples(800, 16000), (800, 16000)),
+        (Seconds(0.1, 1.9), (800, 15200)),
+        (Seconds(1.0, 2.1), "has no samples 8000 to 16800 (u), only 16000"),
+        (Samples(900, 900), "has no samples 900 to 900 (u), only 16000"),
+        (Samples(-1, 900), "has no samples -1 to 900 (u), only 16000"),
+    ],
+)
+def test_stretches(tmp_path, stretch, expected):
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 8000)
+    recording = Recording("u", "a.wav", "s", stretch=stretch)
+    ((_, result),) = read_headers(tmp_path, [recording], 0.0)
+    if isinstance(expected, str):
+        assert result == Skipped("a.wav", expected)
+    else:
+        assert (result.start, result.stop) == expected
+        assert result.duration == (expected[1] - expected[0]) / 8000
+
+
+def test_longest_of_each_file():
+    rows = [
+        utterance("a1", duration=1.0, path="x"),
+        utterance("a2", duration=3.0, path="x"),
+        utterance("b1", duration=2.0, path="y"),
+        utterance("a3", duration=2.0, path="x"),
+    ]
+    assert [row.id for row in longest_of_each_file(rows)] == ["a2", "b1"]
+
+
+def test_removed_speakers_are_counted(caplog):
+    caplog.set_level("INFO")
+    names = ["a1", "a2", "b1", "c1"]
+    splits = {
+        "train": [utterance(name) for name in names],
+        "test": [utterance("a9"), utterance("d9")],
+    }
+    remove_speakers(splits, "test")
+    assert [u.id for u in splits["train"]] == ["b1", "c1"]
+    assert "train: 1 test speakers removed, with 2 utterances" in caplog.text
+
+
+def test_list_with_ids(tmp_path):
+    path = tmp_path / "list"
+    path.write_text("1 A1 A2\n0 A1 B1\n1 B1 B2\n")
+    file = TrialFile(path, str.lower)
+    known = [utterance(name) for name in ("a1", "a2", "b1")]
+    trials = read_trial_file(file, known, (), max_bad_share=0.25)
+    assert (trials.enrol, trials.test) == (["a1.wav"] * 2, ["a2.wav", "b1.wav"])
+    with pytest.raises(RunError, match="1 of its 4 recordings.* the first is B2"):
+        read_trial_file(file, known, (), max_bad_share=0.2)
+
+
+def test_drawn_targets_join_sessions_where_there_are_some(caplog):
+    rows = [utterance(f"{s}{u}") for s in "ab" for u in range(4)]
+    days = {row.path: f"day{row.id[1] in '23'}" for row in rows}
+    trials = draw_split_trials("test", rows, days, seed=1)
+    assert trials.labels.sum() == 2 * 4
+    assert not caplog.text
+    one_day = dict.fromkeys(days, "day1")
+    assert draw_split_trials("test", rows, one_day, seed=1).labels.sum() == 2 * 6
+    assert "test: no speaker was recorded in two sessions" in caplog.text
+
+
+def test_path_from(tmp_path):
+    root = tmp_path / "data"
+    (root / "deep").mkdir(parents=True)
+    (tmp_path / "a.wav").touch()
+    for path in ("../a.wav", str(tmp_path / "a.wav"), "deep/../../a.wav"):
+        assert path_from(root, path) == "../a.wav"
+        assert (root / path_from(root, path)).exists()
+    assert path_from(root, f"{root}/deep/b.wav") == "deep/b.wav"
+    (tmp_path / "link").symlink_to(root / "deep")
+    assert path_from(tmp_path / "link", "b.wav") == "b.wav"
+    with pytest.raises(InputError, match="reached through a link, and .*a.wav"):
+        path_from(tmp_path / "link", str(tmp_path / "a.wav"))

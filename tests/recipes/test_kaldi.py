@@ -1,0 +1,143 @@
+import os
+
+import pytest
+import soundfile
+
+from local_modules.errors import RunError
+from recipes.kaldi.prepare import prepare
+
+
+def write(folder, n_speakers=8, prefix="s", lead=""):
+    """wav.scp and utt2spk of speakers with two recordings each."""
+    folder.mkdir(exist_ok=True)
+    utterances = [f"{prefix}{s}-{u}" for s in range(n_speakers) for u in range(2)]
+    (folder / "wav.scp").write_text(
+        "".join(f"{one} {lead}wav/{one}.wav\n" for one in utterances)
+    )
+    (folder / "utt2spk").write_text(
+        "".join(f"{one} {one.split('-')[0]}\n" for one in utterances)
+    )
+    return [f"wav/{one}.wav" for one in utterances]
+
+
+def test_one_folder(corpus):
+    corpus.add(*write(corpus.data))
+    prepare(str(corpus.data), str(corpus.save))
+    rows = {row.id: row for part in corpus.splits().values() for row in part}
+    assert len(rows) == 16
+    row = rows["s3-1"]
+    assert (row.path, row.speaker, row.stop) == ("wav/s3-1.wav", "s3", 9600)
+    assert len(corpus.trials("test")) == 4
+
+
+def test_absolute_paths_outside(corpus, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    for path in write(corpus.data, lead=f"{elsewhere}/"):
+        corpus.add(path)
+        (elsewhere / path).parent.mkdir(parents=True, exist_ok=True)
+        (corpus.data / path).rename(elsewhere / path)
+    prepare(str(corpus.data), str(corpus.save))
+    row = corpus.splits()["train"][0]
+    assert row.path.startswith("../elsewhere/wav/")
+    assert soundfile.info(corpus.data / row.path).frames == row.stop
+    link = tmp_path / "link"
+    link.symlink_to(corpus.data)
+    with pytest.raises(Exception, match=f"is reached through a link.*{corpus.data}"):
+        prepare(str(link), str(corpus.save))
+
+
+def test_split_folders_and_their_trials(corpus, caplog):
+    caplog.set_level("INFO")
+    for name in ("train", "dev", "test"):
+        corpus.add(*write(corpus.data / name, 3, name, f"{corpus.data}/"))
+    (corpus.data / "test" / "trials").write_text(
+        "test0-0 test0-1 target\ntest0-0 test1-0 nontarget\n"
+    )
+    prepare(str(corpus.data), str(corpus.save))
+    assert corpus.speakers() == {
+        "train": {"train0", "train1", "train2"},
+        "valid": {"dev0", "dev1", "dev2"},
+        "test": {"test0", "test1", "test2"},
+    }
+    trials = corpus.trials("test")
+    assert trials.enrol == ["wav/test0-0.wav"] * 2
+    assert trials.test == ["wav/test0-1.wav", "wav/test1-0.wav"]
+    assert "train: 0 test speakers removed, with 0 utterances" in caplog.text
+
+
+def test_a_test_speaker_in_training_is_removed(corpus, caplog):
+    caplog.set_level("INFO")
+    corpus.add(*write(corpus.data / "train", 8, "s", f"{corpus.data}/"))
+    corpus.add(*write(corpus.data / "test", 2, "t", f"{corpus.data}/"))
+    for name, text in (("wav.scp", "t0-9 wav/t0-9.wav\n"), ("utt2spk", "t0-9 t0\n")):
+        with open(corpus.data / "train" / name, "a") as file:
+            file.write(text)
+    corpus.add("wav/t0-9.wav")
+    prepare(str(corpus.data), str(corpus.save))
+    assert corpus.speakers()["test"] == {"t0", "t1"}
+    assert "train: 1 test speakers removed, with 1 utterances" in caplog.text
+
+
+def test_segments(corpus, caplog):
+    """Of speakers held out, one stretch of each file is kept: trials name files."""
+    corpus.add(*[f"wav/r{n}.wav" for n in range(16)], seconds=3, rate=8000)
+    write(corpus.data)
+    (corpus.data / "wav.scp").write_text(
+        "".join(f"r{n} wav/r{n}.wav\n" for n in range(16))
+    )
+    lines = [
+        f"s{n // 2}-{n % 2}{part} r{n} {start} {stop}\n"
+        for n in range(16)
+        for part, start, stop in (("a", 0.25, 1.0), ("b", 1.0, 2.5))
+    ]
+    (corpus.data / "segments").write_text("".join(lines))
+    (corpus.data / "utt2spk").write_text(
+        "".join(f"{line.split()[0]} {line.split('-')[0]}\n" for line in lines)
+    )
+    prepare(str(corpus.data), str(corpus.save))
+    splits = corpus.splits()
+    assert len(splits["train"]) == 4 * 4
+    row = splits["train"][0]
+    assert (row.id[-1], row.start, row.stop, row.duration) == ("a", 2000, 8000, 0.75)
+    for split in ("valid", "test"):
+        assert len(splits[split]) == 2 * 2
+        assert all(row.id.endswith("b") for row in splits[split])
+    assert "only the longest is kept: 4 of 8" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "named"),
+    [
+        ("wav.scp", "x sph2pipe -f wav x.sph |", "x is a command, sph2pipe -f"),
+        ("wav.scp", "x data.ark:123", "x lies in an archive"),
+        ("wav.scp", "x", "x has nothing beside it"),
+        ("wav.scp", "s0-0 y.wav", "repeats s0-0"),
+        ("segments", "x s0-0 0.0", "must be `utterance recording start end`"),
+    ],
+)
+def test_bad_line(corpus, name, line, named):
+    corpus.add(*write(corpus.data))
+    path = corpus.data / name
+    n_lines = len(path.read_text().splitlines()) if path.exists() else 0
+    with open(path, "a") as file:
+        file.write(f"{line}\n")
+    message = corpus.failure(prepare)
+    assert message.startswith(f"{path}:{n_lines + 1}: ") and named in message
+
+
+def test_what_is_missing_is_named(corpus):
+    corpus.add(*write(corpus.data))
+    os.unlink(corpus.data / "wav/s1-0.wav")
+    with open(corpus.data / "wav.scp", "a") as file:
+        file.write("mute wav/s0-0.wav\n")
+    assert "2 of 17 audio files" in corpus.failure(prepare, RunError)
+    prepare(str(corpus.data), str(corpus.save), max_bad_share=0.2)
+    skipped = (corpus.save / "skipped.csv").read_text().splitlines()[1:]
+    assert skipped[0] == "wav/s1-0.wav,does not exist"
+    assert skipped[1].startswith("wav/s0-0.wav,has no speaker: mute is not in")
+
+
+def test_no_kaldi_folder(corpus):
+    assert "has neither wav.scp nor train/wav.scp" in corpus.failure(prepare)
+    (corpus.data / "wav.scp").write_text("a b.wav\n")
+    assert "utt2spk: cannot be read" in corpus.failure(prepare)
