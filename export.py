@@ -36,13 +36,19 @@ MANIFESTS = "manifests"  # beside the model, as training leaves them
 GIVE_TRIALS = "give --trials LIST --data_folder DIR for the error rates"
 
 
+class Parser(argparse.ArgumentParser):
+    """One whose complaints are one line, also those that `exit_on_error` forgets."""
+
+    def error(self, message: str):
+        raise InputError(message)
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options of this program."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="export.py",
         description=__doc__.splitlines()[0],
         allow_abbrev=False,
-        exit_on_error=False,
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help="folder or name on the hub")
@@ -51,10 +57,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--output", metavar="FILE", help="default: MODEL/model.onnx or model.int8.onnx")
     add("--trials", metavar="LIST", help="for --quantize; default: the model's own")
     add("--data_folder", metavar="DIR", help="where the paths in LIST begin")
-    try:
-        options = parser.parse_args(argv)
-    except argparse.ArgumentError as error:
-        raise InputError(str(error)) from None
+    options = parser.parse_args(argv)
     if (options.trials is None) != (options.data_folder is None):
         raise InputError("--trials and --data_folder: give both of them or neither")
     if options.trials is not None and options.quantize is None:
@@ -108,7 +111,7 @@ def error_rates(
                     f"{path}: {reason}; {len(failures)} of {len(paths)} recordings "
                     f"can't be embedded; {GIVE_TRIALS} of others"
                 )
-            embeddings = {p: torch.from_numpy(found[root / p].vector) for p in paths}
+            embeddings = {p: torch.tensor(found[root / p].vector) for p in paths}
             rates[name], _ = equal_error_rate(*score_trials(embeddings, trials))
     finally:
         store.close()
