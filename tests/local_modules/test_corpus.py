@@ -1,11 +1,14 @@
 """From a corpus' name to its utterances and trials."""
 
+import importlib
+import inspect
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import soundfile
 
+from local_modules.config import plain_values
 from local_modules.corpus import prepare_corpus, read_corpus
 from local_modules.errors import InputError
 
@@ -58,6 +61,16 @@ def test_settings_reach_the_corpus(settings):
     settings["min_seconds"] = 60.0
     with pytest.raises(InputError, match="min_seconds 60"):
         prepare_corpus(settings)
+
+
+@pytest.mark.parametrize("corpus", sorted(p.parent.name for p in RECIPES.glob("*/R*")))
+@pytest.mark.parametrize("system", ["conformer", "mfa_conformer"])
+def test_every_setting_of_a_corpus_is_a_key(corpus, system):
+    """What is no top-level key can't be given on the command line."""
+    hparams = RECIPES.parent / "hparams" / f"{system}.yaml"
+    keys = plain_values(str(hparams), {"corpus": corpus}).keys()
+    prepare = importlib.import_module(f"recipes.{corpus}.prepare").prepare
+    assert inspect.signature(prepare).parameters.keys() - keys == set()
 
 
 def test_unknown_corpus_names_the_known(settings):
