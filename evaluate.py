@@ -84,6 +84,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--window_seconds", type=float, default=20.0, help="longer files are cut")
     add("--batch_seconds", type=float, default=120.0, help="speech in a batch")
     add("--device", default="cpu")
+    add(
+        "--trust",
+        action="store_true",
+        help="load models unchecked, with the code in their folders: for those that "
+        "you have made or audited yourself",
+    )
     try:
         options = parser.parse_args(argv)
     except argparse.ArgumentError as error:
@@ -141,7 +147,7 @@ def embed(
 ) -> tuple[dict, dict[str, str], Backend | None]:
     """Embeddings and failures of the list's recordings, by path as the list has it,
     and what scores beyond the cosine need."""
-    model = SpeakerModel(source, options.device)
+    model = SpeakerModel(source, options.device, options.trust)
     folder = Path(source).parent if Path(source).is_dir() else Path("results")
     root = Path(options.data_folder).resolve()
     settings = options.window_seconds, options.batch_seconds

@@ -5,6 +5,7 @@ SpeechBrain's `EncoderClassifier` loads.
 """
 
 import hashlib
+import re
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,6 +20,8 @@ from speechbrain.inference.interfaces import foreign_class
 from tqdm import tqdm
 
 from local_modules.errors import InputError
+from local_modules.trust import HPARAMS, checked_copy
+from local_modules.verifier import SpeakerVerifier
 
 INTERFACE = "custom.py"  # of a folder that training has written
 
@@ -48,28 +51,42 @@ class SpeakerModel:
         A folder, or a name on the Hugging Face hub.
     device : str
         Where to compute.
+    trust : bool
+        Loads the model unchecked, and runs its `custom.py` if it has one. Both can
+        run any code.
 
     Raises
     ------
     InputError
-        There is no model that can be loaded.
+        There is no model that can be loaded, or it isn't trusted and holds more than
+        plain parameters of known parts (`local_modules.trust`).
     """
 
-    def __init__(self, source: str, device: str = "cpu"):
+    def __init__(self, source: str, device: str = "cpu", trust: bool = False):
         self.source = source
-        options = {"source": str(source), "run_opts": {"device": device}}
         with tempfile.TemporaryDirectory() as savedir:
-            options["savedir"] = savedir
+            options = {"savedir": savedir, "run_opts": {"device": device}}
             try:
-                if (Path(source) / INTERFACE).exists():
+                if trust and (Path(source) / INTERFACE).exists():
                     self.classifier = foreign_class(
-                        **options,
+                        source=str(source),
                         pymodule_file=INTERFACE,
                         classname="SpeakerVerifier",
+                        **options,
+                    )
+                elif trust:
+                    self.classifier = EncoderClassifier.from_hparams(
+                        source=str(source), **options
                     )
                 else:
-                    self.classifier = EncoderClassifier.from_hparams(**options)
-                text = (Path(savedir) / "hyperparams.yaml").read_bytes()
+                    checked_copy(source, savedir)
+                    text = (Path(savedir) / HPARAMS).read_text(encoding="utf-8")
+                    is_ours = re.search("^threshold:", text, re.MULTILINE)
+                    interface = SpeakerVerifier if is_ours else EncoderClassifier
+                    self.classifier = interface.from_hparams(source=savedir, **options)
+                text = (Path(savedir) / HPARAMS).read_bytes()
+            except InputError:
+                raise
             except Exception as error:
                 reason = " ".join(str(error).split())
                 raise InputError(f"{source}: is no speaker model: {reason}") from error

@@ -102,17 +102,17 @@ def _model_hparams(hparams_text: str, settings: Mapping) -> str:
 
 
 def _custom_module(model_hparams: str) -> str:
-    """The interface class with the sources of all modules of this package that it or
-    the model's YAML names, and of those that these import."""
+    """The template with the sources of all modules of this package that it or the
+    model's YAML names, and of those that these import."""
     sources: dict[str, str] = {}
     body = _inline((TEMPLATES / "custom.py").read_text(encoding="utf-8"), sources)
     for word in model_hparams.replace(":", " ").split():
         if word.startswith(f"{__package__}."):
             _add_source(word.rpartition(".")[0], sources)
     body = body.replace("MODULES = ()", f"MODULES = {tuple(sources)!r}")
-    head, marker, interface = body.partition("class SpeakerVerifier")
+    head, marker, rest = body.partition("def _stand_in_for")
     parts = [f"# From {name}\n\n{text}\n" for name, text in sources.items()]
-    return head + "\n\n".join([*parts, marker]) + interface
+    return head + "\n\n".join([*parts, marker]) + rest
 
 
 def _add_source(module: str, sources: dict[str, str]) -> None:

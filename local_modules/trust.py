@@ -1,0 +1,366 @@
+"""Checks a model folder that comes from elsewhere before anything in it is made.
+
+HyperPyYAML calls whatever a file names, and a pickle does as well. Here the YAML is
+read as a tree of nodes, of which no object is made, and may hold little: plain values,
+plain references, and the parts in `ALLOWED`. SpeechBrain then gets a copy in which the
+weights are written anew from their tensors, so that nothing can change between the
+check and the loading, and no pickle of the folder's is ever run by an unrestricted
+unpickler.
+
+It keeps code from running. It is no limit on memory or time: a model may be as large
+as its YAML says.
+"""
+
+import ast
+import io
+import os
+import re
+from pathlib import Path, PurePosixPath
+from pickle import UnpicklingError
+
+import ruamel.yaml
+import torch
+from hyperpyyaml import resolve_references
+from ruamel.yaml.error import YAMLError
+from speechbrain.dataio.encoder import CategoricalEncoder
+from speechbrain.utils.fetching import LocalStrategy, fetch
+from speechbrain.utils.run_opts import RunOptions
+
+from local_modules.errors import InputError
+
+HPARAMS = "hyperparams.yaml"
+ENCODER = "speechbrain.dataio.encoder.CategoricalEncoder"
+PRETRAINER = "speechbrain.utils.parameter_transfer.Pretrainer"
+# Classes by full name, never a package: speechbrain.utils alone runs shell commands,
+# downloads and unpickles. None of these opens a file or calls what it is given,
+# except parts of this list; the pretrainer's arguments are checked below.
+ALLOWED = {
+    ENCODER,
+    PRETRAINER,
+    "speechbrain.dataio.preprocess.AudioNormalizer",
+    "speechbrain.lobes.features.Fbank",
+    "speechbrain.lobes.features.MFCC",
+    "speechbrain.lobes.models.ECAPA_TDNN.Classifier",
+    "speechbrain.lobes.models.ECAPA_TDNN.ECAPA_TDNN",
+    "speechbrain.lobes.models.ResNet.Classifier",
+    "speechbrain.lobes.models.ResNet.ResNet",
+    "speechbrain.lobes.models.Xvector.Classifier",
+    "speechbrain.lobes.models.Xvector.Xvector",
+    "speechbrain.processing.features.InputNormalization",
+    "torch.nn.ELU",
+    "torch.nn.GELU",
+    "torch.nn.LeakyReLU",
+    "torch.nn.ReLU",
+    "torch.nn.SiLU",
+    "torch.nn.Tanh",
+    "local_modules.conformer.ConformerEncoder",
+    "local_modules.embedder.BottleneckProjection",
+    "local_modules.embedder.LinearProjection",
+    "local_modules.embedder.SpeakerEmbedder",
+    "local_modules.normalization.SentenceMeanNorm",
+    "local_modules.pooling.AttentiveStatisticsPooling",
+    "local_modules.pooling.MeanPooling",
+    "local_modules.pooling.StatisticsPooling",
+    "local_modules.subsampling.ConvSubsampling",
+    "local_modules.subsampling.StackSubsampling",
+}
+PLAIN = {
+    f"tag:yaml.org,2002:{kind}"
+    for kind in ("map", "seq", "str", "int", "float", "bool", "null")
+}
+OBJECT = re.compile(r"!(?:new|name):(.*)")
+# HyperPyYAML hands what stands in a pair of brackets to a YAML loader that makes any
+# object, whether it is tagged !tuple or only looks so.
+TUPLE = re.compile(r"\([\d\s.,eE+-]*\)")
+KEY = r"<\w+(?:\[\w+\])*>"  # no dot: HyperPyYAML would fetch an attribute
+REFERENCE = re.compile(KEY, re.ASCII)
+# Around references only what a path needs: what looks like arithmetic is evaluated,
+# and powers and repeated strings grow without bound.
+PATH_REFERENCE = re.compile(rf"(?:{KEY}|[\w./-])*", re.ASCII)
+PATH_PART = re.compile(r"[\w.:/@ -]{0,200}", re.ASCII)
+NAME = re.compile(r"\w+", re.ASCII)
+MAX_BYTES = 256 * 1024
+MAX_NODES = 20_000  # with every alias written out
+WAY_OUT = "--trust loads a folder that you have made or audited yourself"
+
+
+def checked_copy(source: str | os.PathLike, folder: str | os.PathLike) -> None:
+    """Checks a model and writes what SpeechBrain's `from_hparams` needs of it, under
+    the names that it looks for first.
+
+    The files that the pretrainer's paths name are taken from `source` whatever
+    folder or hub stands in front of their names.
+
+    Arguments
+    ---------
+    source : str or os.PathLike
+        A folder, or whatever else `speechbrain.utils.fetching.fetch` knows; all its
+        files are fetched before anything is made of them.
+    folder : str or os.PathLike
+        Where to: an empty folder of one's own. Pass it as `source` and `savedir`.
+
+    Raises
+    ------
+    InputError
+        The model holds more than plain parameters of known parts. The message names
+        the file, the line if there is one, and what was found.
+    """
+    folder = Path(folder)
+    path = folder / _fetched(HPARAMS, source, folder, HPARAMS)
+    for name, (kind, filename) in _check_hparams(path, f"{source}/{HPARAMS}").items():
+        copy = _fetched(filename, source, folder, f"{name}.ckpt")
+        if kind == ENCODER:
+            _check_labels(copy, f"{source}/{filename}")
+        else:
+            _rewrite_weights(copy, f"{source}/{filename}")
+
+
+def _fetched(filename, source, folder, save_filename) -> Path:
+    if Path(source).is_dir():
+        path, root = Path(source, filename), Path(source).resolve()
+        if not path.resolve().is_relative_to(root):
+            raise InputError(
+                f"{path}: is a link out of the folder, to {path.resolve()}; allowed "
+                f"are files in it; {WAY_OUT}"
+            )
+        if not path.is_file():
+            raise InputError(f"{source}: is no speaker model: has no file {filename}")
+    return fetch(filename, source, folder, save_filename, LocalStrategy.COPY)
+
+
+def _check_hparams(path: Path, name: str) -> dict[str, tuple[str, str]]:
+    """Checks a YAML file that messages call `name`; class and file of what has to be
+    loaded, by its key."""
+    if path.stat().st_size > MAX_BYTES:
+        _refuse(name, f"more than {MAX_BYTES} bytes", "shorter files")
+    try:
+        text = path.read_text(encoding="utf-8")
+        for number, line in enumerate(text.splitlines(), 1):
+            if line.lstrip("\ufeff").startswith("%"):
+                # It could give another meaning to the tags below.
+                _refuse(f"{name}:{number}", f"the directive {line!r}", "none")
+        written = ruamel.yaml.YAML().compose(io.StringIO(text))
+        _Tree(written, name).check()
+        # What is left is safe to resolve. The result is read once more, by the loader
+        # that will make the objects: it may see tuples and tags where the first did
+        # not, and references are gone.
+        resolved = resolve_references(text).getvalue()
+        root = ruamel.yaml.Loader(resolved).get_single_node()
+        tree = _Tree(root, name, is_resolved=True)
+        tree.check()
+        return tree.loadables()
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{name}:{mark.line + 1}" if mark else name
+        problem = getattr(error, "problem", None) or error
+        raise InputError(f"{where}: is no YAML: {_one_line(problem)}") from None
+    except RecursionError:
+        _refuse(name, "values nested too deep, or within themselves", "plain ones")
+    except (ValueError, TypeError, LookupError, ArithmeticError) as error:
+        raise InputError(f"{name}: {_one_line(error)}") from None
+
+
+class _Tree:
+    """The nodes of a YAML file that messages call `name`, before or after references
+    are resolved; only then do lines differ from those of the file."""
+
+    def __init__(self, root, name: str, is_resolved: bool = False):
+        self._root = root
+        self._name = name
+        self._is_resolved = is_resolved
+        self._sizes: dict[int, int | None] = {}
+
+    def check(self) -> None:
+        if not isinstance(self._root, ruamel.yaml.MappingNode):
+            raise InputError(f"{self._name}: is no mapping of keys to values")
+        self._check_node(self._root)
+        for key, _ in self._root.value:
+            if key.value in RunOptions().as_dict():
+                found = f"the run option {key.value!r}"
+                self._refuse(key, found, "what describes the model")
+
+    def loadables(self) -> dict[str, tuple[str, str]]:
+        """Class and file name of each object with parameters."""
+        pretrainer = dict(self._items(self._root)).get("pretrainer")
+        if pretrainer is None or pretrainer.tag != f"!new:{PRETRAINER}":
+            _refuse(self._name, "no pretrainer", f"pretrainer: !new:{PRETRAINER}")
+        arguments = dict(self._items(pretrainer))
+        paths = dict(self._items(arguments["paths"])) if "paths" in arguments else {}
+        found = {}
+        for name, node in self._items(arguments["loadables"]):
+            kind = node.tag.removeprefix("!new:")
+            if not NAME.fullmatch(name) or kind == node.tag or kind == PRETRAINER:
+                self._refuse(node, f"the loadable {name!r}", "parts under plain names")
+            path = paths[name].value if name in paths else f"{name}.ckpt"
+            found[name] = kind, PurePosixPath(path).name
+        return found
+
+    def _check_node(self, node) -> int:
+        """Checks a node and what is below it; how many these are."""
+        size = self._sizes.get(id(node), 0)
+        if size is None:
+            self._refuse(node, "a value within itself", "plain ones")
+        if size:
+            return size
+        self._sizes[id(node)] = None
+        self._check_tag(node)
+        if isinstance(node, ruamel.yaml.MappingNode):
+            keys = set()
+            for key, _ in node.value:
+                self._check_key(key, keys)
+                keys.add(key.value)
+            children = [value for _, value in node.value]
+        elif isinstance(node, ruamel.yaml.SequenceNode):
+            children = node.value
+        else:
+            children = []
+            self._check_scalar(node)
+        size = 1 + sum(self._check_node(child) for child in children)
+        if size > MAX_NODES:
+            found = f"aliases that stand for more than {MAX_NODES} values"
+            self._refuse(node, found, "fewer")
+        self._sizes[id(node)] = size
+        return size
+
+    def _check_tag(self, node) -> None:
+        match = OBJECT.fullmatch(node.tag)
+        is_scalar = isinstance(node, ruamel.yaml.ScalarNode)
+        if match:
+            if match[1] not in ALLOWED:
+                allowed = "parts of speaker models, which local_modules/trust.py lists"
+                self._refuse(node, node.tag, allowed)
+            if is_scalar and node.value:
+                self._refuse(node, f"{node.tag} {node.value}", "a mapping or a list")
+            if match[1] == PRETRAINER:
+                self._check_pretrainer(node)
+        elif node.tag == "!ref" and is_scalar and not self._is_resolved:
+            self._check_reference(node)
+        elif node.tag not in PLAIN and not (node.tag == "!tuple" and is_scalar):
+            allowed = "plain values, !ref, !new: and !name:"
+            self._refuse(node, _short_tag(node.tag), allowed)
+
+    def _check_key(self, key, earlier: set[str]) -> None:
+        is_scalar = isinstance(key, ruamel.yaml.ScalarNode)
+        shown = key.value if is_scalar else "a list or mapping"
+        if key.tag != "tag:yaml.org,2002:str" or key.value == "<<":
+            found = f"the key {shown!r} of kind {_short_tag(key.tag)}"
+            self._refuse(key, found, "plain words")
+        if key.value in earlier:
+            self._refuse(key, f"the key {shown!r} twice", "each key once")
+
+    def _check_scalar(self, node) -> None:
+        value = node.value.strip()
+        looks_so = value.startswith("(") and value.endswith(")")
+        if (looks_so or node.tag == "!tuple") and not TUPLE.fullmatch(node.value):
+            self._refuse(node, f"the tuple {node.value!r}", "tuples of numbers")
+        if "<" in value and node.tag != "!ref":
+            # A reference to this would be followed further.
+            self._refuse(node, f"the text {value!r}", "references behind !ref")
+
+    def _check_reference(self, node) -> None:
+        text = node.value
+        if REFERENCE.fullmatch(text):
+            return
+        if not PATH_REFERENCE.fullmatch(text):
+            allowed = "!ref <key> and paths such as !ref <key>/file"
+            self._refuse(node, f"!ref {text}", allowed)
+        for key in REFERENCE.findall(text):
+            target = self._target(key)
+            plain = isinstance(target, ruamel.yaml.ScalarNode) and target.tag in PLAIN
+            if not plain or not PATH_PART.fullmatch(target.value):
+                self._refuse(node, f"!ref {text}", f"with {key} a short plain text")
+
+    def _check_pretrainer(self, node) -> None:
+        if not isinstance(node, ruamel.yaml.MappingNode):
+            self._refuse(node, node.tag, "its mapping of loadables and paths")
+        for key, value in node.value:
+            if key.value not in ("loadables", "paths"):
+                found = f"the pretrainer's {key.value!r}"
+                self._refuse(key, found, "loadables and paths")
+            if not isinstance(value, ruamel.yaml.MappingNode):
+                self._refuse(key, f"the pretrainer's {key.value}", "a mapping")
+            if key.value == "paths":
+                for _, path in value.value:
+                    self._check_path(path)
+
+    def _check_path(self, node) -> None:
+        """A name on the hub in front of the file is all right, as the file is taken
+        from the folder; what names another place is not what it seems."""
+        if not isinstance(node.value, str) or node.tag not in (*PLAIN, "!ref"):
+            self._refuse(node, "a path that is no text", "names of files in the folder")
+        text = node.value
+        if node.tag == "!ref":
+            text = REFERENCE.sub(lambda key: self._text_of(key[0]), text)
+        is_outside = text[:1] in ("/", "~") or ".." in PurePosixPath(text).parts
+        if is_outside or "\\" in text or ":" in text or not PurePosixPath(text).name:
+            allowed = "names of files in the folder"
+            self._refuse(node, f"the pretrainer's path {text}", allowed)
+
+    def _target(self, key: str):
+        """What `<key>` or `<key[subkey]>` refers to."""
+        target = self._root
+        for part in key.strip("<>").split("["):
+            target = dict(self._items(target)).get(part.strip("]"))
+        return target
+
+    def _text_of(self, key: str) -> str:
+        target = self._target(key)
+        return str(target.value) if target else key
+
+    def _items(self, node) -> list[tuple[str, object]]:
+        if not isinstance(node, ruamel.yaml.MappingNode):
+            return []
+        return [(key.value, value) for key, value in node.value]
+
+    def _refuse(self, node, found: str, allowed: str):
+        line = "" if self._is_resolved else f":{node.start_mark.line + 1}"
+        _refuse(f"{self._name}{line}", found, allowed)
+
+
+def _check_labels(path: Path, name: str) -> None:
+    """SpeechBrain reads labels with `ast.literal_eval`, which runs no code; here for
+    the message."""
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if line == CategoricalEncoder.EXTRAS_SEPARATOR:
+                continue
+            parts = line.strip().split(CategoricalEncoder.VALUE_SEPARATOR, maxsplit=1)
+            try:
+                ast.literal_eval(parts[0])
+                ast.literal_eval(parts[1])
+            except (ValueError, SyntaxError, IndexError, MemoryError, RecursionError):
+                found = f"the label {line.strip()[:80]!r}"
+                _refuse(f"{name}:{number}", found, "lines such as 'name' => 0")
+
+
+def _rewrite_weights(path: Path, name: str) -> None:
+    """Reads a file of tensors and writes them over it.
+
+    `weights_only` reads a pickle with an interpreter of torch's own that can make
+    tensors and plain containers and calls nothing else, which is as good as none.
+    SpeechBrain leaves it to torch's default, which the environment can switch off
+    (TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD): what it reads is therefore written here.
+    """
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        match = re.search(r"GLOBAL (\S+)", str(error))
+        found = f"a pickle that asks for {match[1]}" if match else "a pickle of objects"
+        _refuse(name, found, "files of tensors")
+    except (OSError, RuntimeError, ValueError, LookupError, EOFError) as error:
+        raise InputError(f"{name}: is no file of tensors: {_one_line(error)}") from None
+    torch.save(weights, path)
+
+
+def _short_tag(tag: str) -> str:
+    return tag.replace("tag:yaml.org,2002:", "!!")
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())
+
+
+def _refuse(where: str, found: str, allowed: str):
+    """Raises what says so, in one line."""
+    found = _one_line(found)[:200]
+    raise InputError(f"{where}: {found} is not allowed, but {allowed}; {WAY_OUT}")
