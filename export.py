@@ -55,6 +55,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--format", required=True, choices=["onnx"])
     add("--quantize", choices=["int8"], help="smaller; says what it costs in EER")
     add("--output", metavar="FILE", help="default: MODEL/model.onnx or model.int8.onnx")
+    add(
+        "--trust",
+        action="store_true",
+        help="load the model unchecked, with the code in its folder: for one that you "
+        "have made or audited yourself",
+    )
     add("--trials", metavar="LIST", help="for --quantize; default: the model's own")
     add("--data_folder", metavar="DIR", help="where the paths in LIST begin")
     options = parser.parse_args(argv)
@@ -141,7 +147,7 @@ def quantize(
 
 def export(options: argparse.Namespace) -> None:
     """Makes the graph, checks it, and writes it."""
-    model = SpeakerModel(options.model)
+    model = SpeakerModel(options.model, trust=options.trust)
     print(f"Exporting {options.model}", flush=True)
     graph = onnx_graph(model)
     difference = check_parity(graph, model)

@@ -154,6 +154,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "SpeechBrain loads; default: the latest below results/",
     )
     shared.add_argument("--device", default="cpu")
+    shared.add_argument(
+        "--trust",
+        action="store_true",
+        help="load the model unchecked, with the code in its folder: for one that you "
+        "have made or audited yourself",
+    )
     shared.add_argument("--json", action="store_true", help="for machines")
     of_store = argparse.ArgumentParser(add_help=False, exit_on_error=False)
     of_store.add_argument(
@@ -233,7 +239,9 @@ def main(argv: list[str] | None = None) -> int:
         # SpeechBrain says what it loads.
         with contextlib.redirect_stdout(sys.stderr):
             source = options.model or latest_model()
-            found, text = options.run(options, Verifier(source, options.device))
+            found, text = options.run(
+                options, Verifier(source, options.device, options.trust)
+            )
     except InputError as error:
         print(f"speaker.py: {error}", file=sys.stderr)
         return error.exit_status

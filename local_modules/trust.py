@@ -17,11 +17,14 @@ import os
 import re
 from pathlib import Path, PurePosixPath
 from pickle import UnpicklingError
+from typing import NamedTuple
 
 import ruamel.yaml
 import torch
 from hyperpyyaml import resolve_references
 from ruamel.yaml.error import YAMLError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.fetching import LocalStrategy, fetch
 from speechbrain.utils.run_opts import RunOptions
@@ -31,12 +34,22 @@ from local_modules.errors import InputError
 HPARAMS = "hyperparams.yaml"
 ENCODER = "speechbrain.dataio.encoder.CategoricalEncoder"
 PRETRAINER = "speechbrain.utils.parameter_transfer.Pretrainer"
+FOLDER_PRETRAINER = "local_modules.pretrainer.FolderPretrainer"
+# What each of them may be given, by name.
+PRETRAINERS = {
+    PRETRAINER: ("loadables", "paths"),
+    FOLDER_PRETRAINER: ("loadables", "files", "custom_hooks"),
+}
+HOOKS = {
+    "!name:safetensors.torch.load_model",
+    "!name:local_modules.pretrainer.load_statistics",
+}
 # Classes by full name, never a package: speechbrain.utils alone runs shell commands,
 # downloads and unpickles. None of these opens a file or calls what it is given,
 # except parts of this list; the pretrainer's arguments are checked below.
 ALLOWED = {
     ENCODER,
-    PRETRAINER,
+    *PRETRAINERS,
     "speechbrain.dataio.preprocess.AudioNormalizer",
     "speechbrain.lobes.features.Fbank",
     "speechbrain.lobes.features.MFCC",
@@ -55,8 +68,11 @@ ALLOWED = {
     "torch.nn.Tanh",
     "local_modules.conformer.ConformerEncoder",
     "local_modules.embedder.BottleneckProjection",
+    "local_modules.embedder.FrameStatistics",
     "local_modules.embedder.LinearProjection",
     "local_modules.embedder.SpeakerEmbedder",
+    "local_modules.embedder.UnpaddedEmbedder",
+    "local_modules.normalization.NoNorm",
     "local_modules.normalization.SentenceMeanNorm",
     "local_modules.pooling.AttentiveStatisticsPooling",
     "local_modules.pooling.MeanPooling",
@@ -84,6 +100,14 @@ MAX_NODES = 20_000  # with every alias written out
 WAY_OUT = "--trust loads a folder that you have made or audited yourself"
 
 
+class Loadable(NamedTuple):
+    """What has to be loaded: its class, its file, and what the copy is called."""
+
+    kind: str
+    filename: str
+    copy: str
+
+
 def checked_copy(source: str | os.PathLike, folder: str | os.PathLike) -> None:
     """Checks a model and writes what SpeechBrain's `from_hparams` needs of it, under
     the names that it looks for first.
@@ -107,10 +131,13 @@ def checked_copy(source: str | os.PathLike, folder: str | os.PathLike) -> None:
     """
     folder = Path(folder)
     path = folder / _fetched(HPARAMS, source, folder, HPARAMS)
-    for name, (kind, filename) in _check_hparams(path, f"{source}/{HPARAMS}").items():
-        copy = _fetched(filename, source, folder, f"{name}.ckpt")
-        if kind == ENCODER:
+    for part in _check_hparams(path, f"{source}/{HPARAMS}"):
+        filename = part.filename
+        copy = _fetched(filename, source, folder, part.copy)
+        if part.kind == ENCODER:
             _check_labels(copy, f"{source}/{filename}")
+        elif filename.endswith(".safetensors"):
+            _check_tensors(copy, f"{source}/{filename}")
         else:
             _rewrite_weights(copy, f"{source}/{filename}")
 
@@ -128,9 +155,8 @@ def _fetched(filename, source, folder, save_filename) -> Path:
     return fetch(filename, source, folder, save_filename, LocalStrategy.COPY)
 
 
-def _check_hparams(path: Path, name: str) -> dict[str, tuple[str, str]]:
-    """Checks a YAML file that messages call `name`; class and file of what has to be
-    loaded, by its key."""
+def _check_hparams(path: Path, name: str) -> list[Loadable]:
+    """Checks a YAML file that messages call `name`; what has to be loaded."""
     if path.stat().st_size > MAX_BYTES:
         _refuse(name, f"more than {MAX_BYTES} bytes", "shorter files")
     try:
@@ -169,6 +195,7 @@ class _Tree:
         self._name = name
         self._is_resolved = is_resolved
         self._sizes: dict[int, int | None] = {}
+        self._hooks: set[int] = set()  # where a function may be named
 
     def check(self) -> None:
         if not isinstance(self._root, ruamel.yaml.MappingNode):
@@ -179,20 +206,26 @@ class _Tree:
                 found = f"the run option {key.value!r}"
                 self._refuse(key, found, "what describes the model")
 
-    def loadables(self) -> dict[str, tuple[str, str]]:
-        """Class and file name of each object with parameters."""
+    def loadables(self) -> list[Loadable]:
+        """What has parameters."""
         pretrainer = dict(self._items(self._root)).get("pretrainer")
-        if pretrainer is None or pretrainer.tag != f"!new:{PRETRAINER}":
+        if (
+            pretrainer is None
+            or pretrainer.tag.removeprefix("!new:") not in PRETRAINERS
+        ):
             _refuse(self._name, "no pretrainer", f"pretrainer: !new:{PRETRAINER}")
         arguments = dict(self._items(pretrainer))
-        paths = dict(self._items(arguments["paths"])) if "paths" in arguments else {}
-        found = {}
+        in_folder = pretrainer.tag == f"!new:{FOLDER_PRETRAINER}"
+        paths = dict(self._items(arguments.get("files" if in_folder else "paths")))
+        found = []
         for name, node in self._items(arguments["loadables"]):
             kind = node.tag.removeprefix("!new:")
-            if not NAME.fullmatch(name) or kind == node.tag or kind == PRETRAINER:
+            if not NAME.fullmatch(name) or kind == node.tag or kind in PRETRAINERS:
                 self._refuse(node, f"the loadable {name!r}", "parts under plain names")
             path = paths[name].value if name in paths else f"{name}.ckpt"
-            found[name] = kind, PurePosixPath(path).name
+            filename = PurePosixPath(path).name
+            copy = filename if in_folder else f"{name}.ckpt"
+            found.append(Loadable(kind, filename, copy))
         return found
 
     def _check_node(self, node) -> int:
@@ -223,6 +256,8 @@ class _Tree:
         return size
 
     def _check_tag(self, node) -> None:
+        if node.tag in HOOKS and id(node) in self._hooks:
+            return
         match = OBJECT.fullmatch(node.tag)
         is_scalar = isinstance(node, ruamel.yaml.ScalarNode)
         if match:
@@ -231,8 +266,8 @@ class _Tree:
                 self._refuse(node, node.tag, allowed)
             if is_scalar and node.value:
                 self._refuse(node, f"{node.tag} {node.value}", "a mapping or a list")
-            if match[1] == PRETRAINER:
-                self._check_pretrainer(node)
+            if match[1] in PRETRAINERS:
+                self._check_pretrainer(node, PRETRAINERS[match[1]])
         elif node.tag == "!ref" and is_scalar and not self._is_resolved:
             self._check_reference(node)
         elif node.tag not in PLAIN and not (node.tag == "!tuple" and is_scalar):
@@ -270,18 +305,20 @@ class _Tree:
             if not plain or not PATH_PART.fullmatch(target.value):
                 self._refuse(node, f"!ref {text}", f"with {key} a short plain text")
 
-    def _check_pretrainer(self, node) -> None:
+    def _check_pretrainer(self, node, names: tuple[str, ...]) -> None:
         if not isinstance(node, ruamel.yaml.MappingNode):
-            self._refuse(node, node.tag, "its mapping of loadables and paths")
+            self._refuse(node, node.tag, f"its mapping of {' and '.join(names)}")
         for key, value in node.value:
-            if key.value not in ("loadables", "paths"):
+            if key.value not in names:
                 found = f"the pretrainer's {key.value!r}"
-                self._refuse(key, found, "loadables and paths")
+                self._refuse(key, found, " and ".join(names))
             if not isinstance(value, ruamel.yaml.MappingNode):
                 self._refuse(key, f"the pretrainer's {key.value}", "a mapping")
-            if key.value == "paths":
+            if key.value in ("paths", "files"):
                 for _, path in value.value:
                     self._check_path(path)
+            if key.value == "custom_hooks":
+                self._hooks |= {id(hook) for _, hook in value.value}
 
     def _check_path(self, node) -> None:
         """A name on the hub in front of the file is all right, as the file is taken
@@ -331,6 +368,14 @@ def _check_labels(path: Path, name: str) -> None:
             except (ValueError, SyntaxError, IndexError, MemoryError, RecursionError):
                 found = f"the label {line.strip()[:80]!r}"
                 _refuse(f"{name}:{number}", found, "lines such as 'name' => 0")
+
+
+def _check_tensors(path: Path, name: str) -> None:
+    """A file of safetensors holds nothing else; here for the message."""
+    try:
+        load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{name}: is no file of tensors: {_one_line(error)}") from None
 
 
 def _rewrite_weights(path: Path, name: str) -> None:

@@ -62,8 +62,8 @@ class Verdict:
 class ListeningModel(SpeakerModel):
     """A model that embeds the speech of a recording rather than all of it."""
 
-    def __init__(self, source: str, device: str = "cpu"):
-        super().__init__(source, device)
+    def __init__(self, source: str, device: str = "cpu", trust: bool = False):
+        super().__init__(source, device, trust)
         # Its embeddings are not those of the whole files.
         self.fingerprint += ":speech"
 
@@ -87,11 +87,13 @@ class Verifier:
         A folder, or a name on the Hugging Face hub.
     device : str
         Where to compute.
+    trust : bool
+        Loads it unchecked; see `SpeakerModel`.
 
     Raises
     ------
     InputError
-        There is no model that can be loaded.
+        There is no model that can be loaded, or that is safe to load.
 
     Example
     -------
@@ -104,8 +106,10 @@ class Verifier:
     True
     """
 
-    def __init__(self, source: str | os.PathLike, device: str = "cpu"):
-        self.model = ListeningModel(str(source), device)
+    def __init__(
+        self, source: str | os.PathLike, device: str = "cpu", trust: bool = False
+    ):
+        self.model = ListeningModel(str(source), device, trust)
         self.backend = Backend.load(source) if Path(source).is_dir() else None
         hparams = self.model.classifier.hparams
         self.threshold = getattr(hparams, "threshold", THRESHOLD)

@@ -14,8 +14,8 @@ from speechbrain.lobes.models import ECAPA_TDNN, ResNet, Xvector
 from local_modules.backend import Backend
 from local_modules.config import load_hparams, resolved_text
 from local_modules.errors import InputError
-from local_modules.export import write_model_folder
 from local_modules.extraction import SpeakerModel
+from local_modules.model_folder import write_model_folder
 
 ROOT = Path(__file__).parents[2]
 SPLIT = {"eer": 0.1, "eer_threshold": 0.5, "min_dcf": 0.4}
@@ -355,19 +355,56 @@ def test_published_models_load(name, tmp_path):
     assert model.classifier.hparams.label_encoder.lab2ind == {"ann": 0, "bob": 1}
 
 
-@pytest.mark.parametrize(
-    "recipe", ["conformer", "conformer_reference", "ecapa_tdnn", "mfa_conformer"]
-)
-def test_own_models_load(recipe, tmp_path):
+def write_own(folder, recipe):
     path = str(ROOT / "hparams" / f"{recipe}.yaml")
     overrides = {"n_speakers": 2, "emb_dim": 8}
-    if recipe != "ecapa_tdnn":
+    if recipe.count("conformer"):
         overrides |= {"d_model": 16, "n_blocks": 1, "n_heads": 2, "d_ffn": 16}
     hparams = load_hparams(path, overrides)
     hparams["label_encoder"].update_from_iterable(["ann", "bob"])
     text = resolved_text(path, overrides)
     backend = Backend(torch.zeros(8), torch.eye(8))
-    write_model_folder(tmp_path / "model", hparams, text, backend, METRICS)
+    write_model_folder(folder, hparams, text, backend, METRICS)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    ["conformer", "conformer_reference", "ecapa_tdnn", "mfa_conformer", "xvector"],
+)
+def test_own_models_load(recipe, tmp_path):
+    write_own(tmp_path / "model", recipe)
     model = SpeakerModel(str(tmp_path / "model"))
     assert model.embed([torch.rand(16000)]).shape == (1, 8)
     assert model.classifier.hparams.threshold == 0.5
+
+
+HOOK = "!name:safetensors.torch.load_model"
+# What is put in the place of what in a folder of this project's own.
+OWN_REPLACED = {
+    "hook": (HOOK, "!name:os.system", "!name:os.system"),
+    "made hook": (HOOK, "!new:safetensors.torch.load_model [x, y]", "load_model"),
+    "hook elsewhere": ("sample_rate: 16000", f"sample_rate: {HOOK}", "load_model"),
+    "parent": (": classifier.safe", ": ../classifier.safe", "../classifier.safe"),
+    "absolute": (": classifier.safe", ": /classifier.safe", "/classifier.safe"),
+    "paths": ("    files:", "    paths:", "the pretrainer's 'paths'"),
+    "pickle": (": classifier.safetensors", ": classifier.ckpt", "a pickle"),
+}
+
+
+@pytest.mark.parametrize("name", OWN_REPLACED)
+def test_changed_in_a_folder_of_ones_own(name, marker, tmp_path):
+    folder = tmp_path / "model"
+    write_own(folder, "conformer")
+    torch.save({"weight": Payload(marker)}, folder / "classifier.ckpt")
+    path, (old, new, found) = folder / "hyperparams.yaml", OWN_REPLACED[name]
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+    assert found in refusal(folder, marker)
+
+
+def test_broken_safetensors(marker, tmp_path):
+    folder = tmp_path / "model"
+    write_own(folder, "conformer")
+    (folder / "classifier.safetensors").write_bytes(b"no tensors")
+    assert "classifier.safetensors: is no file of tensors" in refusal(folder, marker)
