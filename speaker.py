@@ -239,9 +239,8 @@ def main(argv: list[str] | None = None) -> int:
         # SpeechBrain says what it loads.
         with contextlib.redirect_stdout(sys.stderr):
             source = options.model or latest_model()
-            found, text = options.run(
-                options, Verifier(source, options.device, options.trust)
-            )
+            verifier = Verifier(source, options.device, options.trust)
+            found, text = options.run(options, verifier)
     except InputError as error:
         print(f"speaker.py: {error}", file=sys.stderr)
         return error.exit_status
