@@ -19,17 +19,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from local_modules.backend import (
+from local_modules.errors import InputError
+from local_modules.evaluation.backend import (
     COHORT_UTTERANCES,
     Backend,
     Recordings,
     cohort_backend,
     cosines,
 )
-from local_modules.confidence import speakers_of
-from local_modules.embedding_files import audio_below
-from local_modules.errors import InputError
-from local_modules.evaluation import (
+from local_modules.evaluation.confidence import speakers_of
+from local_modules.evaluation.page import (
+    draw_pictures,
+    operating_points,
+    table,
+    write_report,
+)
+from local_modules.evaluation.results import (
     Scored,
     groups_by_metadata,
     groups_by_seconds,
@@ -37,13 +42,8 @@ from local_modules.evaluation import (
     measure_systems,
     read_metadata,
 )
-from local_modules.evaluation_report import (
-    draw_pictures,
-    operating_points,
-    table,
-    write_report,
-)
-from local_modules.extraction import EmbeddingStore, SpeakerModel, embed_files
+from local_modules.inference.embedding_files import audio_below
+from local_modules.inference.extraction import EmbeddingStore, SpeakerModel, embed_files
 from local_modules.manifest import replacing
 from local_modules.scoring import trial_rows
 from local_modules.trials import TrialList, read_enrolment, read_trials

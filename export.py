@@ -19,16 +19,16 @@ import torch
 
 from local_modules.config import plain_values
 from local_modules.errors import InputError
-from local_modules.extraction import EmbeddingStore, SpeakerModel, embed_files
-from local_modules.manifest import replacing
-from local_modules.metrics import equal_error_rate
-from local_modules.onnx_export import (
+from local_modules.inference.extraction import EmbeddingStore, SpeakerModel, embed_files
+from local_modules.inference.onnx_export import (
     OnnxModel,
     check_int8,
     check_parity,
     int8_graph,
     onnx_graph,
 )
+from local_modules.manifest import replacing
+from local_modules.metrics import equal_error_rate
 from local_modules.scoring import score_trials
 from local_modules.trials import TrialList, read_trials
 

@@ -16,11 +16,11 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from local_modules.embedding_files import embed_to_file, find_recordings
 from local_modules.errors import InputError, RunError
-from local_modules.identification import identify
-from local_modules.verification import Verifier, Voice
-from local_modules.voices import VoiceStore
+from local_modules.inference.embedding_files import embed_to_file, find_recordings
+from local_modules.inference.identification import identify
+from local_modules.inference.verification import Verifier, Voice
+from local_modules.inference.voices import VoiceStore
 
 VOICES = "voices.db"  # beside the model's folder
 CLIPPED = 0.01  # share of samples beyond which a person should know

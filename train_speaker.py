@@ -34,14 +34,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from local_modules import config
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader
-from local_modules.backend import COHORT_UTTERANCES, Backend, fit_backend
 from local_modules.corpus import prepare_corpus, read_corpus
 from local_modules.errors import InputError, RunError
+from local_modules.evaluation.backend import COHORT_UTTERANCES, Backend, fit_backend
 from local_modules.history import RunHistory
+from local_modules.inference.model_folder import write_model_folder
 from local_modules.manifest import first_utterances, replacing
 from local_modules.masking import pad_to_multiple
 from local_modules.metrics import equal_error_rate, min_dcf
-from local_modules.model_folder import write_model_folder
 from local_modules.report import RunReporter, draw_plots, last_screen
 from local_modules.sampling import PassSampler
 from local_modules.scoring import score_trials

@@ -48,15 +48,15 @@ from benchmarks.measuring import (  # noqa: E402
     once,
 )
 from local_modules import config  # noqa: E402
-from local_modules.confidence import interval, p_value, speakers_of  # noqa: E402
 from local_modules.corpus import prepare_corpus, read_corpus  # noqa: E402
 from local_modules.errors import InputError, RunError  # noqa: E402
-from local_modules.evaluation import (  # noqa: E402
+from local_modules.evaluation.confidence import interval, p_value, speakers_of  # noqa: E402
+from local_modules.evaluation.results import (  # noqa: E402
     Scored,
     groups_by_metadata,
     read_metadata,
 )
-from local_modules.extraction import (  # noqa: E402
+from local_modules.inference.extraction import (  # noqa: E402
     EmbeddingStore,
     SpeakerModel,
     embed_files,

@@ -17,11 +17,11 @@ import torch
 from onnx import numpy_helper
 
 import export
-from local_modules.backend import Backend
 from local_modules.config import load_hparams, resolved_text
-from local_modules.extraction import SpeakerModel
+from local_modules.evaluation.backend import Backend
+from local_modules.inference.extraction import SpeakerModel
+from local_modules.inference.model_folder import write_model_folder
 from local_modules.metrics import equal_error_rate
-from local_modules.model_folder import write_model_folder
 
 ROOT = Path(__file__).parents[1]
 TINY = {"d_model": 16, "n_blocks": 1, "n_heads": 2, "d_ffn": 16, "emb_dim": 8}

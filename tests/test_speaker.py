@@ -14,7 +14,7 @@ import soundfile
 from safetensors.numpy import load_file
 
 import speaker
-from local_modules.verification import Verifier
+from local_modules.inference.verification import Verifier
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,7 +15,7 @@ import importlib.util
 import sys
 import types
 
-from local_modules.verifier import SpeakerVerifier  # noqa: F401 (for foreign_class)
+from local_modules.inference.verifier import SpeakerVerifier  # noqa: F401 (for foreign_class)
 
 MODULES = ()  # the project's names of the parts in this file
 

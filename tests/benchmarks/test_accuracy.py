@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks import accuracy
-from local_modules.confidence import interval
+from local_modules.evaluation.confidence import interval
 
 TABLE = """
 tiny:

@@ -11,13 +11,13 @@ import torch
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.lobes.models import ECAPA_TDNN, ResNet, Xvector
 
-from local_modules.backend import Backend
 from local_modules.config import load_hparams, resolved_text
 from local_modules.errors import InputError
-from local_modules.extraction import SpeakerModel
-from local_modules.model_folder import write_model_folder
+from local_modules.evaluation.backend import Backend
+from local_modules.inference.extraction import SpeakerModel
+from local_modules.inference.model_folder import write_model_folder
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SPLIT = {"eer": 0.1, "eer_threshold": 0.5, "min_dcf": 0.4}
 SPLIT |= {"n_target": 3, "n_nontarget": 4}
 METRICS = {"valid": SPLIT, "epochs": 1, "train_seconds": 1.0}

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from local_modules.errors import InputError
-from local_modules.speech import Quality
-from local_modules.verification import Voice
+from local_modules.inference.speech import Quality
+from local_modules.inference.verification import Voice
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS model (fingerprint TEXT NOT NULL, source TEXT NOT NULL);

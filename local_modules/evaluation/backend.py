@@ -12,10 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from local_modules.calibration import Calibration, fit_calibration, quality_helps
-from local_modules.confidence import speakers_of
 from local_modules.errors import InputError
-from local_modules.plda import Plda, fit_plda
+from local_modules.evaluation.calibration import (
+    Calibration,
+    fit_calibration,
+    quality_helps,
+)
+from local_modules.evaluation.confidence import speakers_of
+from local_modules.evaluation.plda import Plda, fit_plda
 from local_modules.scoring import (
     cohort_statistics,
     enrol,

@@ -24,9 +24,9 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 from speechbrain.processing.features import STFT
 from torch import nn
 
-from local_modules.backend import Backend
 from local_modules.errors import RunError
-from local_modules.extraction import SpeakerModel
+from local_modules.evaluation.backend import Backend
+from local_modules.inference.extraction import SpeakerModel
 
 TOLERANCE = 1e-4  # of any number of an embedding
 CHECKED_SECONDS = (0.5, 3.01, 17.3, 60.0)  # and the shortest possible
@@ -127,7 +127,7 @@ class EmbeddingGraph(nn.Module):
 
 class OnnxModel:
     """An ONNX graph in the place of the model that it was made of; what
-    `local_modules.extraction` does with the one it does with the other.
+    `local_modules.inference.extraction` does with the one it does with the other.
 
     Arguments
     ---------

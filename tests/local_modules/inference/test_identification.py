@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from local_modules.identification import identify
-from local_modules.speech import Quality
-from local_modules.verification import Verifier, Voice
-from local_modules.voices import VoiceStore
+from local_modules.inference.identification import identify
+from local_modules.inference.speech import Quality
+from local_modules.inference.verification import Verifier, Voice
+from local_modules.inference.voices import VoiceStore
 
 QUALITY = Quality(2.0, 2.0, -20.0, 0.0)
 

@@ -10,13 +10,13 @@ import torch
 from onnx import numpy_helper
 from speechbrain.processing.features import STFT, spectral_magnitude
 
-from local_modules.backend import Backend
-from local_modules.calibration import Calibration
 from local_modules.config import load_hparams, resolved_text
 from local_modules.errors import RunError
-from local_modules.extraction import SpeakerModel
-from local_modules.model_folder import write_model_folder
-from local_modules.onnx_export import (
+from local_modules.evaluation.backend import Backend
+from local_modules.evaluation.calibration import Calibration
+from local_modules.inference.extraction import SpeakerModel
+from local_modules.inference.model_folder import write_model_folder
+from local_modules.inference.onnx_export import (
     ConvolutionSTFT,
     OnnxModel,
     check_int8,
@@ -27,7 +27,7 @@ from local_modules.onnx_export import (
     shortest_input,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = {"d_model": 16, "n_blocks": 1, "n_heads": 2, "d_ffn": 16, "emb_dim": 8}
 # Convolutional subsampling by 4 and 2, stacking by 8; attentive and plain statistics;
 # layer and batch norm; all blocks and the last one's alone; and no Conformer at all.

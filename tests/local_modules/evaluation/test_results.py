@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from local_modules.errors import InputError
-from local_modules.evaluation import (
+from local_modules.evaluation.results import (
     Scored,
     groups_by_metadata,
     groups_by_seconds,

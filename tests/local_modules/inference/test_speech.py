@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from local_modules.errors import InputError
-from local_modules.speech import read_speech
+from local_modules.inference.speech import read_speech
 
 RATE = 16000
 

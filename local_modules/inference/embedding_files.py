@@ -9,7 +9,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from local_modules.errors import InputError
-from local_modules.extraction import EmbeddingStore, SpeakerModel, embed_files
+from local_modules.inference.extraction import EmbeddingStore, SpeakerModel, embed_files
 from local_modules.manifest import replacing
 from local_modules.preparation.scan import AUDIO_SUFFIXES
 

@@ -20,10 +20,11 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from safetensors.torch import save_file, save_model
 
-from local_modules.backend import Backend
+from local_modules.evaluation.backend import Backend
 
+PACKAGE = __package__.partition(".")[0]
 PARTS = ("compute_features", "mean_var_norm", "embedding_model", "classifier")
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 def write_model_folder(
@@ -107,7 +108,7 @@ def _custom_module(model_hparams: str) -> str:
     sources: dict[str, str] = {}
     body = _inline((TEMPLATES / "custom.py").read_text(encoding="utf-8"), sources)
     for word in model_hparams.replace(":", " ").split():
-        if word.startswith(f"{__package__}."):
+        if word.startswith(f"{PACKAGE}."):
             _add_source(word.rpartition(".")[0], sources)
     body = body.replace("MODULES = ()", f"MODULES = {tuple(sources)!r}")
     head, marker, rest = body.partition("def _stand_in_for")
@@ -128,7 +129,7 @@ def _inline(text: str, sources: dict[str, str]) -> str:
     lines = text.splitlines(keepends=True)
     for node in ast.parse(text).body:
         imported = getattr(node, "module", None) or ""
-        if isinstance(node, ast.ImportFrom) and imported.startswith(__package__):
+        if isinstance(node, ast.ImportFrom) and imported.startswith(f"{PACKAGE}."):
             _add_source(imported, sources)
             for number in range(node.lineno - 1, node.end_lineno):
                 lines[number] = ""

@@ -20,8 +20,8 @@ from speechbrain.inference.interfaces import foreign_class
 from tqdm import tqdm
 
 from local_modules.errors import InputError
-from local_modules.trust import HPARAMS, checked_copy
-from local_modules.verifier import SpeakerVerifier
+from local_modules.inference.trust import HPARAMS, checked_copy
+from local_modules.inference.verifier import SpeakerVerifier
 
 INTERFACE = "custom.py"  # of a folder that training has written
 
@@ -59,7 +59,7 @@ class SpeakerModel:
     ------
     InputError
         There is no model that can be loaded, or it isn't trusted and holds more than
-        plain parameters of known parts (`local_modules.trust`).
+        plain parameters of known parts (`local_modules.inference.trust`).
     """
 
     def __init__(self, source: str, device: str = "cpu", trust: bool = False):

@@ -3,8 +3,12 @@
 import numpy as np
 import pytest
 
-from local_modules.calibration import Calibration, fit_calibration, quality_helps
 from local_modules.errors import InputError
+from local_modules.evaluation.calibration import (
+    Calibration,
+    fit_calibration,
+    quality_helps,
+)
 from local_modules.metrics import act_dcf, cllr, equal_error_rate, min_cllr, min_dcf
 
 

@@ -6,8 +6,8 @@ import torch
 from scipy.stats import multivariate_normal
 from speechbrain.processing.PLDA_LDA import Ndx, StatObject_SB, fast_PLDA_scoring
 
+from local_modules.evaluation.plda import Plda, fit_plda
 from local_modules.metrics import equal_error_rate
-from local_modules.plda import Plda, fit_plda
 
 DIM, RANK = 4, 2
 

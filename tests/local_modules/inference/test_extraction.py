@@ -11,13 +11,13 @@ import soundfile
 import torch
 from speechbrain.inference.classifiers import EncoderClassifier
 
-from local_modules.backend import Backend
 from local_modules.config import load_hparams, resolved_text
 from local_modules.errors import InputError
-from local_modules.extraction import EmbeddingStore, SpeakerModel, embed_files
-from local_modules.model_folder import write_model_folder
+from local_modules.evaluation.backend import Backend
+from local_modules.inference.extraction import EmbeddingStore, SpeakerModel, embed_files
+from local_modules.inference.model_folder import write_model_folder
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SPLIT = {"eer": 0.1, "eer_threshold": 0.5, "min_dcf": 0.4}
 SPLIT |= {"n_target": 3, "n_nontarget": 4}
 METRICS = {

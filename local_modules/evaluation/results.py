@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from local_modules.confidence import Bootstrap, interval, p_value
 from local_modules.errors import InputError
+from local_modules.evaluation.confidence import Bootstrap, interval, p_value
 from local_modules.metrics import (
     act_dcf,
     bayes_threshold,

@@ -7,11 +7,11 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from local_modules import plots
-from local_modules.evaluation import PRIORS, Scored
+from local_modules.evaluation.results import PRIORS, Scored
 from local_modules.manifest import replacing
 from local_modules.metrics import bayes_threshold, equal_error_rate
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATES = Path(__file__).parents[1] / "templates"
 TITLES = {"det": "DET curves", "scores": "Scores", "calibration": "Calibration"}
 HOW_TO_READ = {
     "det": "The lower and the further left, the better; a dot is the equal error rate, "

@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from local_modules.confidence import Bootstrap, interval, p_value, speakers_of
+from local_modules.evaluation.confidence import (
+    Bootstrap,
+    interval,
+    p_value,
+    speakers_of,
+)
 from local_modules.metrics import cllr, equal_error_rate, min_dcf
 
 

@@ -34,7 +34,7 @@ from local_modules.errors import InputError
 HPARAMS = "hyperparams.yaml"
 ENCODER = "speechbrain.dataio.encoder.CategoricalEncoder"
 PRETRAINER = "speechbrain.utils.parameter_transfer.Pretrainer"
-FOLDER_PRETRAINER = "local_modules.pretrainer.FolderPretrainer"
+FOLDER_PRETRAINER = "local_modules.inference.pretrainer.FolderPretrainer"
 # What each of them may be given, by name.
 PRETRAINERS = {
     PRETRAINER: ("loadables", "paths"),
@@ -42,7 +42,7 @@ PRETRAINERS = {
 }
 HOOKS = {
     "!name:safetensors.torch.load_model",
-    "!name:local_modules.pretrainer.load_statistics",
+    "!name:local_modules.inference.pretrainer.load_statistics",
 }
 # Classes by full name, never a package: speechbrain.utils alone runs shell commands,
 # downloads and unpickles. None of these opens a file or calls what it is given,
@@ -262,7 +262,7 @@ class _Tree:
         is_scalar = isinstance(node, ruamel.yaml.ScalarNode)
         if match:
             if match[1] not in ALLOWED:
-                allowed = "parts of speaker models, which local_modules/trust.py lists"
+                allowed = "parts of speaker models, listed in inference/trust.py"
                 self._refuse(node, node.tag, allowed)
             if is_scalar and node.value:
                 self._refuse(node, f"{node.tag} {node.value}", "a mapping or a list")

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from local_modules.backend import Backend, Recordings, cosines
-from local_modules.extraction import SpeakerModel, windows_of
+from local_modules.evaluation.backend import Backend, Recordings, cosines
+from local_modules.inference.extraction import SpeakerModel, windows_of
+from local_modules.inference.speech import Quality, read_speech
 from local_modules.metrics import bayes_threshold
-from local_modules.speech import Quality, read_speech
 
 WINDOW_SECONDS = 20.0
 WINDOWS_AT_A_TIME = 6

@@ -20,13 +20,13 @@ from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.inference.speaker import SpeakerRecognition
 from torch.nn import functional as F
 
-from local_modules import model_folder
-from local_modules.backend import Backend
-from local_modules.calibration import Calibration
 from local_modules.config import load_hparams, resolved_text
-from local_modules.model_folder import write_model_folder
+from local_modules.evaluation.backend import Backend
+from local_modules.evaluation.calibration import Calibration
+from local_modules.inference import model_folder
+from local_modules.inference.model_folder import write_model_folder
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = {"d_model": 16, "n_blocks": 1, "n_heads": 2, "d_ffn": 16}
 LABELS = ["zoe", "ann", "bob"]
 FILES = {

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from local_modules.backend import Backend, Recordings, cosines, fit_backend
 from local_modules.errors import InputError
+from local_modules.evaluation.backend import Backend, Recordings, cosines, fit_backend
 from local_modules.metrics import cllr, equal_error_rate, min_cllr
 from local_modules.scoring import cosine_scores
 from local_modules.trials import TrialList

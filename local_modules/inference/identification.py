@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from local_modules.backend import Recordings
-from local_modules.verification import Verifier, Voice
-from local_modules.voices import VoiceStore
+from local_modules.evaluation.backend import Recordings
+from local_modules.inference.verification import Verifier, Voice
+from local_modules.inference.voices import VoiceStore
 
 
 @dataclass(frozen=True)
