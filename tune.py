@@ -297,7 +297,7 @@ def lead(
     print(first_screen(job, options.workers, n_done), flush=True)
     (job.folder / "env.log").write_text(get_environment_description())
     settings = config.plain_values(job.recipe, full)
-    prepare_corpus(settings)
+    prepare_corpus(settings | {"skip_prep": False})  # True is for the trials
     read_corpus(settings["manifest_folder"])
     try:
         if n_done < job.n_trials:
