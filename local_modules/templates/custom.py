@@ -14,6 +14,7 @@ SpeechBrain and safetensors has to be installed.
 import importlib.util
 import sys
 import types
+from itertools import accumulate
 
 from local_modules.inference.verifier import SpeakerVerifier  # noqa: F401 (for foreign_class)
 
@@ -29,14 +30,15 @@ def _stand_in_for(names):
         specs = []
     # Another model's stand-in has another name in its spec.
     if [spec and spec.name for spec in specs] != list(names):
-        package, *_ = names[0].split(".")
-        for name in (package, *names):
+        levels = [accumulate(name.split("."), "{}.{}".format) for name in names]
+        for name in sorted({name for level in levels for name in level}):
             module = types.ModuleType(name)
             module.__dict__.update(globals())
             module.__name__ = name
             sys.modules[name] = module
-        for name in names:
-            setattr(sys.modules[package], name.split(".")[1], sys.modules[name])
+            package, _, last = name.rpartition(".")
+            if package:
+                setattr(sys.modules[package], last, module)
 
 
 _stand_in_for(MODULES)
