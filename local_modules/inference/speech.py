@@ -200,7 +200,8 @@ def _spread_db(samples: np.ndarray, sample_rate: int) -> float:
     """How much the level of frames varies: webrtcvad takes noise and tones for speech,
     whose level stays what it is."""
     n = int(FRAME_SECONDS * sample_rate)
-    frames = samples[: len(samples) // n * n].reshape(-1, n)
+    # Broken files hold samples whose squares float32 can't.
+    frames = samples[: len(samples) // n * n].reshape(-1, n).astype(np.float64)
     return float(np.std([_db(level) for level in np.sqrt((frames**2).mean(axis=1))]))
 
 

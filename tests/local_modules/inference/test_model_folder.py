@@ -353,7 +353,7 @@ class TestFiles:
 
     def test_all_parts_of_the_yaml_are_in_the_custom_module(self, exported):
         named = re.findall(
-            r"local_modules\.\w+\.(\w+)",
+            r"local_modules[\w.]*\.(\w+)",
             (exported.folder / "hyperparams.yaml").read_text(encoding="utf-8"),
         )
         text = (exported.folder / "custom.py").read_text(encoding="utf-8")
