@@ -32,7 +32,7 @@ from speechbrain.utils.run_opts import RunOptions
 from torch.distributed import ReduceOp
 from torch.nn.parallel import DistributedDataParallel
 
-from local_modules import config
+from local_modules import adaptation, config
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader
 from local_modules.corpus import prepare_corpus, read_corpus
 from local_modules.errors import InputError, RunError
@@ -56,7 +56,8 @@ class SpeakerBrain(sb.Brain):
     """Trains by classifying the training speakers, validates by verifying others.
 
     `train` gives it what it needs beside SpeechBrain's own: `train_reader` (decides on
-    the crops), `trials` by split, `reporter`, `on_epoch` and `total_steps`.
+    the crops), `trials` by split, `reporter`, `on_epoch`, `total_steps`, the modules
+    that are `frozen`, and the `teacher` to stay near to, or None.
     """
 
     def compute_forward(self, batch, stage):
@@ -72,6 +73,9 @@ class SpeakerBrain(sb.Brain):
         feats = self.modules.mean_var_norm(feats, lens)
         if stage == sb.Stage.TRAIN:
             feats, lens = self.hparams.feats_augment(feats, lens)
+            if self.teacher is not None:
+                with torch.no_grad():
+                    self.anchors = self.teacher(feats, lens)
         return self.modules.embedding_model(feats, lens)
 
     def compute_objectives(self, embeddings, batch, stage):
@@ -86,7 +90,11 @@ class SpeakerBrain(sb.Brain):
         targets = batch.spk_id_encoded.data
         correct = (cosines.argmax(dim=-1) == targets).sum().item()
         self.hparams.history.count(correct, len(targets))
-        return self.hparams.loss(cosines, targets, self.margin_share)
+        loss = self.hparams.loss(cosines, targets, self.margin_share)
+        if self.teacher is not None:
+            drift = adaptation.distance(embeddings, self.anchors)
+            loss = loss + self.hparams.distillation * drift
+        return loss
 
     def _wrap_distributed(self):
         """As in SpeechBrain, but without synchronised batch norm on a CPU: torch has
@@ -175,6 +183,8 @@ class SpeakerBrain(sb.Brain):
         if stage == sb.Stage.TRAIN:
             self.hparams.history.start_clock()
             self.train_reader.set_epoch(epoch)
+            for module in self.frozen:
+                module.eval()
         else:
             self.embeddings = {}
 
@@ -382,6 +392,15 @@ def train(
     if cache is None:
         cache = SpeechCache(hparams["cache_gib"])
     datasets, train_reader = dataio_prep(hparams, cache)
+    old_model, frozen = None, []
+    if settings["pretrained"]:
+        parts = ("embedding_model", "classifier", "label_encoder")
+        old_model = adaptation.start_from(
+            settings["pretrained"], hparams_text, *(hparams[part] for part in parts)
+        )
+        frozen = adaptation.freeze(
+            hparams["embedding_model"], settings.get("frozen_blocks", 0)
+        )
     brain = SpeakerBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -393,6 +412,11 @@ def train(
     brain.trials = trials
     brain.reporter = RunReporter(hparams["output_folder"], draws=test)
     brain.on_epoch = on_epoch
+    brain.frozen = frozen
+    brain.teacher = None
+    if old_model is not None:
+        old_model.to(brain.device)
+        brain.teacher = old_model if settings["distillation"] else None
 
     loader_options = {
         "num_workers": hparams["num_workers"],
@@ -446,7 +470,13 @@ def train(
         embeddings["cohort"],
         {row.path: row.speaker for row in splits["train"]},
     )
-    return finish(hparams, hparams_text, history, scores, backend)
+    drift = None
+    if old_model is not None:
+        new, brain.checkpointer = embeddings["valid"], None  # to recover nothing
+        brain.modules["embedding_model"] = old_model
+        brain.evaluate(datasets["valid"], test_loader_kwargs=eval_options)
+        drift = adaptation.drift(brain.embeddings, new, trials["valid"])
+    return finish(hparams, hparams_text, history, scores, backend, drift)
 
 
 @main_process_only
@@ -456,6 +486,7 @@ def finish(
     history: RunHistory,
     scores: dict,
     backend: Backend,
+    drift: dict | None,
 ) -> dict:
     """Writes the pictures, the model folder and, last, the metrics; says where they
     are.
@@ -472,6 +503,8 @@ def finish(
         What `SpeakerBrain.verify` returned for `valid` and `test`.
     backend : Backend
         What scores beyond the cosine need.
+    drift : dict | None
+        What `adaptation.drift` returned, if the run began with a trained model.
 
     Returns
     -------
@@ -481,6 +514,8 @@ def finish(
     folder = Path(hparams["output_folder"])
     metrics = {split: result[0] for split, result in scores.items()}
     metrics |= summary(hparams, history)
+    if drift is not None:
+        metrics["drift"] = drift
     draw_plots(folder / "plots", history, scores)
     write_model_folder(folder / "model", hparams, hparams_text, backend, metrics)
     with replacing(folder / "metrics.json") as file:

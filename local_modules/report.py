@@ -102,6 +102,8 @@ def last_screen(folder: Path, metrics: Mapping) -> str:
             f"{row['eer_threshold']:.4f}, minDCF {row['min_dcf']:.3f}, "
             f"{row['n_target']} target and {row['n_nontarget']} non-target trials"
         )
+    if "drift" in metrics:
+        lines.append(drift_line(metrics["drift"]))
     model = folder / "model"
     return "\n".join(
         [
@@ -118,6 +120,22 @@ def last_screen(folder: Path, metrics: Mapping) -> str:
             "classname='SpeakerVerifier')",
             "  score, same_speaker = verifier.verify_files('one.wav', 'two.wav')",
         ]
+    )
+
+
+def drift_line(drift: Mapping) -> str:
+    """What became of embeddings that the model before has made.
+
+    Example
+    -------
+    >>> drift_line({"cosine": 0.9, "eer_old": 0.02, "eer_across": 0.025})
+    'drift  cosine 0.900 to the old embeddings; EER 2.50 % with old enrolments, 2.00 % \
+with the old model alone'
+    """
+    return (
+        f"drift  cosine {drift['cosine']:.3f} to the old embeddings; EER "
+        f"{100 * drift['eer_across']:.2f} % with old enrolments, "
+        f"{100 * drift['eer_old']:.2f} % with the old model alone"
     )
 
 

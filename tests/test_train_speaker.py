@@ -497,3 +497,68 @@ def test_real_speech_with_its_trial_list(tmp_path):
     arguments = command_line(SPEECH, tmp_path / "run", "--debug", batch_size=32)
     assert train_speaker.main(arguments) == 0
     assert metrics_of(tmp_path / "run")["n_speakers"] == 411
+
+
+class TestStartingFromATrainedModel:
+    def test_frozen_and_held_near(self, finished, voices_folder, tmp_path, capsys):
+        """On the same speakers: what is frozen keeps its bits, the rest is trained but
+        stays near what it was, nearer than without distillation."""
+        folder, _ = finished
+        old = load_file(folder / "model/embedding_model.safetensors")
+        drifts = []
+        for name, weight in (("held", 300.0), ("free", 0.0)):
+            run = tmp_path / name
+            arguments = command_line(
+                voices_folder,
+                run,
+                pretrained=folder / "model",
+                frozen_blocks=1,
+                distillation=weight,
+                number_of_epochs=2,
+                lr=0.01,
+                margin_ramp_start=0.0,
+                margin_ramp_end=0.0,
+                angular_margin=0.5,
+            )
+            assert train_speaker.main(arguments) == 0
+            new = load_file(run / "model/embedding_model.safetensors")
+            changed = {key for key in new if not torch.equal(new[key], old[key])}
+            frozen = ("encoder.subsampling.", "encoder.blocks.0.")
+            assert not [key for key in changed if key.startswith(frozen)]
+            for part in ("encoder.blocks.1.", "pooling.", "projection."):
+                assert [key for key in changed if key.startswith(part)], part
+            metrics = metrics_of(run)
+            assert metrics["drift"]["eer_old"] == metrics_of(folder)["valid"]["eer"]
+            drifts.append(metrics["drift"])
+        held, free = drifts
+        assert held["cosine"] > 0.9 and held["cosine"] > free["cosine"] + 0.02
+        shown = capsys.readouterr().out
+        assert f"drift  cosine {held['cosine']:.3f} to the old embeddings" in shown
+
+    def test_without_a_step_it_is_the_old_model(
+        self, finished, voices_folder, tmp_path
+    ):
+        folder, _ = finished
+        arguments = command_line(
+            voices_folder, tmp_path, pretrained=folder / "model", lr=0.0, weight_decay=0
+        )
+        assert train_speaker.main([*arguments, "--optimizer_step_limit", "1"]) == 0
+        old, new = (
+            load_file(run / "model/embedding_model.safetensors")
+            for run in (folder, tmp_path)
+        )
+        # Batch norms count a batch without learning from it.
+        learnt = [key for key in old if "running_" not in key and "batches" not in key]
+        assert all(torch.equal(old[key], new[key]) for key in learnt)
+        assert metrics_of(tmp_path)["drift"]["cosine"] > 0.99
+
+    def test_another_encoder_is_one_line(
+        self, finished, voices_folder, tmp_path, capsys
+    ):
+        folder, _ = finished
+        arguments = command_line(
+            voices_folder, tmp_path, pretrained=folder / "model", emb_dim=8
+        )
+        assert train_speaker.main(arguments) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+        assert "--pretrained" in line and "emb_dim 16, the recipe 8" in line

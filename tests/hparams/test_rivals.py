@@ -40,7 +40,8 @@ def test_what_is_no_rivals_own_is_as_in_our_recipe(name):
         assert str(theirs[key]) == str(ours[key]), key
     # What ours has beyond that is about its own network.
     network = {"d_model", "n_blocks", "n_heads", "d_ffn", "kernel_size"}
-    assert ours.keys() - theirs.keys() == network | {"subsampling", "dropout"}
+    network |= {"subsampling", "dropout", "frozen_blocks"}
+    assert ours.keys() - theirs.keys() == network
 
 
 @pytest.mark.parametrize(

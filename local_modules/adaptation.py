@@ -1,0 +1,185 @@
+"""Training that starts from a trained model instead of random weights: a fine-tuning
+stage on the same speakers, or the way to new ones."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, load_model
+from speechbrain.dataio.encoder import CategoricalEncoder
+from torch import nn
+from torch.nn import functional as F
+
+from local_modules.config import load_plain
+from local_modules.errors import InputError
+from local_modules.metrics import equal_error_rate
+from local_modules.scoring import score_trials
+from local_modules.trials import TrialList
+
+PARTS = ("compute_features", "mean_var_norm", "embedding_model")
+ANY_VALUE = {"dropout"}  # changes no weight
+
+
+def start_from(
+    folder: str,
+    hparams_text: str,
+    embedding_model: nn.Module,
+    classifier: nn.Module,
+    label_encoder: CategoricalEncoder,
+) -> nn.Module:
+    """Gives a recipe's objects what a trained model has learnt: the embedding model its
+    weights, the classifier those of the speakers that both know.
+
+    Arguments
+    ---------
+    folder : str
+        A model folder that training has written.
+    hparams_text : str
+        The recipe's HyperPyYAML with references resolved.
+    embedding_model, classifier : torch.nn.Module
+        The recipe's; `classifier.weight` has a row for each speaker.
+    label_encoder : CategoricalEncoder
+        Of the recipe's speakers.
+
+    Returns
+    -------
+    torch.nn.Module
+        A copy of the embedding model as it was, to compare with.
+
+    Raises
+    ------
+    InputError
+        The folder is no such folder, or its model is not built like the recipe's.
+    """
+    place = Path(folder)
+    try:
+        theirs = (place / "hyperparams.yaml").read_text(encoding="utf-8")
+        check_parts(theirs, hparams_text)
+        load_model(embedding_model, str(place / "embedding_model.safetensors"))
+        known = CategoricalEncoder()
+        known.load(place / "label_encoder.txt")
+        weight = load_file(str(place / "classifier.safetensors"))["weight"]
+    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(
+            f"--pretrained {folder}: has to be a model folder of this recipe: {reason}"
+        ) from None
+    common = known.lab2ind.keys() & label_encoder.lab2ind.keys()
+    rows = [label_encoder.lab2ind[speaker] for speaker in common]
+    with torch.no_grad():
+        classifier.weight[rows] = weight[[known.lab2ind[name] for name in common]]
+    return copy.deepcopy(embedding_model).eval().requires_grad_(False)
+
+
+def check_parts(theirs: str, ours: str) -> None:
+    """Checks that two HyperPyYAML texts make the same features and the same model.
+
+    Raises
+    ------
+    ValueError
+        They don't; the first difference is named.
+
+    Example
+    -------
+    >>> theirs = "{compute_features: 1, mean_var_norm: 2, embedding_model: {d: 64}}"
+    >>> check_parts(theirs, theirs.replace("64", "96"))
+    Traceback (most recent call last):
+    ValueError: it has embedding_model.d 64, the recipe 96
+    """
+    trees = [load_plain("hyperparams.yaml", text) for text in (theirs, ours)]
+    for part in PARTS:
+        for difference in _differences(*(tree.get(part) for tree in trees), part):
+            raise ValueError(difference)
+
+
+def _differences(theirs, ours, name: str) -> Iterator[str]:
+    kinds = [
+        node.tag.value if hasattr(node, "tag") else None for node in (theirs, ours)
+    ]
+    if kinds[0] != kinds[1]:
+        yield f"its {name} is {kinds[0]}, the recipe's {kinds[1]}"
+    elif isinstance(theirs, Mapping) and isinstance(ours, Mapping):
+        for key in (theirs | ours).keys() - ANY_VALUE:
+            yield from _differences(theirs.get(key), ours.get(key), f"{name}.{key}")
+    # What has a tag but no value, such as a class without arguments, is a scalar too.
+    elif getattr(theirs, "value", theirs) != getattr(ours, "value", ours):
+        yield f"it has {name} {theirs}, the recipe {ours}"
+
+
+def freeze(embedding_model: nn.Module, n_blocks: int) -> list[nn.Module]:
+    """Takes the lowest blocks of a Conformer and what is below them out of training.
+
+    Arguments
+    ---------
+    embedding_model : torch.nn.Module
+        With an `encoder` that has `subsampling` and `blocks`.
+    n_blocks : int
+        How many; 0 takes out nothing.
+
+    Returns
+    -------
+    list of torch.nn.Module
+        What is frozen. Their batch norms and dropouts still follow `train()`.
+
+    Raises
+    ------
+    InputError
+        There are not so many.
+    """
+    if not n_blocks:
+        return []
+    encoder = embedding_model.encoder
+    if not 0 <= n_blocks <= len(encoder.blocks):
+        raise InputError(
+            f"--frozen_blocks {n_blocks}: the encoder has {len(encoder.blocks)}"
+        )
+    frozen = [encoder.subsampling, *encoder.blocks[:n_blocks]]
+    for module in frozen:
+        module.requires_grad_(False)
+    return frozen
+
+
+def distance(embeddings: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+    """How far embeddings are from those that they shall stay near: 1 - cosine, the mean
+    over a batch [batch, 1, emb_dim], from 0 to 2."""
+    cosines = F.cosine_similarity(embeddings.float(), anchors.float(), dim=-1)
+    return 1 - cosines.mean()
+
+
+def drift(
+    before: Mapping[str, torch.Tensor],
+    after: Mapping[str, torch.Tensor],
+    trials: TrialList,
+) -> dict[str, float]:
+    """What a change of the model does to embeddings that were kept.
+
+    Arguments
+    ---------
+    before, after : mapping of str to torch.Tensor
+        Embeddings by path, of the old model and of the new.
+    trials : TrialList
+        Trials of them.
+
+    Returns
+    -------
+    dict
+        `cosine`, the mean between the old and the new embedding of a recording;
+        equal error rates, fractions: `eer_old` of the old model, and `eer_across` where
+        the enrolment is the old model's and the test the new one's.
+    """
+    cosines = [F.cosine_similarity(before[p], after[p], dim=-1) for p in before]
+    # The same recording has two names, by the model that has embedded it.
+    both = {f"old {path}": vector for path, vector in before.items()}
+    both |= {f"new {path}": vector for path, vector in after.items()}
+    across = TrialList(
+        trials.labels,
+        [f"old {path}" for path in trials.enrol],
+        [f"new {path}" for path in trials.test],
+    )
+    return {
+        "cosine": torch.stack(cosines).mean().item(),
+        "eer_old": equal_error_rate(*score_trials(before, trials))[0],
+        "eer_across": equal_error_rate(*score_trials(both, across))[0],
+    }
