@@ -515,7 +515,7 @@ class TestStartingFromATrainedModel:
                 frozen_blocks=1,
                 distillation=weight,
                 number_of_epochs=2,
-                lr=0.01,
+                lr=0.002,
                 margin_ramp_start=0.0,
                 margin_ramp_end=0.0,
                 angular_margin=0.5,
@@ -531,7 +531,7 @@ class TestStartingFromATrainedModel:
             assert metrics["drift"]["eer_old"] == metrics_of(folder)["valid"]["eer"]
             drifts.append(metrics["drift"])
         held, free = drifts
-        assert held["cosine"] > 0.9 and held["cosine"] > free["cosine"] + 0.02
+        assert held["cosine"] > free["cosine"] + 0.03, drifts
         shown = capsys.readouterr().out
         assert f"drift  cosine {held['cosine']:.3f} to the old embeddings" in shown
 
