@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 # Before torch is imported: two threads fight over tensors as small as these.
@@ -14,8 +15,13 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import numpy as np
 import pytest
 import soundfile
+from tqdm import tqdm
 
 SAMPLE_RATE = 16000
+
+# The default lock is shared with forked processes: a test that kills one may find it
+# held for ever.
+tqdm.set_lock(threading.RLock())
 
 
 def voice(rng: np.random.Generator) -> tuple[float, np.ndarray]:
