@@ -1,0 +1,116 @@
+"""Where what stands on the page; Gradio's components, and what a click does."""
+
+from pathlib import Path
+
+import gradio
+
+from local_modules.page.answers import Answers
+from local_modules.page.limits import MAX_MEGABYTES, MAX_SECONDS
+from local_modules.plots import BLUE
+
+TITLE = "Who is speaking?"
+FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
+SECONDS_KEPT = 600  # what was sent to the page
+# One at a time listens: the model takes all cores that it may.
+LISTENING = {"concurrency_id": "model", "concurrency_limit": 1}
+
+
+def theme() -> gradio.Theme:
+    """The house's colours, and fonts that the machine has."""
+    return gradio.themes.Default(primary_hue="blue", **FONTS).set(
+        button_primary_background_fill=BLUE,
+        button_primary_background_fill_dark=BLUE,
+    )
+
+
+def css_file() -> Path:
+    """The style of what is no component of Gradio's."""
+    return Path(__file__).parents[1] / "templates" / "page.css"
+
+
+def build(answers: Answers, model_name: str) -> gradio.Blocks:
+    """The page.
+
+    Arguments
+    ---------
+    answers : Answers
+        Who answers.
+    model_name : str
+        What the model is called.
+
+    Returns
+    -------
+    gradio.Blocks
+    """
+    with gradio.Blocks(
+        title=TITLE, analytics_enabled=False, delete_cache=(60, SECONDS_KEPT)
+    ) as page:
+        last = gradio.State()
+        gradio.Markdown(f"# {TITLE}")
+        gradio.HTML(
+            answers.parts.footnote(
+                f"Model {model_name}. WAV, FLAC, OGG or MP3, up to {MAX_SECONDS} s and "
+                f"{MAX_MEGABYTES} MB. What is recorded stays on the machine that shows "
+                f"this page and is gone after {SECONDS_KEPT // 60} minutes; of those "
+                "enrolled, their voice's numbers are kept."
+            )
+        )
+        with gradio.Tab("Compare"):
+            with gradio.Row():
+                one, other = recorder("First recording"), recorder("Second recording")
+            compare = gradio.Button("Is it the same person?", variant="primary")
+            verdict = gradio.HTML()
+        with gradio.Tab("People"), gradio.Row():
+            with gradio.Column():
+                recording = recorder("Recording")
+                identify = gradio.Button("Who is it?", variant="primary")
+                with gradio.Group():
+                    name = gradio.Textbox(label="Name", max_lines=1)
+                    consent = gradio.Checkbox(
+                        label="This person agrees that their voice is kept"
+                    )
+                enrol = gradio.Button("Enrol")
+            with gradio.Column():
+                answer = gradio.HTML()
+                gradio.Markdown("### Enrolled")
+                people = gradio.HTML()
+                leaving = gradio.Dropdown(label="Remove", choices=[])
+                remove = gradio.Button("Remove", variant="stop")
+        with gradio.Tab("Map"):
+            gradio.Markdown(
+                "Every dot is a recording of somebody enrolled, every star the last "
+                "one heard. What is near sounds alike, as far as two dimensions show."
+            )
+            voices = gradio.HTML()
+
+        def refreshed(last):
+            return (
+                answers.people(),
+                gradio.Dropdown(choices=answers.names(), value=None),
+                answers.map(last),
+            )
+
+        shown = {"inputs": last, "outputs": [people, leaving, voices]}
+        page.load(refreshed, **shown)
+        compare.click(answers.compare, [one, other], [verdict, last], **LISTENING).then(
+            refreshed, **shown
+        )
+        identify.click(answers.identify, recording, [answer, last], **LISTENING).then(
+            refreshed, **shown
+        )
+        enrol.click(
+            answers.enrol, [recording, name, consent], [answer, last], **LISTENING
+        ).then(refreshed, **shown)
+        remove.click(answers.remove, leaving, [answer, last]).then(refreshed, **shown)
+    return page
+
+
+def recorder(label: str) -> gradio.Audio:
+    """Where a recording is made or dropped."""
+    return gradio.Audio(
+        label=label,
+        sources=["microphone", "upload"],
+        type="filepath",
+        buttons=[],
+        waveform_options={"waveform_color": "#999999", "waveform_progress_color": BLUE},
+    )
