@@ -24,6 +24,7 @@ ADVICE = (
     "What works: five seconds of speech or more, a hand's breadth from the microphone, "
     "where nobody else talks."
 )
+SURE = 0.75  # less is said to be unsure
 MAX_NAME = 80  # characters
 FEWEST = 3  # recordings on a map
 
@@ -77,9 +78,9 @@ class Answers:
     @told
     def compare(self, one: str | None, other: str | None) -> tuple[str, Voice | None]:
         """Whether two recordings are of one person; and the second's voice."""
-        names = "first recording", "second recording"
+        names = "First recording", "Second recording"
         heard = [
-            hear(self.verifier, path, name.capitalize())
+            hear(self.verifier, path, name)
             for path, name in zip((one, other), names, strict=True)
         ]
         (verdict,) = self.verifier.compare(
@@ -88,7 +89,7 @@ class Answers:
         scale, explanation = self._scale(verdict)
         rate = self.verifier.model.sample_rate
         html = self.parts.verdict(
-            "The same person" if verdict.same else "Two persons",
+            _headline(verdict),
             verdict.same,
             self._reasons(verdict),
             [each.warning for each in heard],
@@ -220,6 +221,14 @@ class Answers:
             "Behind it: how often which ratio came up with two recordings of one "
             "person, and of two, among the speakers on whom the scale was made."
         )
+
+
+def _headline(verdict: Verdict) -> str:
+    headline = "The same person" if verdict.same else "Two persons"
+    probability = verdict.probability
+    if probability is not None and max(probability, 1 - probability) < SURE:
+        return f"Hard to say; rather {headline[0].lower()}{headline[1:]}"
+    return headline
 
 
 def _times(llr: float) -> str:

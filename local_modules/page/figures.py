@@ -22,10 +22,11 @@ from local_modules.plots import (
 # For good, and not around each figure: several threads draw.
 matplotlib.rcParams["svg.fonttype"] = "none"
 
-WIDTH = 5.2  # inches: about a phone's, in points
+WIDTH = 4.6  # inches: about a phone's, in points
 COLUMNS = 600  # of a spectrogram or a waveform, at most
 FLOOR_DB = -70.0  # of a spectrogram, below its loudest
 MAX_LABELS = 40  # people on the map; more names hide each other
+MAX_LETTERS = 16  # of a name on the map
 
 
 def draw_scale(
@@ -52,7 +53,7 @@ def draw_scale(
     bytes
         SVG.
     """
-    figure = _figure(2.5)
+    figure = _figure(2.4)
     axes = figure.subplots()
     shown = [value, threshold]
     if densities is not None:
@@ -103,7 +104,7 @@ def draw_recording(samples: np.ndarray, sample_rate: int) -> bytes:
         SVG.
     """
     seconds = len(samples) / sample_rate
-    figure = _figure(3.2)
+    figure = _figure(3.0)
     above, below = figure.subplots(2, sharex=True, height_ratios=[2, 3])
     hop = max(1, -(-len(samples) // COLUMNS))
     padded = np.pad(samples, (0, -len(samples) % hop), mode="edge").reshape(-1, hop)
@@ -165,7 +166,7 @@ def draw_map(
     everything = vectors if last is None else np.vstack([vectors, last])
     plane = PCA(2).fit(everything)
     points = plane.transform(vectors)
-    figure = _figure(4.4)
+    figure = _figure(4.0)
     axes = figure.subplots()
     people = sorted(set(names))
     for number, person in enumerate(people):
@@ -174,13 +175,11 @@ def draw_map(
         axes.scatter(*own.T, color=colour, s=40, alpha=0.8, linewidths=0)
         if len(people) <= MAX_LABELS:
             axes.annotate(
-                person,
-                own.mean(axis=0),
-                xytext=(0, 8),
+                person if len(person) <= MAX_LETTERS else f"{person[:MAX_LETTERS]}…",
+                (own[:, 0].mean(), own[:, 1].max()),
+                xytext=(0, 7),
                 textcoords="offset points",
                 ha="center",
-                fontweight="bold",
-                color=colour,
                 parse_math=False,  # a name may hold dollars
             )
     if last is not None:
@@ -189,9 +188,10 @@ def draw_map(
         axes.annotate(
             "last recording",
             here,
-            xytext=(0, -16),
+            xytext=(0, -20),
             textcoords="offset points",
             ha="center",
+            fontweight="bold",
         )
     share = 100 * plane.explained_variance_ratio_.sum()
     axes.set_xlabel(f"{share:.0f} % of what tells these recordings apart is seen here")

@@ -10,6 +10,7 @@ from local_modules.plots import BLUE
 
 TITLE = "Who is speaking?"
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
+DARK_BLUE = "#005A8E"
 SECONDS_KEPT = 600  # what was sent to the page
 # One at a time listens: the model takes all cores that it may.
 LISTENING = {"concurrency_id": "model", "concurrency_limit": 1}
@@ -20,6 +21,8 @@ def theme() -> gradio.Theme:
     return gradio.themes.Default(primary_hue="blue", **FONTS).set(
         button_primary_background_fill=BLUE,
         button_primary_background_fill_dark=BLUE,
+        button_primary_background_fill_hover=DARK_BLUE,
+        button_primary_background_fill_hover_dark=DARK_BLUE,
     )
 
 
@@ -47,14 +50,6 @@ def build(answers: Answers, model_name: str) -> gradio.Blocks:
     ) as page:
         last = gradio.State()
         gradio.Markdown(f"# {TITLE}")
-        gradio.HTML(
-            answers.parts.footnote(
-                f"Model {model_name}. WAV, FLAC, OGG or MP3, up to {MAX_SECONDS} s and "
-                f"{MAX_MEGABYTES} MB. What is recorded stays on the machine that shows "
-                f"this page and is gone after {SECONDS_KEPT // 60} minutes; of those "
-                "enrolled, their voice's numbers are kept."
-            )
-        )
         with gradio.Tab("Compare"):
             with gradio.Row():
                 one, other = recorder("First recording"), recorder("Second recording")
@@ -64,24 +59,33 @@ def build(answers: Answers, model_name: str) -> gradio.Blocks:
             with gradio.Column():
                 recording = recorder("Recording")
                 identify = gradio.Button("Who is it?", variant="primary")
+                answer = gradio.HTML()
+            with gradio.Column():
                 with gradio.Group():
                     name = gradio.Textbox(label="Name", max_lines=1)
                     consent = gradio.Checkbox(
                         label="This person agrees that their voice is kept"
                     )
-                enrol = gradio.Button("Enrol")
-            with gradio.Column():
-                answer = gradio.HTML()
+                enrol = gradio.Button("Enrol this recording")
+                change = gradio.HTML()
                 gradio.Markdown("### Enrolled")
                 people = gradio.HTML()
-                leaving = gradio.Dropdown(label="Remove", choices=[])
+                leaving = gradio.Dropdown(label="Who is to be forgotten", choices=[])
                 remove = gradio.Button("Remove", variant="stop")
         with gradio.Tab("Map"):
             gradio.Markdown(
-                "Every dot is a recording of somebody enrolled, every star the last "
-                "one heard. What is near sounds alike, as far as two dimensions show."
+                "A dot is a recording of somebody enrolled, the star the last one "
+                "heard. What is near sounds alike, as far as two dimensions show."
             )
             voices = gradio.HTML()
+        gradio.HTML(
+            answers.parts.footnote(
+                f"WAV, FLAC, OGG or MP3, up to {MAX_SECONDS} s and {MAX_MEGABYTES} MB. "
+                f"Recordings stay on the machine that shows this page, and are gone "
+                f"after {SECONDS_KEPT // 60} minutes; of those enrolled, the numbers "
+                f"that the model has made of their voices are kept. Model {model_name}."
+            )
+        )
 
         def refreshed(last):
             return (
@@ -89,6 +93,12 @@ def build(answers: Answers, model_name: str) -> gradio.Blocks:
                 gradio.Dropdown(choices=answers.names(), value=None),
                 answers.map(last),
             )
+
+        def enrolled(path, name, consent):
+            html, voice = answers.enrol(path, name, consent)
+            if voice is not None:
+                name, consent = "", False  # the next person has not agreed yet
+            return html, voice, name, consent
 
         shown = {"inputs": last, "outputs": [people, leaving, voices]}
         page.load(refreshed, **shown)
@@ -99,9 +109,12 @@ def build(answers: Answers, model_name: str) -> gradio.Blocks:
             refreshed, **shown
         )
         enrol.click(
-            answers.enrol, [recording, name, consent], [answer, last], **LISTENING
+            enrolled,
+            [recording, name, consent],
+            [change, last, name, consent],
+            **LISTENING,
         ).then(refreshed, **shown)
-        remove.click(answers.remove, leaving, [answer, last]).then(refreshed, **shown)
+        remove.click(answers.remove, leaving, [change, last]).then(refreshed, **shown)
     return page
 
 
