@@ -198,6 +198,7 @@ def draw_map(
     axes.set_xticks([])
     axes.set_yticks([])
     axes.margins(0.15)
+    axes.set_aspect("equal", adjustable="datalim")  # distances are what is compared
     axes.spines[:].set_color(GRID_GREY)
     return _svg(figure)
 

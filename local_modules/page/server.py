@@ -8,6 +8,7 @@ import socket
 import sys
 import tempfile
 import warnings
+from collections.abc import Callable, Sequence
 
 from local_modules.errors import RunError
 from local_modules.page.answers import Answers
@@ -23,6 +24,7 @@ POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
     "frame-ancestors 'none'; form-action 'self'"
 )
+MAX_WAITING = 20  # questions
 
 
 class FromHereOnly:
@@ -78,21 +80,43 @@ def serve(answers: Answers, model_name: str, host: str, port: int) -> None:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="speaker-"))
         os.environ["GRADIO_TEMP_DIR"] = folder
         stack.enter_context(contextlib.suppress(KeyboardInterrupt))
-        server = _server(answers, model_name, password, is_loopback(address))
         where = f"[{address[0]}]" if family == socket.AF_INET6 else address[0]
+        names = [where, "localhost"] if is_loopback(address) else None
+        app = make_app(answers, model_name, password, names)
         print(
             f"The page is at http://{where}:{listening.getsockname()[1]}/\n"
             "Ctrl-C ends it.",
             file=sys.stderr,
         )
-        server.run(sockets=[listening])
+        import uvicorn
+
+        # A browser that looks on holds a connection open: it has a second to let go.
+        config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
+        uvicorn.Server(config).run(sockets=[listening])
 
 
-def _server(answers, model_name, password, is_local):
+def make_app(
+    answers: Answers, model_name: str, password: str | None, names: Sequence[str] | None
+) -> Callable:
+    """The page as an ASGI application, with what guards it.
+
+    Arguments
+    ---------
+    answers, model_name
+        See `serve`.
+    password : str | None
+        What has to be given first, if anything.
+    names : sequence of str | None
+        Hosts that a browser may call it by; None for any. Somebody else's domain may
+        be made to mean this machine.
+
+    Returns
+    -------
+    callable
+    """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while it is imported
     # They take seconds, which no other command has to spend.
     import gradio
-    import uvicorn
     from fastapi import FastAPI
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -102,17 +126,15 @@ def _server(answers, model_name, password, is_local):
     # Scripts that Matplotlib's own font lacks are the browser's to write.
     warnings.filterwarnings("ignore", "Glyph .* missing from")
     around = [Middleware(FromHereOnly)]
-    if is_local:
-        # Somebody else's domain may be made to mean this machine.
-        names = ["127.0.0.1", "localhost", "::1", "[::1]"]
+    if names is not None:
         around.append(Middleware(TrustedHostMiddleware, allowed_hosts=names))
-    app = gradio.mount_gradio_app(
+    return gradio.mount_gradio_app(
         FastAPI(openapi_url=None, middleware=around),
-        build(answers, model_name).queue(max_size=20),
+        build(answers, model_name).queue(max_size=MAX_WAITING),
         path="/",
         auth=password and (lambda _, given: _same(given, password)),
         auth_message="Any name, and the password of this page.",
-        max_file_size=MAX_MEGABYTES * 2**20,
+        max_file_size=MAX_MEGABYTES * 10**6,
         show_error=False,
         footer_links=[],
         run_history=False,  # it would keep recordings in the browser
@@ -123,9 +145,6 @@ def _server(answers, model_name, password, is_local):
         theme=theme(),
         css_paths=css_file(),
     )
-    # A browser that looks on holds a connection open: it has a second to let go.
-    config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
-    return uvicorn.Server(config)
 
 
 def _same(given: str, password: str) -> bool:
