@@ -52,12 +52,13 @@ def build(answers: Answers, model_name: str) -> gradio.Blocks:
         gradio.Markdown(f"# {TITLE}")
         with gradio.Tab("Compare"):
             with gradio.Row():
-                one, other = recorder("First recording"), recorder("Second recording")
+                one = recorder("First recording", "one")
+                other = recorder("Second recording", "other")
             compare = gradio.Button("Is it the same person?", variant="primary")
             verdict = gradio.HTML()
         with gradio.Tab("People"), gradio.Row():
             with gradio.Column():
-                recording = recorder("Recording")
+                recording = recorder("Recording", "recording")
                 identify = gradio.Button("Who is it?", variant="primary")
                 answer = gradio.HTML()
             with gradio.Column():
@@ -69,7 +70,7 @@ def build(answers: Answers, model_name: str) -> gradio.Blocks:
                 enrol = gradio.Button("Enrol this recording")
                 change = gradio.HTML()
                 gradio.Markdown("### Enrolled")
-                people = gradio.HTML()
+                people = gradio.HTML(elem_id="people")
                 leaving = gradio.Dropdown(label="Who is to be forgotten", choices=[])
                 remove = gradio.Button("Remove", variant="stop")
         with gradio.Tab("Map"):
@@ -118,10 +119,11 @@ def build(answers: Answers, model_name: str) -> gradio.Blocks:
     return page
 
 
-def recorder(label: str) -> gradio.Audio:
+def recorder(label: str, elem_id: str) -> gradio.Audio:
     """Where a recording is made or dropped."""
     return gradio.Audio(
         label=label,
+        elem_id=elem_id,
         sources=["microphone", "upload"],
         type="filepath",
         buttons=[],
