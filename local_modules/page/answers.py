@@ -25,6 +25,7 @@ ADVICE = (
     "where nobody else talks."
 )
 SURE = 0.75  # less is said to be unsure
+MOST_SURE = 99.9  # per cent; no calibration is good enough to say more
 MAX_NAME = 80  # characters
 FEWEST = 3  # recordings on a map
 
@@ -196,9 +197,9 @@ class Answers:
         if verdict.llr < 0:
             kinds.reverse()
         sure = 100 * max(verdict.probability, 1 - verdict.probability)
+        sure = f"{sure:.1f}" if sure < MOST_SURE else f"More than {MOST_SURE}"
         return [
-            f"{sure:.1f} % sure, if beforehand it is the same with "
-            f"{100 * self.prior:g} %.",
+            f"{sure} % sure, if beforehand it is the same with {100 * self.prior:g} %.",
             f"Recordings like these are {_times(abs(verdict.llr))} likelier from "
             f"{kinds[0]} than from {kinds[1]}: log-likelihood ratio {verdict.llr:.2f}, "
             f"cosine {verdict.score:.2f}.",
