@@ -55,7 +55,7 @@ def build(answers: Answers, model_name: str) -> gradio.Blocks:
                 one = recorder("First recording", "one")
                 other = recorder("Second recording", "other")
             compare = gradio.Button("Is it the same person?", variant="primary")
-            verdict = gradio.HTML()
+            verdict = gradio.HTML(elem_id="verdict")
         with gradio.Tab("People"), gradio.Row():
             with gradio.Column():
                 recording = recorder("Recording", "recording")

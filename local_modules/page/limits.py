@@ -115,8 +115,8 @@ def hear(verifier: Verifier, path: str | None, what: str) -> Heard:
         It is missing, too long or too short, or can't be used; in words for a person
         who never sees the file's name.
     """
-    if path is None:
-        raise InputError(f"{what}: is missing. Record it, or drop a file.")
+    if path is None or not os.path.exists(path):  # it may have been here for too long
+        raise InputError(f"{what}: is not here yet. Record it, or drop a file.")
     rate = verifier.model.sample_rate
     try:
         with soundfile.SoundFile(path) as file:

@@ -30,9 +30,10 @@ def test_a_recording_of_no_use_is_told_as_a_person_needs_it(
     assert bad[name] not in text  # where it lies here says nothing to anybody
 
 
-def test_nothing_at_all(verifier):
-    with pytest.raises(InputError, match="Yours: is missing"):
-        hear(verifier, None, "Yours")
+@pytest.mark.parametrize("path", [None, "gone since.wav"])
+def test_nothing_at_all(path, verifier):
+    with pytest.raises(InputError, match="Yours: is not here yet"):
+        hear(verifier, path, "Yours")
 
 
 def test_clipping_is_a_warning(verifier, bad, words):
