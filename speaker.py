@@ -7,6 +7,7 @@ python speaker.py enroll ann monday.wav tuesday.wav
 python speaker.py identify unknown.wav
 python speaker.py list
 python speaker.py remove ann
+python speaker.py serve
 """
 
 import argparse
@@ -19,11 +20,11 @@ from pathlib import Path
 from local_modules.errors import InputError, RunError
 from local_modules.inference.embedding_files import embed_to_file, find_recordings
 from local_modules.inference.identification import identify
+from local_modules.inference.speech import AUDIBLY_CLIPPED
 from local_modules.inference.verification import Verifier, Voice
 from local_modules.inference.voices import VoiceStore
 
 VOICES = "voices.db"  # beside the model's folder
-CLIPPED = 0.01  # share of samples beyond which a person should know
 
 
 def verify(options: argparse.Namespace, verifier: Verifier) -> tuple[dict, str]:
@@ -99,10 +100,23 @@ def remove(options: argparse.Namespace, verifier: Verifier) -> tuple[dict, str]:
         return {"removed": options.name}, f"{options.name} is gone from {store.path}"
 
 
+def serve_page(options: argparse.Namespace, verifier: Verifier) -> tuple[dict, str]:
+    """Shows a local page to do all that with a microphone, until Ctrl-C."""
+    # The pictures take a second to import.
+    from local_modules.page.answers import Answers
+    from local_modules.page.server import serve
+
+    with open_voices(options, verifier):
+        pass  # another model's voices are refused before the page is up
+    answers = Answers(verifier, lambda: open_voices(options, verifier), options.prior)
+    serve(answers, verifier.model.source, options.host, options.port)
+    return {}, "The page is closed."
+
+
 def listen(verifier: Verifier, path: str) -> Voice:
     """Embeds a recording, and says what may be wrong with it."""
     voice = verifier.listen(path)
-    if voice.quality.clipped > CLIPPED:
+    if voice.quality.clipped > AUDIBLY_CLIPPED:
         share = 100 * voice.quality.clipped
         print(
             f"{path}: is clipped, {share:.0f} % of it: the answer is less sure",
@@ -215,6 +229,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     command("list", list_voices, of_store, example="list")
     add = command("remove", remove, of_store, example="remove ann")
     add("name", metavar="NAME")
+    add = command(
+        "serve",
+        serve_page,
+        *(of_store, with_prior),
+        example="serve --port 8000",
+    )
+    add("--host", default="127.0.0.1", help="where others reach it, with a password")
+    add("--port", type=int, default=7860, help="0: any that is free")
     try:
         options = parser.parse_args(argv)
     except argparse.ArgumentError as error:
@@ -223,6 +245,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise InputError(f"--prior {options.prior}: has to be above 0 and below 1")
     if getattr(options, "top", 1) < 1:
         raise InputError(f"--top {options.top}: has to be above 0")
+    if not 0 <= getattr(options, "port", 0) < 2**16:
+        raise InputError(f"--port {options.port}: has to be from 0 to 65535")
     return options
 
 

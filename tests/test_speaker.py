@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -159,6 +160,10 @@ def test_killed_while_embedding_it_continues(here, words, voices_folder):
         (["enroll", " ", "good.wav"], "' ': is no name"),
         (["list", "--voices", "broken.db"], "broken.db: is no file of voices"),
         (["list", "--model", "nowhere"], "nowhere: is no speaker model"),
+        (["serve", "--host", "0.0.0.0"], "--host 0.0.0.0: others reach the page there"),
+        (["serve", "--host", "no.such"], "--host no.such: is no address"),
+        (["serve", "--port", "65536"], "--port 65536: has to be from 0 to 65535"),
+        (["serve", "--voices", "broken.db"], "broken.db: is no file of voices"),
         (["sing"], "invalid choice: 'sing'"),
         ([], "required: COMMAND"),
     ],
@@ -176,6 +181,14 @@ def test_a_mistake_is_one_line(arguments, words, here, capsys, voices_folder):
     assert words in error[-1] and "Traceback" not in "".join(error)
 
 
+def test_a_port_in_use_is_one_line(here, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run("serve", "--port", port) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert f"--port {port}: can't be listened on: Address already in use" in line
+
+
 def test_no_model_at_all(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run("list") == 2
@@ -183,7 +196,7 @@ def test_no_model_at_all(tmp_path, monkeypatch, capsys):
 
 
 def test_every_command_shows_an_example(capsys):
-    for name in ("verify", "embed", "enroll", "identify", "list", "remove"):
+    for name in ("verify", "embed", "enroll", "identify", "list", "remove", "serve"):
         with pytest.raises(SystemExit) as end:
             run(name, "--help")
         assert end.value.code == 0

@@ -9,7 +9,7 @@ training that of Brümmer & du Preez (Computer Speech & Language 20, 2006).
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from local_modules.manifest import replacing
 from local_modules.metrics import cllr
 
 N_HALVINGS = 10  # of the speakers, in cross-validation
+N_BINS = 50  # of the histograms of the ratios
 CLEARLY = 0.75  # of the halves in which quality has to make better ratios
 
 
@@ -32,6 +33,10 @@ class Calibration:
         By name of what is weighed.
     offset : float
         What is added.
+    densities : dict of str to list of float | None
+        What the ratios of the trials that it was fitted on were like: `target` and
+        `nontarget`, the height of each histogram between the `edges` of its bins, of
+        which there is one more. None for a calibration from before they were kept.
 
     Example
     -------
@@ -42,6 +47,7 @@ class Calibration:
 
     weights: dict[str, float]
     offset: float
+    densities: dict[str, list[float]] | None = None
 
     def __call__(self, measures: Mapping[str, np.ndarray]) -> np.ndarray:
         """Log-likelihood ratios (natural logarithm) of trials.
@@ -137,9 +143,21 @@ def fit_calibration(
     # The regression gives posterior log-odds: the prior's are taken out.
     prior = np.log(p_target / (1 - p_target))
     offset = model.intercept_[0] - weights @ mean - prior
-    return Calibration(
+    calibration = Calibration(
         dict(zip(measures, weights.tolist(), strict=True)), float(offset)
     )
+    return replace(calibration, densities=_densities(calibration(measures), labels))
+
+
+def _densities(llrs: np.ndarray, labels: np.ndarray) -> dict[str, list[float]]:
+    edges = np.histogram_bin_edges(llrs, N_BINS)
+    sides = {"target": llrs[labels], "nontarget": llrs[~labels]}
+    heights = {
+        name: np.histogram(side, edges, density=True)[0] for name, side in sides.items()
+    }
+    return {
+        name: values.tolist() for name, values in {"edges": edges, **heights}.items()
+    }
 
 
 def quality_helps(

@@ -233,7 +233,9 @@ def onnx_graph(model: SpeakerModel) -> onnx.ModelProto:
         metadata["threshold"] = repr(threshold)
     backend = Backend.load(model.source) if Path(model.source).is_dir() else None
     if backend is not None and backend.calibration is not None:
-        metadata["calibration"] = json.dumps(asdict(backend.calibration))
+        parts = asdict(backend.calibration)
+        del parts["densities"]  # for pictures
+        metadata["calibration"] = json.dumps(parts)
     onnx.helper.set_model_props(proto, metadata)
     return proto
 

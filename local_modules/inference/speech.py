@@ -28,6 +28,7 @@ JOIN_FRAMES, MARGIN_FRAMES = 10, 3  # short pauses stay, and some of what is aro
 MIN_PEAK = 10 ** (-50 / 20)  # of full scale
 MIN_SPREAD_DB = 2.0  # of the level of frames: that of speech is 5 and more
 CLIPPED = 0.999  # of full scale
+AUDIBLY_CLIPPED = 0.01  # share of samples beyond which a person should know
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,19 @@ def test_the_share_of_target_trials_does_not_matter():
     assert few_targets.offset == pytest.approx(all_of_them.offset, abs=0.15)
 
 
+def test_the_ratios_of_both_kinds_of_trials_are_kept():
+    """As densities: near those of the Gaussians that the ratios were drawn from, and
+    each with an area of one."""
+    llr, labels = gaussians(100_000, seed=6)
+    kept = fit_calibration({"score": llr}, labels, penalty=1e-7).densities
+    edges = np.array(kept["edges"])
+    centres = (edges[1:] + edges[:-1]) / 2
+    for name, mean in (("target", 2.0), ("nontarget", -2.0)):
+        assert np.sum(kept[name] * np.diff(edges)) == pytest.approx(1)
+        expected = np.exp(-((centres - mean) ** 2) / 8) / np.sqrt(8 * np.pi)
+        np.testing.assert_allclose(kept[name], expected, atol=0.012)
+
+
 def test_other_trials_are_calibrated_too():
     llr, labels = gaussians(20_000, seed=3)
     calibration = fit_calibration({"score": 0.1 * llr + 0.3}, labels)
@@ -98,9 +111,15 @@ def test_bad_trials_are_refused(measures, labels, message):
 
 
 def test_it_is_kept_in_a_file(tmp_path):
-    calibration = Calibration({"score": 1.5, "seconds": -0.25}, 0.125)
+    calibration = fit_calibration(
+        {"score": np.array([0.1, 0.4, 0.3, 0.6])}, np.array([False, False, True, True])
+    )
     calibration.save(tmp_path / "calibration.json")
     assert Calibration.load(tmp_path / "calibration.json") == calibration
+    old = '{"weights": {"score": 1.5}, "offset": 0.125}'  # without the densities
+    (tmp_path / "old.json").write_text(old)
+    loaded = Calibration.load(tmp_path / "old.json")
+    assert loaded == Calibration({"score": 1.5}, 0.125)
     for text in ("", "[]", '{"weights": {}}', '{"other": 1}'):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(InputError, match="bad.json: is no calibration"):

@@ -1,0 +1,1 @@
+"""The local page of `speaker.py serve`: recordings in, answers out."""

@@ -1,0 +1,259 @@
+"""What the page answers, as HTML. Names and messages are a stranger's: the templates
+escape them."""
+
+import base64
+import functools
+import math
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from local_modules.errors import InputError
+from local_modules.inference.identification import identify
+from local_modules.inference.verification import Verdict, Verifier, Voice
+from local_modules.inference.voices import VoiceStore
+from local_modules.metrics import bayes_threshold
+from local_modules.page import figures
+from local_modules.page.limits import Heard, hear
+
+TEMPLATES = Path(__file__).parents[1] / "templates"
+ADVICE = (
+    "What works: five seconds of speech or more, a hand's breadth from the microphone, "
+    "where nobody else talks."
+)
+SURE = 0.75  # less is said to be unsure
+MOST_SURE = 99.9  # per cent; no calibration is good enough to say more
+MAX_NAME = 80  # characters
+FEWEST = 3  # recordings on a map
+
+
+def told(answer):
+    """Lets an answer that returns HTML and perhaps a voice tell of a person's mistake
+    instead."""
+
+    @functools.wraps(answer)
+    def guarded(self, *arguments):
+        try:
+            return answer(self, *arguments)
+        except InputError as error:
+            return self.parts.problem(str(error), ADVICE), None
+
+    return guarded
+
+
+class Answers:
+    """Answers what the page is asked.
+
+    Arguments
+    ---------
+    verifier : Verifier
+        The model.
+    open_store : callable
+        Gives a `with` the voices that are enrolled; called anew for each question, for
+        each has a thread of its own.
+    prior : float
+        How probable it is beforehand that it is the same person, or one of those
+        enrolled.
+    """
+
+    def __init__(
+        self,
+        verifier: Verifier,
+        open_store: Callable[[], AbstractContextManager[VoiceStore]],
+        prior: float = 0.5,
+    ):
+        self.verifier = verifier
+        self.open_store = open_store
+        self.prior = prior
+        environment = Environment(
+            loader=FileSystemLoader(TEMPLATES),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+        )
+        self.parts = environment.get_template("page.html").module
+
+    @told
+    def compare(self, one: str | None, other: str | None) -> tuple[str, Voice | None]:
+        """Whether two recordings are of one person; and the second's voice."""
+        names = "First recording", "Second recording"
+        heard = [
+            hear(self.verifier, path, name)
+            for path, name in zip((one, other), names, strict=True)
+        ]
+        (verdict,) = self.verifier.compare(
+            [[heard[0].voice]], heard[1].voice, self.prior
+        )
+        scale, explanation = self._scale(verdict)
+        rate = self.verifier.model.sample_rate
+        html = self.parts.verdict(
+            _headline(verdict),
+            verdict.same,
+            self._reasons(verdict),
+            [each.warning for each in heard],
+            _image(scale),
+            explanation,
+            [
+                (
+                    name,
+                    _quality(each),
+                    _image(figures.draw_recording(each.samples, rate)),
+                )
+                for name, each in zip(names, heard, strict=True)
+            ],
+        )
+        return html, heard[1].voice
+
+    @told
+    def identify(self, path: str | None) -> tuple[str, Voice | None]:
+        """Who of the enrolled it is; and the voice."""
+        heard = hear(self.verifier, path, "The recording")
+        with self.open_store() as store:
+            answer = identify(self.verifier, store, heard.voice, prior=self.prior)
+        rows = []
+        for found in answer.candidates:
+            if found.probability is None:
+                share, text = max(0.0, found.score), f"cosine {found.score:.2f}"
+            else:
+                share, text = found.probability, f"{100 * found.probability:.1f} %"
+            rows.append((found.name, f"{100 * share:.1f}", text))
+        if answer.nobody is not None:
+            share = f"{100 * answer.nobody:.1f}"
+            rows.append(("nobody enrolled", share, f"{share} %"))
+        known = answer.name is not None
+        headline = answer.name if known else "Nobody who is enrolled"
+        html = self.parts.candidates(headline, known, rows, [heard.warning])
+        return html, heard.voice
+
+    @told
+    def enrol(
+        self, path: str | None, name: str, consent: bool
+    ) -> tuple[str, Voice | None]:
+        """Keeps a recording of a person who has consented to it; and the voice."""
+        name = name.strip()
+        if not name or len(name) > MAX_NAME:
+            raise InputError(f"The name: has to have 1 to {MAX_NAME} characters.")
+        if not consent:
+            raise InputError(
+                "The consent: a voice says who somebody is; it is kept only if its "
+                "owner has agreed. Tick the box if so."
+            )
+        heard = hear(self.verifier, path, "The recording")
+        with self.open_store() as store:
+            store.add(name, [heard.voice])
+        html = self.parts.note(f"{name} is enrolled: {_quality(heard)}.")
+        return html + self.parts.warnings([heard.warning]), heard.voice
+
+    @told
+    def remove(self, name: str | None) -> tuple[str, None]:
+        """Forgets a person."""
+        if not name:
+            raise InputError("Who is to be removed? Choose a name.")
+        with self.open_store() as store:
+            store.remove(name)
+        return self.parts.note(f"{name} is removed, and overwritten on the disk."), None
+
+    def names(self) -> list[str]:
+        """Who is enrolled."""
+        with self.open_store() as store:
+            return [voice.name for voice in store.enrolled()]
+
+    def people(self) -> str:
+        """A table of who is enrolled."""
+        with self.open_store() as store:
+            return self.parts.people(store.enrolled())
+
+    def map(self, last: Voice | None) -> str:
+        """All that is enrolled and the last recording, on a plane."""
+        with self.open_store() as store:
+            names, vectors = store.matrix()
+        if len(names) + (last is not None) < FEWEST:
+            return self.parts.note(
+                f"A map needs {FEWEST} recordings, enrolled or the last one heard; "
+                f"{len(names)} are enrolled."
+            )
+        vectors = self._directions(vectors) if names else vectors
+        last = None if last is None else self._directions(last.vector[None])[0]
+        picture = figures.draw_map(names, vectors, last)
+        return self.parts.picture(_image(picture), "map of the voices")
+
+    def _directions(self, vectors: np.ndarray) -> np.ndarray:
+        """What the cosine compares: without the mean, and of length one."""
+        if self.verifier.backend is not None:
+            vectors = vectors - self.verifier.backend.mean.numpy()
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def _reasons(self, verdict: Verdict) -> list[str]:
+        if verdict.llr is None:
+            return [
+                f"Cosine {verdict.score:.2f}; the same person from "
+                f"{self.verifier.threshold:.2f} on. The model has no calibration, so "
+                "how sure that is can't be said."
+            ]
+        kinds = ["one person", "two"]
+        if verdict.llr < 0:
+            kinds.reverse()
+        sure = 100 * max(verdict.probability, 1 - verdict.probability)
+        sure = f"{sure:.1f}" if sure < MOST_SURE else f"More than {MOST_SURE}"
+        return [
+            f"{sure} % sure, if beforehand it is the same with {100 * self.prior:g} %.",
+            f"Recordings like these are {_times(abs(verdict.llr))} likelier from "
+            f"{kinds[0]} than from {kinds[1]}: log-likelihood ratio {verdict.llr:.2f}, "
+            f"cosine {verdict.score:.2f}.",
+        ]
+
+    def _scale(self, verdict: Verdict) -> tuple[bytes, str]:
+        """The picture of where a verdict lies, and what is to be seen on it."""
+        if verdict.llr is None:
+            picture = figures.draw_scale(
+                verdict.score, self.verifier.threshold, "Cosine"
+            )
+            return picture, "From the dotted line on it is the same person."
+        densities = self.verifier.backend.calibration.densities
+        picture = figures.draw_scale(
+            verdict.llr, bayes_threshold(self.prior), "Log-likelihood ratio", densities
+        )
+        if densities is None:
+            return picture, "From the dotted line on it is the same person."
+        return picture, (
+            "Behind it: how often which ratio came up with two recordings of one "
+            "person, and of two, among the speakers on whom the scale was made."
+        )
+
+
+def _headline(verdict: Verdict) -> str:
+    headline = "The same person" if verdict.same else "Two persons"
+    probability = verdict.probability
+    if probability is not None and max(probability, 1 - probability) < SURE:
+        return f"Hard to say; rather {headline[0].lower()}{headline[1:]}"
+    return headline
+
+
+def _times(llr: float) -> str:
+    """A ratio above 1 in words.
+
+    Example
+    -------
+    >>> _times(0.7), _times(3.0), _times(30.0)
+    ('2.0 times', '20 times', 'more than a million times')
+    """
+    if llr > math.log(1e6):
+        return "more than a million times"
+    ratio = math.exp(llr)
+    return f"{ratio:,.0f} times" if ratio >= 10 else f"{ratio:.1f} times"
+
+
+def _quality(heard: Heard) -> str:
+    quality = heard.voice.quality
+    return (
+        f"{quality.speech_seconds:.1f} s of speech in {quality.seconds:.1f} s, at "
+        f"{quality.level_db:.0f} dB"
+    )
+
+
+def _image(svg: bytes) -> str:
+    # As an image and not as elements: nothing in it can act.
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"

@@ -1,0 +1,131 @@
+"""Where what stands on the page; Gradio's components, and what a click does."""
+
+from pathlib import Path
+
+import gradio
+
+from local_modules.page.answers import Answers
+from local_modules.page.limits import MAX_MEGABYTES, MAX_SECONDS
+from local_modules.plots import BLUE
+
+TITLE = "Who is speaking?"
+FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
+DARK_BLUE = "#005A8E"
+SECONDS_KEPT = 600  # what was sent to the page
+# One at a time listens: the model takes all cores that it may.
+LISTENING = {"concurrency_id": "model", "concurrency_limit": 1}
+
+
+def theme() -> gradio.Theme:
+    """The house's colours, and fonts that the machine has."""
+    return gradio.themes.Default(primary_hue="blue", **FONTS).set(
+        button_primary_background_fill=BLUE,
+        button_primary_background_fill_dark=BLUE,
+        button_primary_background_fill_hover=DARK_BLUE,
+        button_primary_background_fill_hover_dark=DARK_BLUE,
+    )
+
+
+def css_file() -> Path:
+    """The style of what is no component of Gradio's."""
+    return Path(__file__).parents[1] / "templates" / "page.css"
+
+
+def build(answers: Answers, model_name: str) -> gradio.Blocks:
+    """The page.
+
+    Arguments
+    ---------
+    answers : Answers
+        Who answers.
+    model_name : str
+        What the model is called.
+
+    Returns
+    -------
+    gradio.Blocks
+    """
+    with gradio.Blocks(
+        title=TITLE, analytics_enabled=False, delete_cache=(60, SECONDS_KEPT)
+    ) as page:
+        last = gradio.State()
+        gradio.Markdown(f"# {TITLE}")
+        with gradio.Tab("Compare"):
+            with gradio.Row():
+                one = recorder("First recording", "one")
+                other = recorder("Second recording", "other")
+            compare = gradio.Button("Is it the same person?", variant="primary")
+            verdict = gradio.HTML(elem_id="verdict")
+        with gradio.Tab("People"), gradio.Row():
+            with gradio.Column():
+                recording = recorder("Recording", "recording")
+                identify = gradio.Button("Who is it?", variant="primary")
+                answer = gradio.HTML()
+            with gradio.Column():
+                with gradio.Group():
+                    name = gradio.Textbox(label="Name", max_lines=1)
+                    consent = gradio.Checkbox(
+                        label="This person agrees that their voice is kept"
+                    )
+                enrol = gradio.Button("Enrol this recording")
+                change = gradio.HTML()
+                gradio.Markdown("### Enrolled")
+                people = gradio.HTML(elem_id="people")
+                leaving = gradio.Dropdown(label="Who is to be forgotten", choices=[])
+                remove = gradio.Button("Remove", variant="stop")
+        with gradio.Tab("Map"):
+            gradio.Markdown(
+                "A dot is a recording of somebody enrolled, the star the last one "
+                "heard. What is near sounds alike, as far as two dimensions show."
+            )
+            voices = gradio.HTML()
+        gradio.HTML(
+            answers.parts.footnote(
+                f"WAV, FLAC, OGG or MP3, up to {MAX_SECONDS} s and {MAX_MEGABYTES} MB. "
+                f"Recordings stay on the machine that shows this page, and are gone "
+                f"after {SECONDS_KEPT // 60} minutes; of those enrolled, the numbers "
+                f"that the model has made of their voices are kept. Model {model_name}."
+            )
+        )
+
+        def refreshed(last):
+            return (
+                answers.people(),
+                gradio.Dropdown(choices=answers.names(), value=None),
+                answers.map(last),
+            )
+
+        def enrolled(path, name, consent):
+            html, voice = answers.enrol(path, name, consent)
+            if voice is not None:
+                name, consent = "", False  # the next person has not agreed yet
+            return html, voice, name, consent
+
+        shown = {"inputs": last, "outputs": [people, leaving, voices]}
+        page.load(refreshed, **shown)
+        compare.click(answers.compare, [one, other], [verdict, last], **LISTENING).then(
+            refreshed, **shown
+        )
+        identify.click(answers.identify, recording, [answer, last], **LISTENING).then(
+            refreshed, **shown
+        )
+        enrol.click(
+            enrolled,
+            [recording, name, consent],
+            [change, last, name, consent],
+            **LISTENING,
+        ).then(refreshed, **shown)
+        remove.click(answers.remove, leaving, [change, last]).then(refreshed, **shown)
+    return page
+
+
+def recorder(label: str, elem_id: str) -> gradio.Audio:
+    """Where a recording is made or dropped."""
+    return gradio.Audio(
+        label=label,
+        elem_id=elem_id,
+        sources=["microphone", "upload"],
+        type="filepath",
+        buttons=[],
+        waveform_options={"waveform_color": "#999999", "waveform_progress_color": BLUE},
+    )

@@ -1,0 +1,52 @@
+"""What guards the page, asked over HTTP."""
+
+import pytest
+from starlette.testclient import TestClient
+
+from local_modules.page.limits import MAX_MEGABYTES
+from local_modules.page.server import make_app
+
+
+@pytest.fixture
+def client(answers, tmp_path, monkeypatch):
+    """A function that makes a client of the page."""
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "sent"))
+
+    def make(password=None, names=("127.0.0.1", "localhost")):
+        app = make_app(answers, "model", password, names)
+        return TestClient(app, base_url="http://127.0.0.1")
+
+    return make
+
+
+def test_another_host_is_refused_and_nothing_else_is_loaded(client):
+    page = client().get("/")
+    assert page.status_code == 200
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert client().get("/", headers={"host": "evil.example"}).status_code == 400
+    assert client().get("/", headers={"host": "localhost:80"}).status_code == 200
+    anywhere = client(names=None).get("/", headers={"host": "evil.example"})
+    assert anywhere.status_code == 200
+
+
+def test_nothing_without_the_password(client, tmp_path):
+    page = client(password="sésame", names=None)
+    upload = {"files": ("a.wav", b"x")}
+    assert page.get("/config").status_code == 401
+    assert page.post("/gradio_api/upload", files=upload).status_code == 401
+    for wrong in ("", "sesame", "sésame "):
+        given = {"username": "anybody", "password": wrong}
+        assert page.post("/login", data=given).status_code in (400, 422)
+    assert not list(tmp_path.glob("sent/*/a.wav"))
+    given = {"username": "anybody", "password": "sésame"}
+    assert page.post("/login", data=given).status_code == 200
+    assert page.get("/config").status_code == 200
+
+
+def test_an_upload_that_is_too_large_is_refused(client, tmp_path):
+    page = client()
+    for size, status in ((1000, 200), (MAX_MEGABYTES * 10**6 + 1, 413)):
+        upload = {"files": ("a.wav", bytes(size))}
+        assert page.post("/gradio_api/upload", files=upload).status_code == status
+    (kept,) = tmp_path.glob("sent/*/a.wav")
+    assert kept.stat().st_size == 1000
