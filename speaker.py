@@ -19,7 +19,7 @@ from pathlib import Path
 
 from local_modules.errors import InputError, RunError
 from local_modules.inference.embedding_files import embed_to_file, find_recordings
-from local_modules.inference.identification import identify
+from local_modules.inference.identification import Identifier
 from local_modules.inference.speech import AUDIBLY_CLIPPED
 from local_modules.inference.verification import Verifier, Voice
 from local_modules.inference.voices import VoiceStore
@@ -71,7 +71,7 @@ def identify_recording(
     """Tells whose voice it is, or nobody's of those enrolled."""
     voice = listen(verifier, options.recording)
     with open_voices(options, verifier) as store:
-        answer = identify(verifier, store, voice, options.top, options.prior)
+        answer = Identifier(verifier).identify(store, voice, options.top, options.prior)
     lines = [answer.name or "nobody"]
     for candidate in answer.candidates:
         sure = ""

@@ -1,6 +1,8 @@
 """speaker.py as a person runs it, on a small trained model."""
 
 import json
+import multiprocessing
+import os
 import shutil
 import signal
 import socket
@@ -15,6 +17,7 @@ import soundfile
 from safetensors.numpy import load_file
 
 import speaker
+from local_modules.inference import embedding_files
 from local_modules.inference.verification import Verifier
 
 ROOT = Path(__file__).parents[1]
@@ -146,6 +149,44 @@ def test_killed_while_embedding_it_continues(here, words, voices_folder):
     vectors = np.load("out.npy")
     assert len(vectors) == 40
     np.testing.assert_allclose(vectors[0], vectors[4], atol=1e-4)
+
+
+def write_until_operation(vectors, output, last_operation):
+    """Writes embeddings, and dies before the given file operation."""
+    n_seen = 0
+
+    def seen(event, args):
+        nonlocal n_seen
+        if event in ("open", "os.rename", "os.remove"):
+            n_seen += 1
+            if n_seen == last_operation:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(seen)
+    embedding_files._write(vectors, output)
+    os._exit(0)
+
+
+def test_killed_while_writing_vectors_never_stand_beside_others_paths(tmp_path):
+    output = tmp_path / "out.npy"
+    old = {Path("a.wav"): np.zeros(3), Path("b.wav"): np.zeros(3)}
+    new = {Path("c.wav"): np.ones(3), Path("d.wav"): np.ones(3)}
+    for operation in range(1, 20):
+        embedding_files._write(old, output)
+        process = multiprocessing.get_context("fork").Process(
+            target=write_until_operation, args=(new, output, operation)
+        )
+        process.start()
+        process.join(60)
+        if output.exists():
+            paths = output.with_suffix(".txt").read_text().split()
+            expected = old if paths == ["a.wav", "b.wav"] else new
+            assert paths == [str(path) for path in expected]
+            np.testing.assert_array_equal(np.load(output), list(expected.values()))
+        if process.exitcode == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+    assert operation > 3 and expected is new
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,8 @@ def embed_to_file(
 def _write(vectors: dict[Path, np.ndarray], output: Path) -> None:
     part = output.with_name(f".part.{output.name}")
     if output.suffix == ".npy":
+        # A kill between the two must not leave vectors beside others' paths.
+        output.unlink(missing_ok=True)
         with replacing(output.with_suffix(".txt")) as file:
             file.writelines(f"{path}\n" for path in vectors)
         np.save(part, np.stack(list(vectors.values())))

@@ -1,13 +1,17 @@
 """Who of the enrolled is it, if anybody?"""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch.nn import functional
 
-from local_modules.evaluation.backend import Recordings
+from local_modules.inference.search import NearestVectors
 from local_modules.inference.verification import Verifier, Voice
 from local_modules.inference.voices import VoiceStore
+from local_modules.scoring import speaker_means, subtract_mean
 
 
 @dataclass(frozen=True)
@@ -51,71 +55,98 @@ class Answer:
     candidates: list[Candidate]
 
 
-def identify(
-    verifier: Verifier,
-    store: VoiceStore,
-    voice: Voice,
-    top: int = 5,
-    prior: float = 0.5,
-) -> Answer:
-    """Finds the enrolled voices nearest to a recording by cosine, and weighs those with
-    all that the model has.
+class _Enrolled(NamedTuple):
+    """Who is enrolled, ready to be searched."""
+
+    source: tuple[Path, int]  # the file, and its state then
+    people: list[str]
+    nearest: NearestVectors
+
+
+class Identifier:
+    """Tells whose voice it is. What it has made of a file of voices is kept until that
+    changes, so that a question to many voices costs one search.
 
     Arguments
     ---------
     verifier : Verifier
         The model.
-    store : VoiceStore
-        Who is enrolled.
-    voice : Voice
-        The recording.
-    top : int
-        How many candidates to weigh. Farther ones count as impossible.
-    prior : float
-        How probable it is beforehand that it is one of the enrolled; each of them is as
-        probable as the others.
-
-    Returns
-    -------
-    Answer
     """
-    names, vectors = store.matrix()
-    if not names:
-        return Answer(None, None if not verifier.is_calibrated else 1.0, [])
-    people = sorted(set(names))
-    nearest = _nearest(verifier, names, people, vectors, voice)[:top]
-    shortlist = [people[number] for number in nearest]
-    verdicts = verifier.compare(store.voices(shortlist), voice)
-    order = sorted(
-        range(len(shortlist)),
-        key=lambda n: (
-            -(verdicts[n].score if verdicts[n].llr is None else verdicts[n].llr)
-        ),
-    )
-    if not verifier.is_calibrated:
-        found = [Candidate(shortlist[n], verdicts[n].score, None, None) for n in order]
-        name = found[0].name if verdicts[order[0]].same else None
-        return Answer(name, None, found)
-    ratios = np.array([verdicts[n].llr for n in order])
-    each = np.log(prior / len(people))
-    logits = np.append(ratios + each, np.log1p(-prior))
-    *shares, nobody = np.exp(logits - np.logaddexp.reduce(logits)).tolist()
-    found = [
-        Candidate(shortlist[n], verdicts[n].score, verdicts[n].llr, share)
-        for n, share in zip(order, shares, strict=True)
-    ]
-    return Answer(found[0].name if shares[0] > nobody else None, nobody, found)
 
+    def __init__(self, verifier: Verifier):
+        self.verifier = verifier
+        self._enrolled: _Enrolled | None = None
 
-def _nearest(verifier, names, people, vectors, voice) -> np.ndarray:
-    """Numbers of the people, the one with the highest cosine first."""
-    number = {person: index for index, person in enumerate(people)}
-    members = [[] for _ in people]
-    for row, name in enumerate(names):
-        members[number[name]].append(row)
-    mean = verifier.backend.mean if verifier.backend is not None else None
-    seconds = np.zeros(len(vectors))
-    enrolled = Recordings(torch.from_numpy(vectors.copy()), seconds, members)
-    tested = Recordings(torch.from_numpy(voice.vector[None].copy()), seconds[:1])
-    scores = enrolled.vectors(mean) @ tested.vectors(mean)[0]
-    return scores.argsort(descending=True).numpy()
+    def identify(
+        self, store: VoiceStore, voice: Voice, top: int = 5, prior: float = 0.5
+    ) -> Answer:
+        """Finds the enrolled voices nearest to a recording by cosine, and weighs those
+        with all that the model has.
+
+        Arguments
+        ---------
+        store : VoiceStore
+            Who is enrolled.
+        voice : Voice
+            The recording.
+        top : int
+            How many candidates to weigh. Farther ones count as impossible.
+        prior : float
+            How probable it is beforehand that it is one of the enrolled; each of them
+            is as probable as the others.
+
+        Returns
+        -------
+        Answer
+        """
+        verifier, enrolled = self.verifier, self._searchable(store)
+        people = enrolled.people
+        if not people:
+            return Answer(None, None if not verifier.is_calibrated else 1.0, [])
+        vector = self._directions(torch.tensor(voice.vector[np.newaxis])).numpy()[0]
+        shortlist = [people[number] for number in enrolled.nearest(vector, top)]
+        verdicts = verifier.compare(store.voices(shortlist), voice)
+        order = sorted(
+            range(len(shortlist)),
+            key=lambda n: (
+                -(verdicts[n].score if verdicts[n].llr is None else verdicts[n].llr)
+            ),
+        )
+        if not verifier.is_calibrated:
+            found = [
+                Candidate(shortlist[n], verdicts[n].score, None, None) for n in order
+            ]
+            name = found[0].name if verdicts[order[0]].same else None
+            return Answer(name, None, found)
+        ratios = np.array([verdicts[n].llr for n in order])
+        each = np.log(prior / len(people))
+        logits = np.append(ratios + each, np.log1p(-prior))
+        *shares, nobody = np.exp(logits - np.logaddexp.reduce(logits)).tolist()
+        found = [
+            Candidate(shortlist[n], verdicts[n].score, verdicts[n].llr, share)
+            for n, share in zip(order, shares, strict=True)
+        ]
+        return Answer(found[0].name if shares[0] > nobody else None, nobody, found)
+
+    def _searchable(self, store: VoiceStore) -> _Enrolled:
+        """Who is enrolled now."""
+        kept = self._enrolled  # once: another thread may exchange it
+        source = store.path, store.state()
+        if kept is None or kept.source != source:
+            # A change from here on makes the state another one than was read above.
+            names, vectors = store.matrix()
+            people = sorted(set(names))
+            number = {person: index for index, person in enumerate(people)}
+            numbers = torch.tensor([number[name] for name in names], dtype=torch.int64)
+            if people:
+                vectors = self._directions(torch.from_numpy(vectors))
+                vectors = speaker_means(vectors, numbers).numpy()
+            kept = self._enrolled = _Enrolled(source, people, NearestVectors(vectors))
+        return kept
+
+    def _directions(self, vectors: torch.Tensor) -> torch.Tensor:
+        """What the cosine compares."""
+        backend = self.verifier.backend
+        if backend is None:
+            return functional.normalize(vectors, dim=-1)
+        return subtract_mean(vectors, backend.mean)

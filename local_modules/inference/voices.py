@@ -5,6 +5,7 @@ and one that is removed is overwritten on the disk.
 """
 
 import os
+import secrets
 import sqlite3
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
@@ -126,6 +127,7 @@ class VoiceStore:
                 "speech_seconds, level_db, clipped) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 rows,
             )
+            self._mark_changed()
 
     def enrolled(self) -> list[Enrolled]:
         """All voices, by name."""
@@ -160,6 +162,10 @@ class VoiceStore:
             )
         return found
 
+    def state(self) -> int:
+        """A number that is another one after every change, by whatever process."""
+        return self._database.execute("PRAGMA user_version").fetchone()[0]
+
     def matrix(self) -> tuple[list[str], np.ndarray]:
         """All embeddings, and whose they are.
 
@@ -170,11 +176,14 @@ class VoiceStore:
         vectors : numpy.ndarray
             float32, [recordings, emb_dim].
         """
-        rows = self._database.execute("SELECT name, vector FROM recordings").fetchall()
-        if not rows:
-            return [], np.zeros((0, 0), np.float32)
-        vectors = np.frombuffer(b"".join(vector for _, vector in rows), "<f4")
-        return [name for name, _ in rows], vectors.reshape(len(rows), -1)
+        names, octets = [], bytearray()
+        for name, vector in self._database.execute(
+            "SELECT name, vector FROM recordings ORDER BY number"
+        ):
+            names.append(name)
+            octets += vector
+        vectors = np.frombuffer(octets, "<f4")
+        return names, vectors.reshape(len(names), -1 if names else 0)
 
     def remove(self, name: str) -> None:
         """Forgets a voice: its place on the disk is overwritten.
@@ -188,8 +197,14 @@ class VoiceStore:
             gone = self._database.execute(
                 "DELETE FROM recordings WHERE name = ?", (name,)
             )
+            if gone.rowcount:
+                self._mark_changed()
         if not gone.rowcount:
             raise InputError(f"{name}: is not enrolled in {self.path}")
+
+    def _mark_changed(self) -> None:
+        # Not a count: another file in this one's place may have as many changes.
+        self._database.execute(f"PRAGMA user_version = {secrets.randbits(31)}")
 
     def close(self) -> None:
         """Closes the file."""

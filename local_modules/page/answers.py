@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from local_modules.errors import InputError
-from local_modules.inference.identification import identify
+from local_modules.inference.identification import Identifier
 from local_modules.inference.verification import Verdict, Verifier, Voice
 from local_modules.inference.voices import VoiceStore
 from local_modules.metrics import bayes_threshold
@@ -66,6 +66,7 @@ class Answers:
         prior: float = 0.5,
     ):
         self.verifier = verifier
+        self.identifier = Identifier(verifier)
         self.open_store = open_store
         self.prior = prior
         environment = Environment(
@@ -112,7 +113,7 @@ class Answers:
         """Who of the enrolled it is; and the voice."""
         heard = hear(self.verifier, path, "The recording")
         with self.open_store() as store:
-            answer = identify(self.verifier, store, heard.voice, prior=self.prior)
+            answer = self.identifier.identify(store, heard.voice, prior=self.prior)
         rows = []
         for found in answer.candidates:
             if found.probability is None:

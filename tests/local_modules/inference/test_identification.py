@@ -1,9 +1,13 @@
 """Whose voice it is, against Bayes' rule worked by hand."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
-from local_modules.inference.identification import identify
+from local_modules.inference import identification
+from local_modules.inference.identification import Identifier
+from local_modules.inference.search import NearestVectors
 from local_modules.inference.speech import Quality
 from local_modules.inference.verification import Verifier, Voice
 from local_modules.inference.voices import VoiceStore
@@ -34,12 +38,16 @@ def people(tmp_path, verifier):
     store.close()
 
 
-def test_it_is_the_nearest_by_brute_force(verifier, people):
+@pytest.mark.parametrize("exact_up_to", [0, 100])
+def test_it_is_the_nearest_by_brute_force(verifier, people, monkeypatch, exact_up_to):
+    # Twenty are few; searched as many are, the answer has to be the same.
+    search = partial(NearestVectors, exact_up_to=exact_up_to)
+    monkeypatch.setattr(identification, "NearestVectors", search)
     store, centres = people
     rng = np.random.default_rng(1)
     for name in ("p03", "p10"):
         heard = voice(rng, centres[name])
-        answer = identify(verifier, store, heard, top=20)
+        answer = Identifier(verifier).identify(store, heard, top=20)
         ratios = {
             person: verifier.compare(store.voices([person]), heard)[0].llr
             for person in centres
@@ -52,7 +60,7 @@ def test_it_is_the_nearest_by_brute_force(verifier, people):
             assert candidate.probability == pytest.approx(
                 weights[candidate.name] / whole, rel=1e-3, abs=1e-9
             )
-        cut = identify(verifier, store, heard, top=3)
+        cut = Identifier(verifier).identify(store, heard, top=3)
         assert [c.name for c in cut.candidates][0] == name and len(cut.candidates) == 3
 
 
@@ -60,14 +68,37 @@ def test_the_prior_decides_where_the_voice_does_not(verifier, people):
     store, centres = people
     heard = voice(np.random.default_rng(2), centres["p05"], spread=1.0)
     shares = [
-        identify(verifier, store, heard, prior=p).nobody for p in (0.01, 0.5, 0.99)
+        Identifier(verifier).identify(store, heard, prior=p).nobody
+        for p in (0.01, 0.5, 0.99)
     ]
     assert shares == sorted(shares, reverse=True)
-    assert identify(verifier, store, heard, prior=1e-9).name is None
+    assert Identifier(verifier).identify(store, heard, prior=1e-9).name is None
 
 
 def test_nobody_is_enrolled(verifier, tmp_path):
     store = VoiceStore(tmp_path / "voices.db", "f", "m")
     heard = Voice(np.ones(len(verifier.backend.mean), np.float32), QUALITY)
-    answer = identify(verifier, store, heard)
+    answer = Identifier(verifier).identify(store, heard)
     assert (answer.name, answer.nobody, answer.candidates) == (None, 1.0, [])
+
+
+def test_who_comes_and_goes_is_noticed(verifier, people, tmp_path):
+    store, centres = people
+    rng = np.random.default_rng(3)
+    new = rng.standard_normal(len(verifier.backend.mean))
+    heard, identifier = voice(rng, new), Identifier(verifier)
+
+    def first(store):
+        return identifier.identify(store, heard).candidates[0].name
+
+    assert first(store) != "new"
+    other = VoiceStore(tmp_path / "voices.db", "f", "m")  # as another process has it
+    other.add("new", [voice(rng, new)])
+    assert first(store) == "new"
+    other.remove("new")
+    assert first(store) != "new"
+    other.close()
+    another = VoiceStore(tmp_path / "others.db", "f", "m")
+    another.add("new", [voice(rng, new)])
+    assert first(another) == "new"
+    another.close()

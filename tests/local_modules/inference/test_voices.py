@@ -1,0 +1,74 @@
+"""The file of enrolled voices under a kill, and what tells that it has changed."""
+
+import multiprocessing
+import os
+import signal
+import sqlite3
+import time
+from itertools import count
+
+import numpy as np
+
+from local_modules.inference.speech import Quality
+from local_modules.inference.verification import Voice
+from local_modules.inference.voices import VoiceStore
+
+N_RECORDINGS = 5
+# Of several pages of the file, so that a voice is written in many pieces.
+VOICE = Voice(np.ones(5000, np.float32), Quality(3.0, 2.5, -20.0, 0.0))
+
+
+def enrol_for_ever(path, report):
+    """Says how many voices are enrolled, after each."""
+    store = VoiceStore(path, "f", "m")
+    for number in count():
+        store.add(f"p{number:04}", [VOICE] * N_RECORDINGS)
+        os.write(report, b".")
+
+
+def test_killed_while_enrolling_nothing_reported_is_lost(tmp_path):
+    rng = np.random.default_rng(0)
+    for attempt in range(8):
+        path = tmp_path / f"{attempt}" / "voices.db"
+        reading, writing = os.pipe()
+        process = multiprocessing.get_context("fork").Process(
+            target=enrol_for_ever, args=(path, writing)
+        )
+        process.start()
+        os.close(writing)
+        reported = len(os.read(reading, 1))  # it is at work
+        time.sleep(rng.uniform(0, 0.05))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        with os.fdopen(reading, "rb") as rest:
+            reported += len(rest.read())
+        store = VoiceStore(path, "f", "m")
+        voices = store.enrolled()
+        # The last may have been done and not yet reported.
+        assert len(voices) in (reported, reported + 1)
+        assert {voice.n_recordings for voice in voices} == {N_RECORDINGS}
+        store.add("last", [VOICE])
+        store.close()
+        check = sqlite3.connect(path).execute("PRAGMA integrity_check").fetchone()
+        assert check == ("ok",)
+        # The journal of what was cut off is gone.
+        assert [file.name for file in path.parent.iterdir()] == ["voices.db"]
+
+
+def test_every_change_is_another_state(tmp_path):
+    one, other = (VoiceStore(tmp_path / "voices.db", "f", "m") for _ in range(2))
+    states = [one.state()]
+    for change in (
+        lambda: one.add("ann", [VOICE]),
+        lambda: other.add("bob", [VOICE]),
+        lambda: one.add("ann", [VOICE]),
+        lambda: other.remove("ann"),
+        lambda: one.remove("bob"),
+    ):
+        change()
+        assert one.state() == other.state()
+        states.append(one.state())
+    assert len(set(states)) == len(states)
+    assert one.matrix()[0] == []
+    for store in (one, other):
+        store.close()
