@@ -43,8 +43,9 @@ from local_modules.manifest import first_utterances, replacing
 from local_modules.masking import pad_to_multiple
 from local_modules.metrics import equal_error_rate, min_dcf
 from local_modules.report import RunReporter, draw_plots, last_screen
-from local_modules.sampling import PassSampler
+from local_modules.sampling import PassSampler, ShardSampler
 from local_modules.scoring import score_trials
+from local_modules.shards.reading import ShardReader
 from local_modules.tuning.hpopt import Driven
 
 logger = get_logger(__name__)
@@ -56,8 +57,9 @@ class SpeakerBrain(sb.Brain):
     """Trains by classifying the training speakers, validates by verifying others.
 
     `train` gives it what it needs beside SpeechBrain's own: `train_reader` (decides on
-    the crops), `trials` by split, `reporter`, `on_epoch`, `total_steps`, the modules
-    that are `frozen`, and the `teacher` to stay near to, or None.
+    the crops), `n_train` (how many utterances there are), `trials` by split,
+    `reporter`, `on_epoch`, `total_steps`, the modules that are `frozen`, and the
+    `teacher` to stay near to, or None.
     """
 
     def compute_forward(self, batch, stage):
@@ -111,6 +113,7 @@ class SpeakerBrain(sb.Brain):
     def on_fit_start(self):
         """Resumes, and lets a run that has used its budget end."""
         super().on_fit_start()
+        self.lost = {}  # IDs, in the order found
         self.seconds = self.hparams.history.seconds
         if self.on_epoch is not None and self.hparams.history.epochs:
             # A kill may have come between the last checkpoint and this.
@@ -134,10 +137,20 @@ class SpeakerBrain(sb.Brain):
         return self.progress >= 1.0
 
     def on_fit_batch_start(self, batch, should_step):
-        """Sets the learning rate and the margin, and seeds the step.
+        """Sets the learning rate and the margin, and seeds the step; ends the run if
+        too many recordings can't be read.
 
         A step that depends on its number alone is the same step after a restart.
         """
+        self.lost.update(dict.fromkeys(batch.lost))
+        if len(self.lost) > self.hparams.max_bad_share * self.n_train:
+            raise RunError(
+                f"{len(self.lost)} of {self.n_train} training recordings can't be "
+                f"decoded, over max_bad_share {self.hparams.max_bad_share:.2%}; the "
+                f"first is {next(iter(self.lost))}; "
+                f"{self.hparams.output_folder}/log.txt names all: repair them or raise "
+                "max_bad_share"
+            )
         if self.hparams.train_time_limit_minutes is not None:
             # All ranks have to agree on the rate, the margin and the end.
             self.seconds = ddp_broadcast(self.hparams.history.seconds)
@@ -270,14 +283,20 @@ def dataio_prep(hparams: dict, cache: SpeechCache) -> tuple[dict, UtteranceReade
         Decides on the crops of an epoch.
     """
     rate = hparams["sample_rate"]
+    shards = dict.fromkeys(("train", "valid", "test"))
+    if hparams["shards"]:
+        for split in shards:
+            shards[split] = ShardReader(
+                hparams["shards"], split, hparams["shard_cache"]
+            )
     train_reader = UtteranceReader(
-        rate, hparams["crop_seconds"], hparams["seed"], cache
+        rate, hparams["crop_seconds"], hparams["seed"], cache, shards["train"]
     )
     readers = {
         "train": train_reader,
-        "valid": UtteranceReader(rate, cache=cache),
-        "test": UtteranceReader(rate),
-        "cohort": UtteranceReader(rate, cache=cache),
+        "valid": UtteranceReader(rate, cache=cache, shards=shards["valid"]),
+        "test": UtteranceReader(rate, shards=shards["test"]),
+        "cohort": UtteranceReader(rate, cache=cache, shards=shards["train"]),
     }
     datasets = {}
     for split, reader in readers.items():
@@ -409,6 +428,7 @@ def train(
         checkpointer=hparams["checkpointer"],
     )
     brain.train_reader = train_reader
+    brain.n_train = len(datasets["train"])
     brain.trials = trials
     brain.reporter = RunReporter(hparams["output_folder"], draws=test)
     brain.on_epoch = on_epoch
@@ -423,9 +443,13 @@ def train(
         "collate_fn": ReadableBatch,
     }
     n_processes = int(os.environ.get("WORLD_SIZE", 1))  # torchrun's
-    sampler = PassSampler(
-        datasets["train"], hparams["epochs_per_pass"], hparams["seed"]
-    )
+    order = hparams["epochs_per_pass"], hparams["seed"]
+    sampler = PassSampler(datasets["train"], *order)
+    if train_reader.shards:
+        shard_of = train_reader.shards.numbers(
+            datasets["train"].data_ids, hparams["max_bad_share"]
+        )
+        sampler = ShardSampler(shard_of, *order, hparams["open_shards"])
     train_loader = brain.make_dataloader(
         datasets["train"],
         sb.Stage.TRAIN,
@@ -556,7 +580,10 @@ def main(argv: list[str] | None = None) -> int:
         else:
             train(hparams_file, run_opts, overrides)
     except InputError as error:
-        print(f"train_speaker.py: {error}", file=sys.stderr)
+        # A data worker's comes wrapped in its traceback.
+        line = str(error).strip().splitlines()[-1]
+        line = line.removeprefix(f"{RunError.__module__}.RunError: ")
+        print(f"train_speaker.py: {line}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("\nStopped. The same command continues.", file=sys.stderr)

@@ -1,5 +1,6 @@
 """Reading utterances: whole for embeddings, random crops for training."""
 
+import io
 import zlib
 
 import numpy as np
@@ -10,6 +11,7 @@ from speechbrain.dataio.preprocess import AudioNormalizer
 from speechbrain.utils.logger import get_logger
 
 from local_modules.errors import RunError
+from local_modules.shards.reading import ShardReader
 
 logger = get_logger(__name__)
 
@@ -66,6 +68,9 @@ class UtteranceReader:
         with the crops that it would have had without a restart.
     cache : SpeechCache | None
         Keeps what is decoded; any number of readers may share it.
+    shards : ShardReader | None
+        Holds each utterance as a file of its own, to be read instead of the
+        manifest's.
 
     Example
     -------
@@ -81,12 +86,14 @@ class UtteranceReader:
         crop_seconds: float | None = None,
         seed: int = 0,
         cache: SpeechCache | None = None,
+        shards: ShardReader | None = None,
     ):
         self.normalizer = AudioNormalizer(sample_rate)
         self.sample_rate = sample_rate
         self.crop_seconds = crop_seconds
         self.seed = seed
         self.cache = cache
+        self.shards = shards
         # Shared with the data workers, which outlive an epoch.
         self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
@@ -126,6 +133,9 @@ class UtteranceReader:
             samples, rate = kept
             first, last = self._crop(utt_id, rate, len(samples))
             return samples[first:last], rate
+        if self.shards:
+            path = io.BytesIO(self.shards.read(utt_id))
+            start, stop = 0, stop - start
         with soundfile.SoundFile(path) as file:
             rate = file.samplerate
             # Integers take half the memory, where nothing is lost.
@@ -159,7 +169,8 @@ def _read(file: soundfile.SoundFile, start: int, stop: int, dtype: str) -> np.nd
 
 
 class ReadableBatch(PaddedBatch):
-    """A padded batch of those utterances of which `sig` could be read."""
+    """A padded batch of those utterances of which `sig` could be read; `lost` has the
+    IDs of the others."""
 
     def __init__(self, examples, *args, **kwargs):
         readable = [example for example in examples if example["sig"] is not None]
@@ -167,3 +178,4 @@ class ReadableBatch(PaddedBatch):
             ids = ", ".join(example["id"] for example in examples[:3])
             raise RunError(f"{ids}: none of the recordings of a batch can be decoded")
         super().__init__(readable, *args, **kwargs)
+        self.lost = [e["id"] for e in examples if e["sig"] is None]

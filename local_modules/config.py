@@ -25,6 +25,7 @@ FREE_KEYS = {
     "num_workers",
     "valid_batch_size",
     "cache_gib",
+    "shard_cache",
     "skip_prep",
     "max_bad_share",
     "epoch_counter",

@@ -1,6 +1,8 @@
 """In which order training sees the utterances."""
 
-from collections.abc import Iterator, Sized
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence, Sized
 
 from speechbrain.dataio.sampler import ReproducibleRandomSampler
 
@@ -54,7 +56,67 @@ class PassSampler(ReproducibleRandomSampler):
 
     def __iter__(self) -> Iterator[int]:
         n_passes, part = divmod(self.epoch - 1, self.epochs_per_pass)
-        epoch, self.epoch = self.epoch, n_passes + 1
+        order = self.order(n_passes + 1)
+        yield from order[part * len(self) : (part + 1) * len(self)]
+
+    def order(self, n_pass: int) -> list[int]:
+        """All utterances in the order of a pass, counted from 1."""
+        epoch, self.epoch = self.epoch, n_pass
         order = list(super().__iter__())
         self.epoch = epoch
-        yield from order[part * len(self) : (part + 1) * len(self)]
+        return order
+
+
+class ShardSampler(PassSampler):
+    """A random order that reads few shards at a time: some are open, the next
+    utterance comes from one of them at random, and one that is used up makes room for
+    the next, so that what is far away can be fetched while others are read.
+
+    Arguments
+    ---------
+    shard_of : sequence of int
+        The shard of each utterance.
+    epochs_per_pass, seed
+        As of `PassSampler`.
+    n_open : int
+        How many shards are open.
+
+    Raises
+    ------
+    InputError
+        Wrong `epochs_per_pass` or `n_open`.
+
+    Example
+    -------
+    >>> sampler = ShardSampler([0, 0, 1, 1], epochs_per_pass=1, seed=1, n_open=1)
+    >>> order = list(sampler)
+    >>> {*order[:2]} in ({0, 1}, {2, 3}), sorted(order)
+    (True, [0, 1, 2, 3])
+    """
+
+    def __init__(
+        self, shard_of: Sequence[int], epochs_per_pass: int, seed: int, n_open: int
+    ):
+        super().__init__(shard_of, epochs_per_pass, seed)
+        if n_open < 1:
+            raise InputError(f"--open_shards {n_open}: has to be at least 1")
+        self.n_open = n_open
+
+    def order(self, n_pass: int) -> list[int]:
+        """All utterances in the order of a pass, counted from 1."""
+        rng = random.Random(f"{self.seed}/{n_pass}")
+        shards = defaultdict(list)
+        for utterance, shard in enumerate(self.data_source):
+            shards[shard].append(utterance)
+        waiting, opened, order = list(shards.values()), [], []
+        rng.shuffle(waiting)
+        for utterances in waiting:
+            rng.shuffle(utterances)
+        while waiting or opened:
+            while waiting and len(opened) < self.n_open:
+                opened.append(waiting.pop())
+            chosen = rng.randrange(len(opened))
+            order.append(opened[chosen].pop())
+            if not opened[chosen]:
+                del opened[chosen]
+        return order

@@ -16,6 +16,9 @@ from safetensors.torch import load_file
 import train_speaker
 from local_modules.checkpoints import WholeCheckpointer
 from local_modules.losses import AdditiveAngularMargin
+from local_modules.shards import reading
+from local_modules.shards.index import read_index
+from local_modules.shards.packing import pack
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -487,7 +490,9 @@ def test_a_recording_that_breaks_later_is_named_and_skipped(voices_folder, tmp_p
     size, times = broken.stat().st_size, broken.stat()
     broken.write_bytes(b"\0" * size)
     os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))
-    arguments = command_line(data, tmp_path / "run", number_of_epochs=2)
+    arguments = command_line(
+        data, tmp_path / "run", number_of_epochs=2, max_bad_share=0.05
+    )
     assert train_speaker.main(arguments) == 0
     assert str(broken) in (tmp_path / "run" / "log.txt").read_text()
 
@@ -562,3 +567,89 @@ class TestStartingFromATrainedModel:
         assert train_speaker.main(arguments) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
         assert "--pretrained" in line and "emb_dim 16, the recipe 8" in line
+
+
+class TestShards:
+    @pytest.fixture(scope="class")
+    def shards(self, finished, voices_folder, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("shards")
+        manifests = [
+            finished[0] / "manifests" / f"{split}.csv"
+            for split in ("train", "valid", "test")
+        ]
+        for manifest in manifests:
+            pack(manifest, voices_folder, folder, per_shard=10)
+        return folder
+
+    def test_a_killed_run_continues_to_the_same_bits(self, shards, finished, tmp_path):
+        """From a pipe, the recordings themselves being elsewhere; one of each run's
+        checkpoints after each of 6 steps."""
+        more = ("--ckpt_interval_steps", "1", "--skip_prep", "True")
+        values = {
+            "shards": f"pipe:cat {shards}/{{}}",
+            "shard_cache": tmp_path / "cache",
+            "open_shards": 2,
+            "manifest_folder": finished[0] / "manifests",
+            "number_of_epochs": 1,
+        }
+        whole, killed = (
+            command_line("/nowhere", tmp_path / name, *more, **values)
+            for name in ("whole", "killed")
+        )
+        assert train_speaker.main(whole) == 0
+        process = subprocess.run(
+            [sys.executable, "-c", KILLS_ITSELF, "3", *killed],
+            cwd=ROOT,
+            capture_output=True,
+        )
+        assert process.returncode == -signal.SIGKILL, process.stderr
+        assert train_speaker.main(killed) == 0
+        assert_same(*(latest_states(tmp_path / name) for name in ("whole", "killed")))
+        one, other = (metrics_of(tmp_path / name) for name in ("whole", "killed"))
+        for key in ("valid", "test", "train"):
+            assert one[key] == other[key]
+
+    def test_too_many_corrupt_recordings_end_the_run(
+        self, shards, voices_folder, tmp_path, capsys
+    ):
+        damaged = tmp_path / "shards"
+        shutil.copytree(shards, damaged)
+        _, (shard, *_) = read_index(damaged / "train.json", "index")
+        content = bytearray((damaged / shard.name).read_bytes())
+        broken = list(shard.members)[:2]
+        for utt_id in broken:
+            content[shard.members[utt_id].offset + 500] ^= 1
+        (damaged / shard.name).write_bytes(content)
+        runs = [
+            command_line(
+                voices_folder,
+                tmp_path / "run",
+                "--optimizer_step_limit",
+                "6",
+                shards=damaged,
+                max_bad_share=share,
+            )
+            for share in (0.03, 0.05)
+        ]
+        assert train_speaker.main(runs[0]) == 1
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert "2 of 48" in line and any(utt_id in line for utt_id in broken)
+        assert train_speaker.main(runs[1]) == 0
+        log = (tmp_path / "run" / "log.txt").read_text()
+        assert all(f"{utt_id}.wav: skipped" in log for utt_id in broken)
+
+    def test_a_shard_that_never_comes_is_one_line(
+        self, shards, voices_folder, tmp_path, capsys, monkeypatch
+    ):
+        monkeypatch.setattr(reading, "WAITS", ())
+        arguments = command_line(
+            voices_folder,
+            tmp_path / "run",
+            shards=f"pipe:case {{}} in *.tar) exit 3;; esac; cat {shards}/{{}}",
+            shard_cache=tmp_path / "cache",
+            num_workers=1,
+        )
+        assert train_speaker.main(arguments) == 1
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert line.startswith("train_speaker.py: --shards pipe:case")
+        assert "cannot be fetched" in line and "exit status 3" in line

@@ -4,7 +4,7 @@ import pytest
 from speechbrain.dataio.sampler import ReproducibleRandomSampler
 
 from local_modules.errors import InputError
-from local_modules.sampling import PassSampler
+from local_modules.sampling import PassSampler, ShardSampler
 
 
 def orders(sampler, n_epochs):
@@ -48,3 +48,43 @@ def test_another_seed_gives_another_order():
 def test_a_pass_of_no_epoch_or_of_too_many_is_named(epochs_per_pass):
     with pytest.raises(InputError, match=f"--epochs_per_pass {epochs_per_pass}: .* 40"):
         PassSampler(range(40), epochs_per_pass, 1)
+
+
+class TestShards:
+    SHARD_OF = [place * 7 % 10 for place in range(85)]
+
+    def sampler(self, seed=3, n_open=4, epochs_per_pass=1):
+        return ShardSampler(self.SHARD_OF, epochs_per_pass, seed, n_open)
+
+    def test_seed_and_epoch_decide(self):
+        once, again = orders(self.sampler(), 4), orders(self.sampler(), 4)
+        assert once == again
+        assert all(sorted(order) == list(range(85)) for order in once)
+        assert len({tuple(order) for order in once}) == 4
+        assert orders(self.sampler(seed=4), 1) != once[:1]
+        last = self.sampler()
+        last.set_epoch(4)
+        assert list(last) == once[3]
+
+    def test_epochs_share_a_pass(self):
+        (whole,) = orders(self.sampler(), 1)
+        assert sum(orders(self.sampler(epochs_per_pass=5), 5), []) == whole
+
+    @pytest.mark.parametrize("n_open", [1, 4, 20])
+    def test_so_many_shards_are_open(self, n_open):
+        (order,) = orders(self.sampler(n_open=n_open), 1)
+        shards = [self.SHARD_OF[place] for place in order]
+        last = {shard: place for place, shard in enumerate(shards)}
+        n_begun = [
+            len({s for s in shards[: place + 1] if last[s] >= place})
+            for place in range(len(shards))
+        ]
+        assert max(n_begun) == min(n_open, 10)
+        # Neither the shards nor what is in them keeps its order.
+        assert list(dict.fromkeys(shards)) != sorted(set(shards))
+        of_one = [place for place in order if self.SHARD_OF[place] == shards[0]]
+        assert of_one != sorted(of_one)
+
+    def test_no_open_shard_is_named(self):
+        with pytest.raises(InputError, match="--open_shards 0"):
+            self.sampler(n_open=0)

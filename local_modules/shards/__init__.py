@@ -1,0 +1,1 @@
+"""Recordings in WebDataset's tar shards: packed, checked, fetched and read."""

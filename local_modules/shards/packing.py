@@ -1,0 +1,281 @@
+"""From a manifest to tar shards, which WebDataset reads too."""
+
+import hashlib
+import io
+import json
+import random
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import soundfile
+from tqdm import tqdm
+
+from local_modules.errors import InputError
+from local_modules.manifest import Utterance, read_manifest, replacing
+from local_modules.preparation.recordings import Skipped, report_skipped
+from local_modules.shards.index import (
+    CorruptMember,
+    Member,
+    Shard,
+    read_index,
+    write_index,
+)
+
+LOSSLESS = {"PCM_16", "PCM_24"}  # what FLAC keeps to the bit
+MAX_FLAC_CHANNELS = 8
+
+
+def pack(
+    manifest: Path,
+    data_folder: Path,
+    folder: Path,
+    per_shard: int = 1000,
+    seed: int = 0,
+    original: bool = False,
+    max_bad_share: float = 0.01,
+) -> list[Shard]:
+    """Packs the recordings of a manifest, in a random order.
+
+    The same arguments give the same bytes, however often it was interrupted: a shard
+    appears whole or not at all, and what is there is kept.
+
+    Arguments
+    ---------
+    manifest : Path
+        `SPLIT.csv`, whose name the shards and their index take: `SPLIT-000000.tar` …
+        and, written last, `SPLIT.json`.
+    data_folder : Path
+        Where its paths begin.
+    folder : Path
+        Where the shards go.
+    per_shard : int
+        Utterances of a shard.
+    seed : int
+        Of the order.
+    original : bool
+        Whether a file's bytes are kept as they are, where an utterance is a whole file;
+        else what FLAC keeps to the bit becomes FLAC.
+    max_bad_share : float
+        How large a share of the recordings may be unreadable and left out.
+
+    Returns
+    -------
+    list of Shard
+        All shards.
+
+    Raises
+    ------
+    InputError
+        The manifest is malformed or the folder holds shards that were packed from
+        another or otherwise.
+    RunError
+        Too many recordings are unreadable.
+    """
+    utterances = sorted(read_manifest(manifest), key=lambda u: u.id)
+    if per_shard < 1:
+        raise InputError(f"--per_shard {per_shard}: has to be at least 1")
+    settings = {
+        "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest(),
+        "per_shard": per_shard,
+        "seed": seed,
+        "original": original,
+    }
+    index = folder / f"{manifest.stem}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    if index.exists():
+        earlier, shards = read_index(index, str(index))
+        if earlier != settings:
+            raise InputError(
+                f"{index}: shards of another manifest or of other settings; pack with "
+                "theirs, or into another folder"
+            )
+        if shards and all((folder / shard.name).exists() for shard in shards):
+            return shards
+    write_index(index, settings, None)
+    random.Random(seed).shuffle(utterances)
+    shards, skipped = [], []
+    progress = tqdm(
+        total=len(utterances), desc=f"Packing {manifest.stem}", disable=None
+    )
+    with progress:
+        for first in range(0, len(utterances), per_shard):
+            number, part = len(shards), utterances[first : first + per_shard]
+            path = folder / f"{manifest.stem}-{number:06d}.tar"
+            reasons = {}
+            if not path.exists():
+                for skip in _write_shard(path, number, part, data_folder, original):
+                    reasons[skip.path] = skip.reason
+            shard = _scan(path)
+            shards.append(shard)
+            skipped += [
+                Skipped(u.path, reasons.get(u.path, f"is not in {path.name}"))
+                for u in part
+                if u.id not in shard.members
+            ]
+            progress.update(len(part))
+    report = folder / f"{manifest.stem}.skipped.csv"
+    report_skipped(data_folder, report, skipped, len(utterances), max_bad_share)
+    write_index(index, settings, shards)
+    return shards
+
+
+def verify(folder: Path) -> Iterator[str]:
+    """Compares all shards of a folder with their checksums.
+
+    Arguments
+    ---------
+    folder : Path
+        Where the shards and their indices lie.
+
+    Yields
+    ------
+    str
+        What is wrong with a shard, with the first damaged recording in it.
+
+    Raises
+    ------
+    InputError
+        There is no index, or one that isn't complete.
+    """
+    indices = sorted(folder.glob("*.json"))
+    if not indices:
+        raise InputError(f"{folder}: holds no index of shards")
+    shards = []
+    for index in indices:
+        _, found = read_index(index, str(index))
+        if found is None:
+            raise InputError(f"{index}: packing is not finished; pack it again")
+        shards += found
+    for shard in tqdm(shards, desc="Verifying", disable=None):
+        path = folder / shard.name
+        try:
+            if sha256(path) == shard.sha256:
+                continue
+        except OSError as error:
+            yield f"{path}: {error.strerror}"
+            continue
+        damaged = []
+        for utt_id, member in shard.members.items():
+            try:
+                member.read(path)
+            except CorruptMember:
+                damaged.append(utt_id)
+        if damaged:
+            yield f"{path}: {len(damaged)} recordings are damaged, first {damaged[0]}"
+        else:
+            yield f"{path}: is damaged between its recordings"
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def encode(path: Path, start: int, stop: int, original: bool) -> tuple[str, bytes]:
+    """An utterance as a file of its own that decodes to the same samples.
+
+    Arguments
+    ---------
+    path : Path
+        The recording.
+    start, stop : int
+        Its stretch, in samples at its own rate.
+    original : bool
+        Whether to keep the bytes of a whole file.
+
+    Returns
+    -------
+    suffix : str
+        What the name of the new file should end in, without a dot.
+    content : bytes
+        The new file.
+
+    Raises
+    ------
+    OSError or RuntimeError
+        It can't be decoded.
+    """
+    with soundfile.SoundFile(path) as file:
+        is_whole = (start, stop) == (0, file.frames)
+        fits = file.subtype in LOSSLESS and file.channels <= MAX_FLAC_CHANNELS
+        if is_whole and (original or not fits or file.format == "FLAC"):
+            return file.format.lower(), path.read_bytes()
+        file.seek(start)
+        # 32 bits hold both kinds of integers, each in its uppermost bits.
+        samples = file.read(stop - start, dtype="int32" if fits else "float32")
+        if not 0 < stop - start == len(samples):
+            raise RuntimeError(f"{len(samples)} samples where {stop - start} should be")
+        # Not WAV, into which libsndfile writes the time of day.
+        kind, subtype = ("FLAC", file.subtype) if fits else ("AU", "FLOAT")
+        content = io.BytesIO()
+        soundfile.write(content, samples, file.samplerate, subtype, format=kind)
+    return kind.lower(), content.getvalue()
+
+
+def _write_shard(
+    path: Path,
+    number: int,
+    utterances: Sequence[Utterance],
+    data_folder: Path,
+    original: bool,
+) -> list[Skipped]:
+    """Writes a shard atomically; returns what can't be read and isn't in it."""
+
+    def encoded(utterance: Utterance):
+        try:
+            source = data_folder / utterance.path
+            return encode(source, utterance.start, utterance.stop, original)
+        except (OSError, RuntimeError) as error:
+            return Skipped(utterance.path, f"cannot be decoded ({error})")
+
+    skipped = []
+    pool = ThreadPoolExecutor()
+    try:
+        with (
+            replacing(path, binary=True) as file,
+            tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar,
+        ):
+            results = pool.map(encoded, utterances)
+            for place, (u, result) in enumerate(zip(utterances, results, strict=True)):
+                if isinstance(result, Skipped):
+                    skipped.append(result)
+                    continue
+                suffix, audio = result
+                about = {"id": u.id, "spk_id": u.speaker, "duration": u.duration}
+                # WebDataset takes files of one name for one sample.
+                key = f"{number:06d}-{place:06d}"
+                for name, content in (
+                    (f"{key}.json", json.dumps(about).encode()),
+                    (f"{key}.{suffix}", audio),
+                ):
+                    info = tarfile.TarInfo(name)  # nobody's, of 1970: the same anywhere
+                    info.size = len(content)
+                    tar.addfile(info, io.BytesIO(content))
+    finally:
+        # After Ctrl-C, what waits is not encoded first.
+        pool.shutdown(cancel_futures=True)
+    return skipped
+
+
+def _scan(path: Path) -> Shard:
+    """Reads what a shard holds."""
+    members = {}
+    try:
+        with tarfile.open(path) as tar:
+            while about := tar.next():
+                utt_id = json.load(tar.extractfile(about))["id"]
+                info = tar.next()
+                crc = zlib.crc32(tar.extractfile(info).read())
+                members[utt_id] = Member(info.offset_data, info.size, crc)
+    except (tarfile.TarError, ValueError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{path}: is no shard of ours ({error}); delete it and pack again"
+        ) from None
+    return Shard(path.name, sha256(path), members)

@@ -1,0 +1,91 @@
+#!/usr/bin/env python3
+"""Packs the recordings of manifests into tar shards, for training from a server or a
+slow disk.
+
+    python recipes/make_shards.py SHARDS --manifests DIR/train.csv DIR/valid.csv \
+        DIR/test.csv --data_folder DATA
+    python recipes/make_shards.py SHARDS --verify
+
+The first is stopped and continued at will. Then train with --shards SHARDS, or with
+the address of a server that has this folder. WebDataset reads the shards too.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from local_modules.errors import InputError, RunError  # noqa: E402
+from local_modules.shards.packing import pack, verify  # noqa: E402
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options of this program."""
+    parser = argparse.ArgumentParser(
+        prog="make_shards.py", description=__doc__.partition("\n\n")[0]
+    )
+    add = parser.add_argument
+    add("shards", type=Path, metavar="SHARDS", help="folder of the shards")
+    add("--manifests", type=Path, nargs="+", metavar="CSV", help="what to pack")
+    add("--data_folder", type=Path, metavar="DIR", help="where their paths begin")
+    add("--verify", action="store_true", help="compare the shards with their checksums")
+    add("--per_shard", type=int, default=1000, help="utterances of a shard (1000)")
+    add("--seed", type=int, default=0, help="of the order in the shards (0)")
+    add(
+        "--original",
+        action="store_true",
+        help="keep the bytes of whole files; else 16 and 24 bits become FLAC, which "
+        "loses nothing",
+    )
+    add("--max_bad_share", type=float, default=0.01, help="that may be unreadable")
+    options = parser.parse_args(argv)
+    if options.verify == bool(options.manifests):
+        raise InputError("--manifests, --verify: give one of them")
+    if options.manifests and options.data_folder is None:
+        raise InputError("--data_folder: say where the paths of the manifests begin")
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Returns
+    -------
+    int
+        Exit status: 0, 1 for damaged shards or too many unreadable recordings, 2 for
+        wrong usage, 130 for Ctrl-C.
+    """
+    try:
+        options = parse(sys.argv[1:] if argv is None else argv)
+        if options.verify:
+            damaged = list(verify(options.shards))
+            print(*damaged, sep="\n", end="\n" if damaged else "")
+            if damaged:
+                raise RunError(f"{options.shards}: {len(damaged)} shards are damaged")
+            print(f"{options.shards}: all shards are as they were packed")
+            return 0
+        for manifest in options.manifests:
+            shards = pack(
+                manifest,
+                options.data_folder,
+                options.shards,
+                options.per_shard,
+                options.seed,
+                options.original,
+                options.max_bad_share,
+            )
+            n = sum(len(shard.members) for shard in shards)
+            print(f"{manifest.stem}: {n} utterances in {len(shards)} shards")
+    except InputError as error:
+        print(f"make_shards.py: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("\nStopped. The same command continues.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
