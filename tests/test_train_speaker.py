@@ -491,7 +491,11 @@ def test_a_recording_that_breaks_later_is_named_and_skipped(voices_folder, tmp_p
     broken.write_bytes(b"\0" * size)
     os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))
     arguments = command_line(
-        data, tmp_path / "run", number_of_epochs=2, max_bad_share=0.05
+        data,
+        tmp_path / "run",
+        number_of_epochs=2,
+        skip_prep=True,
+        max_bad_share=0.05,
     )
     assert train_speaker.main(arguments) == 0
     assert str(broken) in (tmp_path / "run" / "log.txt").read_text()
