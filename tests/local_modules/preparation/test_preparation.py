@@ -28,7 +28,9 @@ from local_modules.preparation.recordings import (
 from local_modules.preparation.scan import path_from
 from local_modules.preparation.splits import longest_of_each_file, remove_speakers
 
-RECIPES = [module.name for module in pkgutil.iter_modules(recipes.__path__)]
+RECIPES = [
+    module.name for module in pkgutil.iter_modules(recipes.__path__) if module.ispkg
+]
 
 
 def utterance(name, speaker=None, duration=1.0, path=None):
