@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+import torch
 from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
@@ -283,7 +284,8 @@ def compare(
     """What `by_hand` and `by_tune` give for a seed."""
     place = folder / f"by_hand_{seed}"
     hand = once(place / "result.json", lambda: by_hand(place, search, options, seed))
-    minutes = hand["seconds"] / 60 / options.share
+    # By the CPU's time and not by the clock: the machine may have had other work.
+    minutes = hand["cpu_seconds"] / 60 / torch.get_num_threads() / options.share
     tuned = once(
         folder / f"by_tune_{seed}.json", lambda: by_tune(options, seed, minutes)
     )

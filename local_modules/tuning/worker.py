@@ -52,6 +52,8 @@ FREE_KEYS = {
     "output_folder",
     "manifest_folder",
     "save_folder",
+    "shards",
+    "shard_cache",
     "num_workers",
     "valid_batch_size",
     "cache_gib",
