@@ -46,6 +46,11 @@ def prepare_corpus(settings: Mapping) -> None:
     prepare(**options | {"save_folder": settings["manifest_folder"]})
 
 
+def licence(corpus: str) -> str:
+    """Under which licence the recordings of a corpus are, in words."""
+    return importlib.import_module(f"recipes.{corpus}").LICENCE
+
+
 def read_corpus(
     folder: str | os.PathLike,
 ) -> tuple[dict[str, list[Utterance]], dict[str, TrialList]]:

@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 from safetensors.torch import save_file, save_model
 
+from local_modules.corpus import licence
 from local_modules.evaluation.backend import Backend
 
 PACKAGE = __package__.partition(".")[0]
@@ -153,6 +154,7 @@ def _model_card(hparams: Mapping, metrics: Mapping) -> str:
             emb_dim=hparams["emb_dim"],
             speechbrain=speechbrain.__version__,
             corpus=hparams["corpus"],
+            licence=licence(hparams["corpus"]),
             n_speakers=metrics["n_speakers"],
             train_minutes=metrics["train_seconds"] / 60,
             epochs=metrics["epochs"],

@@ -1,1 +1,3 @@
 """Common Voice."""
+
+LICENCE = "CC0; nobody may try to find out who the speakers are"

@@ -1,1 +1,3 @@
 """Somebody else's SpeechBrain manifests."""
+
+LICENCE = "that of the recordings' owner"

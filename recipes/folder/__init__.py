@@ -1,1 +1,3 @@
 """Your own recordings, in a folder."""
+
+LICENCE = "that of the recordings' owner"

@@ -1,1 +1,3 @@
 """A Kaldi data folder."""
+
+LICENCE = "that of the recordings' owner"

@@ -1,1 +1,3 @@
 """LibriSpeech."""
+
+LICENCE = "CC BY 4.0"

@@ -317,6 +317,7 @@ class TestFiles:
             "| valid | 12.34 % | 0.432 | 321 | 654 |",
             "| test | 5.67 % | 0.432 | 222 | 333 |",
             "12,345 parameters",
+            "Licence of the recordings: none needed",
             "16000 Hz",
             f"threshold={exported.threshold:.4f}",
             type(getattr(exported.hparams["embedding_model"], "encoder", None)).__name__

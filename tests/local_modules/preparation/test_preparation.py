@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 import recipes
+from local_modules.corpus import licence
 from local_modules.errors import InputError, RunError
 from local_modules.manifest import Utterance
 from local_modules.preparation.lists import (
@@ -50,6 +51,7 @@ def test_every_recipe_has_speechbrains_signature_and_a_readme(corpus, tmp_path):
     folder = os.path.join(*recipes.__path__, corpus)
     with open(os.path.join(folder, "README.md"), encoding="utf-8") as file:
         assert "licence" in file.read().lower() or corpus == "folder"
+    assert licence(corpus)
 
 
 def test_headers_of_many_files_come_in_order(tmp_path):
