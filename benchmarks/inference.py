@@ -71,6 +71,7 @@ print(embed(sys.argv[2]) @ embed(sys.argv[3]))
 """
 TORCH_VERIFY = """
 import runpy, sys
+sys.path.insert(0, sys.argv[1])
 program = sys.argv[1] + "/speaker.py"
 sys.argv[1:2] = ["verify"]
 try:
