@@ -57,21 +57,20 @@ class SpeakerBrain(sb.Brain):
     """Trains by classifying the training speakers, validates by verifying others.
 
     `train` gives it what it needs beside SpeechBrain's own: `train_reader` (decides on
-    the crops), `n_train` (how many utterances there are), `trials` by split,
-    `reporter`, `on_epoch`, `total_steps`, the modules that are `frozen`, and the
-    `teacher` to stay near to, or None.
+    the crops), `n_train` (how many utterances there are), `cache`, `features_text`
+    (what the YAML says of the features), `trials` by split, `reporter`, `on_epoch`,
+    `total_steps`, the modules that are `frozen`, and the `teacher` to stay near to, or
+    None.
     """
 
     def compute_forward(self, batch, stage):
         """Waveforms to speaker embeddings, [batch, 1, emb_dim]."""
         batch = batch.to(self.device)
-        wavs, lens = batch.sig
         if stage == sb.Stage.TRAIN:
-            wavs, lens = self.hparams.wav_augment(wavs, lens)
+            wavs, lens = self.hparams.wav_augment(*batch.sig)
+            feats = self.modules.compute_features(wavs)
         else:
-            hop_length = self.hparams.compute_features.compute_STFT.hop_length
-            wavs, lens = pad_to_multiple(wavs, lens, hop_length)
-        feats = self.modules.compute_features(wavs)
+            feats, lens = self.whole_features(batch, stage)
         feats = self.modules.mean_var_norm(feats, lens)
         if stage == sb.Stage.TRAIN:
             feats, lens = self.hparams.feats_augment(feats, lens)
@@ -79,6 +78,22 @@ class SpeakerBrain(sb.Brain):
                 with torch.no_grad():
                     self.anchors = self.teacher(feats, lens)
         return self.modules.embedding_model(feats, lens)
+
+    def whole_features(self, batch, stage):
+        """Features of whole utterances, [batch, frames, mels], and relative lengths.
+
+        Those of `valid` are the same in every epoch, and in every training that shares
+        the cache. A GPU makes them faster than it could fetch them.
+        """
+        key = self.features_text, *batch.id
+        if (kept := self.cache.get(key)) is not None:
+            return kept
+        hop_length = self.hparams.compute_features.compute_STFT.hop_length
+        wavs, lens = pad_to_multiple(*batch.sig, hop_length)
+        feats = self.modules.compute_features(wavs)
+        if stage == sb.Stage.VALID and self.device_type == "cpu":
+            self.cache.put(key, feats, lens)
+        return feats, lens
 
     def compute_objectives(self, embeddings, batch, stage):
         """The margin loss in training; elsewhere embeddings are kept for the trials."""
@@ -365,8 +380,8 @@ def train(
     overrides : dict
         Values for top-level keys of the file.
     cache : SpeechCache
-        Decoded speech to share with other trainings of this process; of the YAML's
-        `cache_gib` if there is none.
+        Decoded speech, and features of `valid`, to share with other trainings of this
+        process; of the YAML's `cache_gib` if there is none.
     on_epoch : callable
         Called after each epoch with the rows of all epochs so far (`RunHistory`);
         what it raises ends the training, whose checkpoint is kept.
@@ -429,6 +444,8 @@ def train(
     )
     brain.train_reader = train_reader
     brain.n_train = len(datasets["train"])
+    brain.cache = cache
+    brain.features_text = config.text_of("compute_features", hparams_text)
     brain.trials = trials
     brain.reporter = RunReporter(hparams["output_folder"], draws=test)
     brain.on_epoch = on_epoch

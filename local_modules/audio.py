@@ -17,9 +17,9 @@ logger = get_logger(__name__)
 
 
 class SpeechCache:
-    """Decoded utterances kept in memory, up to a limit; what comes later is decoded
-    again each time. Decoding anew in every epoch takes up to a third of the time on two
-    cores.
+    """Arrays kept in memory, up to a limit: decoded utterances, and features of whole
+    ones. What comes later is made again each time; decoding anew in every epoch takes
+    up to a third of the time on two cores.
 
     Arguments
     ---------
@@ -37,19 +37,20 @@ class SpeechCache:
 
     def __init__(self, gib: float):
         self.free_bytes = int(gib * 2**30)
-        self._utterances: dict[tuple, tuple[np.ndarray, int]] = {}
+        self._kept: dict[tuple, tuple] = {}
 
-    def get(self, key) -> tuple[np.ndarray, int] | None:
-        """Samples and sample rate of an utterance, or None if it isn't kept."""
-        return self._utterances.get(key)
+    def get(self, key) -> tuple | None:
+        """An array and what was put beside it, or None if it isn't kept."""
+        return self._kept.get(key)
 
-    def put(self, key, samples: np.ndarray, rate: int) -> None:
-        """Keeps an utterance; the first for which there is no room closes the cache."""
-        if samples.nbytes > self.free_bytes:
+    def put(self, key, array: np.ndarray | torch.Tensor, beside) -> None:
+        """Keeps an array (such as samples) and what belongs to it (such as their sample
+        rate); the first for which there is no room closes the cache."""
+        if array.nbytes > self.free_bytes:
             self.free_bytes = 0
             return
-        self._utterances[key] = samples, rate
-        self.free_bytes -= samples.nbytes
+        self._kept[key] = array, beside
+        self.free_bytes -= array.nbytes
 
 
 class UtteranceReader:

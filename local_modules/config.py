@@ -185,6 +185,17 @@ def load_hparams(hparams_file: str, overrides: Mapping) -> dict:
         raise InputError(f"{hparams_file}: {_one_line(error)}") from error
 
 
+def text_of(key: str, hparams_text: str) -> str:
+    """What a YAML text, references resolved, says of one of its top-level keys.
+
+    Example
+    -------
+    >>> text_of("b", "a: 1\\nb: !new:torch.nn.Linear [2, 3]\\n")
+    'b: !new:torch.nn.Linear [2, 3]\\n'
+    """
+    return _dumped(load_plain("hyperparameters", hparams_text))[key]
+
+
 def check_continues(output_folder: str, hparams_text: str) -> None:
     """Checks that what is in a run's folder was started with the same settings, so
     that a run is never continued as another.

@@ -12,8 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from speechbrain.lobes.features import Fbank
 
 import train_speaker
+from local_modules import config
+from local_modules.audio import SpeechCache
 from local_modules.checkpoints import WholeCheckpointer
 from local_modules.losses import AdditiveAngularMargin
 from local_modules.shards import reading
@@ -657,3 +660,33 @@ class TestShards:
         line = capsys.readouterr().err.strip().splitlines()[-1]
         assert line.startswith("train_speaker.py: --shards pipe:case")
         assert "cannot be fetched" in line and "exit status 3" in line
+
+
+def test_trainings_share_the_features_of_validation(
+    voices_folder, tmp_path, monkeypatch
+):
+    """Once for each kind of features, and with the same result as alone."""
+    batches = []
+    compute = Fbank.forward
+
+    def count(fbank, wavs):
+        if not torch.is_grad_enabled():
+            batches.append(fbank.compute_fbanks.n_mels)
+        return compute(fbank, wavs)
+
+    monkeypatch.setattr(Fbank, "forward", count)
+
+    def train(name, cache=None, **own):
+        arguments = command_line(voices_folder, tmp_path / name, **own)
+        recipe, run_opts, values = config.parse_command_line(arguments)
+        batches.clear()
+        metrics = train_speaker.train(recipe, run_opts, values, cache, test=False)
+        return metrics["valid"], batches[:]
+
+    cache = SpeechCache(1.0)
+    first, computed = train("first", cache)
+    assert computed == [80]  # the 12 utterances of three epochs in one batch
+    assert train("second", cache) == (first, [])
+    assert train("alone") == (first, [80])
+    assert train("other_bands", cache, n_mels=40)[1] == [40]
+    assert len(train("no_room", SpeechCache(0.0))[1]) == 3
