@@ -193,7 +193,8 @@ def text_of(key: str, hparams_text: str) -> str:
     >>> text_of("b", "a: 1\\nb: !new:torch.nn.Linear [2, 3]\\n")
     'b: !new:torch.nn.Linear [2, 3]\\n'
     """
-    return _dumped(load_plain("hyperparameters", hparams_text))[key]
+    tree = load_plain("hyperparameters", hparams_text)
+    return _dumped({key: tree[key]})[key]
 
 
 def check_continues(output_folder: str, hparams_text: str) -> None:
