@@ -3,6 +3,7 @@ a browser."""
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -63,6 +64,16 @@ def voices_folder(tmp_path_factory):
                 wave = utterance(pitch, formants, rng, rng.uniform(1.0, 1.4))
                 soundfile.write(folder / f"{number}.wav", wave, SAMPLE_RATE)
     return root
+
+
+@pytest.fixture(autouse=True)
+def no_logging_into_a_closed_stream():
+    """SpeechBrain's handlers keep the streams that pytest captures for one test."""
+    yield
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if not type(handler).__module__.startswith("_pytest"):
+            root.removeHandler(handler)
 
 
 @pytest.fixture

@@ -75,7 +75,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--study", help="its name; if not given, the recipe's")
     add("--storage", help="URL of a database, for many machines")
     add("--workers", type=int, default=1, help="trials at a time on this machine")
-    add("--timeout", type=float, help="minutes after which no trial is begun")
+    add("--timeout", type=float, help="minutes after which no other trial is begun")
     add(
         "--retrain",
         type=int,

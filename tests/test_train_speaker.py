@@ -1,7 +1,6 @@
 """The recipe as a whole, on a small corpus of real audio files."""
 
 import json
-import logging
 import os
 import shutil
 import signal
@@ -84,16 +83,6 @@ def assert_same(one, other):
             assert_same(first, second)
     else:
         assert one == other
-
-
-@pytest.fixture(autouse=True)
-def no_logging_into_a_closed_stream():
-    """SpeechBrain's handlers keep the streams that pytest captures for one test."""
-    yield
-    root = logging.getLogger()
-    for handler in root.handlers[:]:
-        if not type(handler).__module__.startswith("_pytest"):
-            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")

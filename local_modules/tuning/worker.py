@@ -85,7 +85,7 @@ class Job:
     n_trials : int
         When the study is complete.
     deadline : float | None
-        Seconds since the epoch after which no trial is begun.
+        Seconds since the epoch after which no trial but the first is begun.
     cache_gib : float
         Decoded speech that a process keeps for all its trials.
     seed : int
@@ -204,31 +204,46 @@ class Worker:
 
     def _run_trials(self) -> Iterator[None]:
         job = self.job
-        while job.deadline is None or time.time() < job.deadline:
-            self.turnstile.recover(self.study)
-            live = list(live_trials(self.study).values())[: job.n_trials]
-            states = {trial.state for trial in live}
-            has_more = len(live) < job.n_trials and not self._has_drawn_all()
-            if TrialState.WAITING in states or has_more:
-                self._run_trial()
+        while True:
+            # Whoever has the turn looks and begins: no other one draws the same.
+            with contextlib.ExitStack() as turn:
+                turn.enter_context(self.turnstile.turn)
+                self.turnstile.recover(self.study)
+                live = list(live_trials(self.study).values())[: job.n_trials]
+                states = {trial.state for trial in live}
+                has_more = len(live) < job.n_trials and not self._has_drawn_all()
+                if self._is_late() and live[0].state != TrialState.WAITING:
+                    break
+                if begins := TrialState.WAITING in states or has_more:
+                    self._run_trial(turn)
+            if begins:
                 yield
             elif TrialState.RUNNING in states:
                 time.sleep(SECONDS_BETWEEN_LOOKS)
             else:
                 break
 
+    def _is_late(self) -> bool:
+        return self.job.deadline is not None and time.time() >= self.job.deadline
+
     def _has_drawn_all(self) -> bool:
         """Whether nothing is left of a grid, which its sampler would begin again."""
         sampler = self.study.sampler
-        is_grid = isinstance(sampler, optuna.samplers.GridSampler)
-        return is_grid and sampler.is_exhausted(self.study)
+        if not isinstance(sampler, optuna.samplers.GridSampler):
+            return False
+        points = [t.system_attrs for t in self.study.get_trials(deepcopy=False)]
+        drawn = {
+            point["grid_id"]
+            for point in points
+            if sampler._same_search_space(point.get("search_space", {}))
+        }
+        return len(drawn) == len(sampler._all_grids)
 
-    def _run_trial(self) -> None:
-        """Runs the next trial."""
+    def _run_trial(self, turn: contextlib.ExitStack) -> None:
+        """Runs the next trial; the turn ends when it has begun."""
         begun = []
         # Until the trial's lock is held, it looks like one whose process is gone.
-        with contextlib.ExitStack() as turn, contextlib.ExitStack() as trial_lock:
-            turn.enter_context(self.turnstile.turn)
+        with contextlib.ExitStack() as trial_lock:
 
             def objective(trial):
                 begun.append(trial)

@@ -6,7 +6,7 @@ a program by the tests, which kill it.
 MISHAPS is JSON: {"kill": {"<trial>": [epochs after which its process is killed]},
 "always_kill": [trials, in their second epoch], "raise": [trials], "nan": [trials],
 "interrupt": {"<trial>": epoch}, "taken_for_dead": {"<trial>": epoch}, "seconds": of an
-epoch, "sampler": in place of a random one}.
+epoch, "sampler": in place of a random one, "late": whether its time is over}.
 """
 
 import json
@@ -98,13 +98,12 @@ def fail(folder, number):
 def main():
     folder, storage, n_trials, n_workers = sys.argv[1:5]
     os.environ["MISHAPS"] = sys.argv[5] if len(sys.argv) > 5 else "{}"
+    mishaps = json.loads(os.environ["MISHAPS"])
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     search_file = folder / "search.yaml"
     with replacing(search_file) as file:
-        sampler = json.loads(os.environ["MISHAPS"]).get(
-            "sampler", "RandomSampler {seed: !ref <sampler_seed>}"
-        )
+        sampler = mishaps.get("sampler", "RandomSampler {seed: !ref <sampler_seed>}")
         file.write(SEARCH.replace("SAMPLER", sampler))
     recipe = str(ROOT / "hparams" / "conformer.yaml")
     job = Job(
@@ -117,7 +116,7 @@ def main():
         name="quick",
         storage=None if storage == "-" else storage,
         n_trials=int(n_trials),
-        deadline=None,
+        deadline=0.0 if mishaps.get("late") else None,
         cache_gib=0.0,
         seed=1,
     )

@@ -268,13 +268,21 @@ def test_a_trial_taken_for_dead_is_carried_on_with(tmp_path):
 
 
 def test_a_grid_is_run_once(tmp_path):
+    """Also by two, of whom one is free while the other has the last point."""
     grid = "GridSampler {search_space: {lr: [0.001, 0.0005]}}"
     for _ in range(2):
-        finished(tmp_path, "-", 9, 2, sampler=grid)
+        finished(tmp_path, "-", 9, 2, sampler=grid, seconds=0.3)
         live, _ = outcome(tmp_path)
         assert [t.params["lr"] for t in live.values()][0] == 0.002
         assert sorted(t.params["lr"] for t in live.values()) == [0.0005, 0.001, 0.002]
         assert {t.state for t in live.values()} == {TrialState.COMPLETE}
+
+
+def test_after_its_time_a_study_begins_no_trial_but_the_first(tmp_path):
+    for _ in range(2):
+        finished(tmp_path, "-", 9, 1, late=True)
+        live, _ = outcome(tmp_path)
+        assert [trial.state for trial in live.values()] == [TrialState.COMPLETE]
 
 
 def test_fewer_trials_and_more_again(tmp_path):
