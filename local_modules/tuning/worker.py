@@ -195,6 +195,8 @@ class Worker:
         None
             After each trial.
         """
+        # What has been imported stays: collecting a trial's garbage doesn't look through.
+        gc.freeze()
         try:
             yield from self._run_trials()
         except KeyboardInterrupt:
