@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""How many augmented crops a core makes in a second, and how long a step waits for them.
+"""How many augmented crops a core makes in a second, and what a step waits for them.
 
     python benchmarks/data.py [--files 200] [--rounds 5] [--epochs 3]
 
-Makes its own corpus in a temporary folder (`TMPDIR`): FLAC files of 8 s, noises of 10 s
-and room responses of half a second. One thread reads them, cuts crops of 3 s and puts
-each of them into another noise and into a room, from the files themselves, from shards
-and from memory, beside the loader of SpeechBrain's VoxCeleb recipe with its own
-augmentation of the same kinds. Loaders take turns within a round, CPU time is counted
-(files just written are in the system's memory), and the median counts.
+Makes its own corpus in a temporary folder (`TMPDIR`): WAV files of 8 s, as VoxCeleb's,
+noises of 10 s and room responses of half a second. One thread reads crops of 3 s, from
+the files, from shards (of FLAC, or of the same bytes) and from memory, and puts each
+into another noise and into a room; so does the loader of SpeechBrain's VoxCeleb recipe
+with its own augmentation. Loaders take turns within a round, CPU time is counted (files
+just written are in the system's memory), and the median counts.
 
 Then hparams/conformer.yaml is trained on the same files: what share of a step goes to
 waiting for data and to augmenting it.
@@ -79,7 +79,7 @@ def make_corpus(folder: Path, n_files: int) -> None:
         wave = sum(np.sin(2 * np.pi * k * pitch * time_axis) / k for k in range(1, 20))
         wave *= 0.1 + np.sin(4 * np.pi * (time_axis + rng.uniform())) ** 2
         wave = 0.1 * wave + 0.01 * rng.standard_normal(len(wave))
-        path = f"{number}.flac"
+        path = f"{number}.wav"
         soundfile.write(folder / "speech" / path, wave, RATE)
         speaker = f"s{number // UTTERANCES}"
         rows.append(Utterance(path, FILE_SECONDS, path, 0, len(wave), speaker))
@@ -208,8 +208,10 @@ def one_by_one(augment: Augmenter) -> Callable:
 def speed_table(folder: Path, rounds: int) -> str:
     """Crops in a second by loader."""
     theirs, their_augment = crops_of_speechbrain(folder)
+    speech, flac, wav = (folder / name for name in ("speech", "flac", "wav"))
     for manifest in (folder / MANIFESTS).glob("*.csv"):
-        pack(manifest, folder / "speech", folder / "shards", PER_SHARD)
+        pack(manifest, speech, flac, PER_SHARD)
+        pack(manifest, speech, wav, PER_SHARD, original=True)
     from_memory = crops_of_ours(folder, None, 4.0)
     ours = both(
         AddNoise(RATE, str(folder / "noise")), AddReverb(RATE, str(folder / "rooms"))
@@ -218,7 +220,8 @@ def speed_table(folder: Path, rounds: int) -> str:
     loaders = {
         THEIRS: (theirs, their_augment),
         "ours, files": (crops_of_ours(folder, None, 0.0), ours),
-        "ours, shards": (crops_of_ours(folder, folder / "shards", 0.0), ours),
+        "ours, shards of FLAC": (crops_of_ours(folder, flac, 0.0), ours),
+        "ours, shards of WAV": (crops_of_ours(folder, wav, 0.0), ours),
         "ours, memory": (from_memory, ours),
         "ours, memory, simulated noise and rooms": (from_memory, simulated),
         "ours, memory, augmented one by one": (from_memory, one_by_one(ours)),

@@ -7,6 +7,8 @@ come from torch's generator of the device alone, so a seeded step can be repeate
 exactly.
 """
 
+from collections.abc import Callable
+
 import torch
 from scipy.fft import next_fast_len
 from torch import nn
@@ -20,6 +22,8 @@ from local_modules.recorded import (
 from local_modules.rooms import simulated_responses
 
 EPSILON = 1e-8
+CPU_ROWS = 16  # of a batch at a time: what is computed stays in a processor's cache
+FFT_STEP = 256  # many factors of two suit the libraries on all devices
 
 
 class ColouredNoise:
@@ -49,7 +53,7 @@ class ColouredNoise:
         """Another noise for each waveform of [batch, time], and how many dB it shall be
         below the speech, [batch, 1]."""
         batch, n_samples = wavs.shape
-        n_fft = next_fast_len(n_samples, real=True)
+        n_fft = _fft_length(n_samples)
         bins = torch.arange(n_fft // 2 + 1, device=wavs.device).clamp(min=1)
         alpha = self.alpha_high * torch.rand(batch, 1, device=wavs.device)
         spectrum = torch.randn(
@@ -107,7 +111,7 @@ class RecordedNoise:
     def _load(self, device: torch.device) -> None:
         stretches = read_noises(*self.settings)
         self.samples = torch.cat([kind.samples for kind in stretches]).to(device)
-        # Where a kind begins, how many stretches it has, and its signal-to-noise ratios.
+        # Where a kind begins, how many stretches it has, and its range of ratios.
         kinds, first = [], 0
         for samples, snr_low, snr_high in stretches:
             kinds.append((first, len(samples), snr_low, snr_high))
@@ -143,9 +147,12 @@ class AddNoise(nn.Module):
 
     def forward(self, wavs: torch.Tensor) -> torch.Tensor:
         """Adds another noise to each waveform of [batch, time]."""
+        return _in_parts(self._add, wavs)
+
+    def _add(self, wavs: torch.Tensor) -> torch.Tensor:
         noise, snr = self.source(wavs)
-        ratio = _rms(wavs) / _rms(noise).clamp(min=EPSILON)
-        return wavs + noise * (ratio * 10 ** (-snr / 20))
+        level = _level(wavs) / _level(noise).clamp(min=EPSILON) * 10 ** (-snr / 20)
+        return noise.mul_(level).add_(wavs)
 
 
 class AddReverb(nn.Module):
@@ -182,16 +189,20 @@ class AddReverb(nn.Module):
         """Puts each waveform of [batch, time] into another room."""
         if self.responses is None or self.responses.device != wavs.device:
             self._load(wavs.device)
+        return _in_parts(self._convolve, wavs)
+
+    def _convolve(self, wavs: torch.Tensor) -> torch.Tensor:
         batch, n_samples = wavs.shape
         chosen = torch.randint(len(self.responses), (batch,), device=wavs.device)
         # What comes after the crop's end is not heard.
         responses = self.responses[chosen, :n_samples]
         # Longer by the response, so that nothing wraps around.
-        n_fft = next_fast_len(n_samples + responses.shape[1] - 1, real=True)
+        n_fft = _fft_length(n_samples + responses.shape[1] - 1)
         spectrum = torch.fft.rfft(wavs, n_fft)
         spectrum *= torch.fft.rfft(responses, n_fft)
         reverberant = torch.fft.irfft(spectrum, n_fft)[:, :n_samples]
-        return reverberant * (_rms(wavs) / _rms(reverberant).clamp(min=EPSILON))
+        level = _level(wavs) / _level(reverberant).clamp(min=EPSILON)
+        return reverberant.mul_(level)
 
     def _load(self, device: torch.device) -> None:
         responses = (
@@ -207,5 +218,17 @@ def _uniform(low, high, draws: torch.Tensor) -> torch.Tensor:
     return low + (high - low) * draws
 
 
-def _rms(wavs: torch.Tensor) -> torch.Tensor:
-    return wavs.square().mean(dim=1, keepdim=True).sqrt()
+def _in_parts(augment: Callable, wavs: torch.Tensor) -> torch.Tensor:
+    """Augments a batch, on a CPU some rows after the others."""
+    n_rows = CPU_ROWS if wavs.device.type == "cpu" else len(wavs)
+    return torch.cat([augment(rows) for rows in wavs.split(n_rows)])
+
+
+def _fft_length(n_samples: int) -> int:
+    """A length for so many samples at which a Fourier transform is fast; at others it
+    takes up to five times as long."""
+    return FFT_STEP * next_fast_len(-(-n_samples // FFT_STEP), real=True)
+
+
+def _level(wavs: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vector_norm(wavs, dim=1, keepdim=True)

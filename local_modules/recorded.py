@@ -3,6 +3,7 @@
 import functools
 import random
 from collections.abc import Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -181,7 +182,7 @@ def _read_kind(folder, paths, is_babble, sample_rate, limit, rng) -> torch.Tenso
         mixed = [place]
         if is_babble:
             mixed += rng.choices(places, k=rng.randint(*VOICES) - 1)
-        waves = [wave for wave in map(read, *zip(*mixed)) if wave is not None]
+        waves = [wave for wave in starmap(read, mixed) if wave is not None]
         if waves and (noise := sum(waves)).any():
             stretches.append((noise * (FULL_SCALE / noise.abs().max())).short())
     if not stretches:
@@ -243,5 +244,5 @@ def read_responses(folder: str, sample_rate: int) -> torch.Tensor:
             direct = wave.abs().argmax()
             responses.append(wave[direct : direct + n_samples] / wave[direct])
     if not responses:
-        raise InputError(f"rir_folder {folder}: {paths[0]} and all others are unusable")
+        raise InputError(f"rir_folder {folder}: {paths[0]} and the rest are unusable")
     return pad_sequence(responses, batch_first=True)
