@@ -183,34 +183,36 @@ class AddReverb(nn.Module):
             find_responses(folder)  # what is wrong is told before the training
         self.sample_rate = sample_rate
         self.folder = folder
-        self.responses = None
+        self.spectra = {}  # of all responses, for each length of the waveforms
 
     def forward(self, wavs: torch.Tensor) -> torch.Tensor:
         """Puts each waveform of [batch, time] into another room."""
-        if self.responses is None or self.responses.device != wavs.device:
-            self._load(wavs.device)
+        key = wavs.shape[1], wavs.device
+        if key not in self.spectra:
+            self.spectra[key] = self._spectra(*key)
         return _in_parts(self._convolve, wavs)
 
     def _convolve(self, wavs: torch.Tensor) -> torch.Tensor:
         batch, n_samples = wavs.shape
-        chosen = torch.randint(len(self.responses), (batch,), device=wavs.device)
-        # What comes after the crop's end is not heard.
-        responses = self.responses[chosen, :n_samples]
-        # Longer by the response, so that nothing wraps around.
-        n_fft = _fft_length(n_samples + responses.shape[1] - 1)
-        spectrum = torch.fft.rfft(wavs, n_fft)
-        spectrum *= torch.fft.rfft(responses, n_fft)
+        n_fft, responses = self.spectra[n_samples, wavs.device]
+        chosen = torch.randint(len(responses), (batch,), device=wavs.device)
+        spectrum = torch.fft.rfft(wavs, n_fft).mul_(responses[chosen])
         reverberant = torch.fft.irfft(spectrum, n_fft)[:, :n_samples]
         level = _level(wavs) / _level(reverberant).clamp(min=EPSILON)
         return reverberant.mul_(level)
 
-    def _load(self, device: torch.device) -> None:
+    def _spectra(self, n_samples: int, device: torch.device) -> tuple:
+        """The length of a Fourier transform that lets nothing wrap around, and the
+        transforms of all responses."""
         responses = (
             read_responses(self.folder, self.sample_rate)
             if self.folder
             else simulated_responses(self.sample_rate)
         )
-        self.responses = responses.to(device)
+        # What comes after the waveform's end is not heard.
+        responses = responses[:, :n_samples].to(device)
+        n_fft = _fft_length(n_samples + responses.shape[1] - 1)
+        return n_fft, torch.fft.rfft(responses, n_fft)
 
 
 def _uniform(low, high, draws: torch.Tensor) -> torch.Tensor:

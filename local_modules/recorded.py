@@ -25,7 +25,7 @@ logger = get_logger(__name__)
 NOISE_SECONDS = 10  # of a stretch of noise
 VOICES = 3, 7  # in babble
 RESPONSE_SECONDS = 1.0  # of a room response, from its direct path on
-MAX_RESPONSES = 2000
+MAX_RESPONSES = 1000  # their spectra take 1/4 GiB for crops of 3 s
 FULL_SCALE = 32767
 
 
