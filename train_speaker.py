@@ -33,7 +33,7 @@ from torch.distributed import ReduceOp
 from torch.nn.parallel import DistributedDataParallel
 
 from local_modules import adaptation, config
-from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader
+from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader, speaker_at
 from local_modules.corpus import prepare_corpus, read_corpus
 from local_modules.errors import InputError, RunError
 from local_modules.evaluation.backend import COHORT_UTTERANCES, Backend, fit_backend
@@ -289,8 +289,9 @@ def dataio_prep(hparams: dict, cache: SpeechCache) -> tuple[dict, UtteranceReade
             shards[split] = ShardReader(
                 hparams["shards"], split, hparams["shard_cache"]
             )
+    speeds = hparams["speaker_speeds"]
     train_reader = UtteranceReader(
-        rate, hparams["crop_seconds"], hparams["seed"], cache, shards["train"]
+        rate, hparams["crop_seconds"], hparams["seed"], cache, shards["train"], speeds
     )
     readers = {
         "train": train_reader,
@@ -323,16 +324,17 @@ def dataio_prep(hparams: dict, cache: SpeechCache) -> tuple[dict, UtteranceReade
 
     label_encoder = hparams["label_encoder"]
     label_encoder.expect_len(hparams["n_speakers"])
+    people = [row["spk_id"] for row in datasets["train"].data.values()]
     label_encoder.load_or_create(
         path=Path(hparams["save_folder"]) / LABELS,
-        from_didatasets=[datasets["train"]],
-        output_key="spk_id",
+        from_iterables=[[speaker_at(p, speed) for p in people] for speed in speeds],
     )
 
-    @sb.utils.data_pipeline.takes("spk_id")
+    @sb.utils.data_pipeline.takes("id", "spk_id")
     @sb.utils.data_pipeline.provides("spk_id_encoded")
-    def label_pipeline(spk_id):
-        return label_encoder.encode_label_torch(spk_id)
+    def label_pipeline(utt_id, spk_id):
+        speaker = speaker_at(spk_id, train_reader.speed(utt_id))
+        return label_encoder.encode_label_torch(speaker)
 
     datasets["train"].add_dynamic_item(label_pipeline)
     datasets["train"].set_output_keys(["id", "sig", "spk_id_encoded"])
@@ -393,7 +395,8 @@ def train(
     if not settings["skip_prep"]:
         run_on_main(prepare_corpus, [settings])
     splits, trials = read_corpus(settings["manifest_folder"])
-    overrides["n_speakers"] = len({row.speaker for row in splits["train"]})
+    n_people = len({row.speaker for row in splits["train"]})
+    overrides["n_speakers"] = n_people * len(settings["speaker_speeds"])
     hparams_text = config.resolved_text(hparams_file, overrides)
     if list(Path(settings["save_folder"]).glob("CKPT*")):
         config.check_continues(settings["output_folder"], hparams_text)
@@ -556,7 +559,7 @@ def summary(hparams: dict, history: RunHistory) -> dict:
         "best_epoch": best["epoch"],
         "epochs": len(history.epochs),
         "train_seconds": history.epochs[-1]["seconds"],
-        "n_speakers": hparams["n_speakers"],
+        "n_speakers": hparams["n_speakers"] // len(hparams["speaker_speeds"]),
         "n_parameters": sum(p.numel() for p in hparams["embedding_model"].parameters()),
     }
 
