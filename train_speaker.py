@@ -193,6 +193,9 @@ class SpeakerBrain(sb.Brain):
 
     def on_stage_start(self, stage, epoch=None):
         """Moves on to the crops of this epoch, or begins to collect embeddings."""
+        # Crops have one length; for all lengths there are, --compile would take hours.
+        is_training = stage == sb.Stage.TRAIN
+        torch.compiler.set_stance("default" if is_training else "eager_on_recompile")
         if stage == sb.Stage.TRAIN:
             self.hparams.history.start_clock()
             self.train_reader.set_epoch(epoch)

@@ -60,10 +60,8 @@ class SpeakerEmbedder(nn.Module):
         torch.Tensor
             Speaker embeddings, [batch, 1, emb_dim].
         """
-        pooled = self.pooling(*self.encoder(feats, lens))
-        # One vector per utterance: float32 costs nothing here, and is in the embedding.
-        with torch.autocast(pooled.device.type, enabled=False):
-            return self.projection(pooled.float()).unsqueeze(1)
+        frames, mask = self.encoder(feats, lens)
+        return self.projection(self.pooling(frames, mask)).unsqueeze(1)
 
 
 class UnpaddedEmbedder(nn.Module):

@@ -8,9 +8,11 @@ import pytest
 import soundfile
 import torch
 from safetensors.torch import load_file
+from speechbrain import Stage
 
 import train_speaker
 from conftest import SAMPLE_RATE, utterance, voice
+from local_modules.audio import ReadableBatch
 from local_modules.config import load_hparams, load_plain
 
 HPARAMS = Path(__file__).parents[2] / "hparams"
@@ -53,6 +55,42 @@ def test_its_size():
     model = load_hparams(RECIPE, {"n_speakers": 3})["embedding_model"]
     n = sum(parameter.numel() for parameter in model.parameters())
     assert n / 1e6 == pytest.approx(40.14, abs=0.005)
+
+
+def test_bf16_is_near_float32():
+    """A step of both from the same weights: embeddings, loss, gradients; and past the
+    embeddings there is no bf16."""
+    overrides = {"n_speakers": 30, "d_model": 64, "n_blocks": 2, "n_heads": 2}
+    overrides |= {"d_ffn": 64, "dropout": 0.0, "augment_prob": 0, "spec_augment": False}
+    speakers = torch.arange(16) % 5
+    batch = ReadableBatch(
+        [
+            {"id": f"{n}", "sig": wave, "spk_id_encoded": speaker.view(1)}
+            for n, (wave, speaker) in enumerate(
+                zip(torch.randn(16, 16000), speakers, strict=True)
+            )
+        ]
+    )
+    found = []
+    for precision in ("fp32", "bf16"):
+        hparams = load_hparams(RECIPE, overrides)  # seeds, so the weights are the same
+        brain = train_speaker.SpeakerBrain(
+            hparams["modules"], None, hparams, {"device": "cpu", "precision": precision}
+        )
+        brain.teacher, brain.margin_share = None, 1.0
+        with brain.training_ctx:
+            embeddings = brain.compute_forward(batch, Stage.TRAIN)
+            loss = brain.compute_objectives(embeddings, batch, Stage.TRAIN)
+        assert loss == brain.compute_objectives(embeddings.float(), batch, Stage.TRAIN)
+        loss.backward()
+        gradients = [p.grad.flatten() for p in brain.modules.parameters()]
+        assert all(g.isfinite().all() and g.dtype == torch.float32 for g in gradients)
+        found.append((embeddings.float(), loss.item(), torch.cat(gradients)))
+    assert embeddings.dtype == torch.bfloat16
+    (wanted, loss, gradient), (rounded, rounded_loss, rounded_gradient) = found
+    assert torch.cosine_similarity(wanted, rounded, dim=-1).min() > 0.999
+    assert rounded_loss == pytest.approx(loss, rel=0.01)
+    assert torch.cosine_similarity(gradient, rounded_gradient, dim=0) > 0.99
 
 
 @pytest.fixture(scope="module")
