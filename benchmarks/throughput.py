@@ -12,10 +12,10 @@ ships them; torchaudio's Conformer in place of ours in mfa_conformer.yaml. --spe
 what the classifiers tell apart, three times as many where a recipe has three speeds.
 
 Operations are those of matrix products and convolutions, features left out; a
-multiply-add is two, and a step takes three times the forward pass. They are counted, and
-so is what is kept of the forward pass for the backward pass, in float32: the larger part
-of a GPU's memory. The peak is that of the same device's product of two large matrices,
-measured in the same precision.
+multiply-add is two, and a step takes three times the forward pass. They are counted,
+and so is what is kept of the forward pass for the backward pass, in float32: the larger
+part of a GPU's memory. The peak is that of the same device's product of two large
+matrices, measured in the same precision. On a CPU, seconds are CPU time: a core's.
 """
 
 import argparse
@@ -330,15 +330,16 @@ def peak(device: str, precision: str, seconds: float) -> float:
 def repeat(step: Callable, device: str, seconds: float) -> tuple[int, float]:
     """Does something for so many seconds, after a warm-up; says how often and how long
     that was."""
+    clock = time.perf_counter if device.startswith("cuda") else time.process_time
     for _ in range(WARM_UP):
         step()
     synchronise(device)
-    n_done, begin = 0, time.perf_counter()
-    while n_done == 0 or time.perf_counter() - begin < seconds:
+    n_done, begin = 0, clock()
+    while n_done == 0 or clock() - begin < seconds:
         step()
         n_done += 1
     synchronise(device)
-    return n_done, time.perf_counter() - begin
+    return n_done, clock() - begin
 
 
 def measure(row: Row, mode: Mode, options: argparse.Namespace) -> dict:
