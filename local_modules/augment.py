@@ -1,18 +1,33 @@
-"""Waveform augmentation that needs no recordings: coloured noise and rooms.
+"""Waveform augmentation in batches, on the device of the training: noise and rooms.
 
 To be composed in SpeechBrain's `Augmenter`, beside its own `SpeedPerturb`, `DropFreq`
-and `DropChunk`. Random numbers come from torch's generator of the device alone, so a
-seeded step can be repeated exactly.
+and `DropChunk`. SpeechBrain's classes of the same names read files in an order that a
+continued training does not know, and put a batch into one room; here random numbers
+come from torch's generator of the device alone, so a seeded step can be repeated
+exactly.
 """
 
+from collections.abc import Callable
+
 import torch
+from scipy.fft import next_fast_len
 from torch import nn
 
+from local_modules.recorded import (
+    find_noises,
+    find_responses,
+    read_noises,
+    read_responses,
+)
+from local_modules.rooms import simulated_responses
+
 EPSILON = 1e-8
+CPU_ROWS = 16  # of a batch at a time: what is computed stays in a processor's cache
+FFT_STEP = 256  # many factors of two suit the libraries on all devices
 
 
-class AddColouredNoise(nn.Module):
-    """Adds noise with a power spectrum 1 / f^alpha at a random signal-to-noise ratio.
+class ColouredNoise:
+    """Noise with a power spectrum 1 / f^alpha.
 
     Arguments
     ---------
@@ -23,84 +38,199 @@ class AddColouredNoise(nn.Module):
 
     Example
     -------
-    >>> wavs = torch.randn(2, 16000)
-    >>> AddColouredNoise(snr_low=10, snr_high=10)(wavs).shape
-    torch.Size([2, 16000])
+    >>> noise, snr = ColouredNoise()(torch.randn(2, 16000))
+    >>> noise.shape, snr.shape
+    (torch.Size([2, 16000]), torch.Size([2, 1]))
     """
 
     def __init__(
         self, snr_low: float = 5.0, snr_high: float = 25.0, alpha_high: float = 2.0
     ):
-        super().__init__()
-        self.snr_low = snr_low
-        self.snr_high = snr_high
+        self.snr = snr_low, snr_high
         self.alpha_high = alpha_high
 
-    def forward(self, wavs: torch.Tensor) -> torch.Tensor:
-        """Adds another noise to each waveform of [batch, time]."""
+    def __call__(self, wavs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Another noise for each waveform of [batch, time], and how many dB it shall be
+        below the speech, [batch, 1]."""
         batch, n_samples = wavs.shape
-        spectrum = torch.fft.rfft(torch.randn_like(wavs))
+        n_fft = _fft_length(n_samples)
+        bins = torch.arange(n_fft // 2 + 1, device=wavs.device).clamp(min=1)
         alpha = self.alpha_high * torch.rand(batch, 1, device=wavs.device)
-        bins = torch.arange(spectrum.shape[1], device=wavs.device).clamp(min=1)
-        noise = torch.fft.irfft(spectrum * bins ** (-alpha / 2), n=n_samples)
-        span = self.snr_high - self.snr_low
-        snr = self.snr_low + span * torch.rand(batch, 1, device=wavs.device)
-        ratio = _rms(wavs) / _rms(noise).clamp(min=EPSILON)
-        return wavs + noise * ratio * 10 ** (-snr / 20)
+        spectrum = torch.randn(
+            batch, len(bins), dtype=torch.complex64, device=wavs.device
+        )
+        spectrum *= torch.exp(-alpha / 2 * bins.log())
+        noise = torch.fft.irfft(spectrum, n_fft)[:, :n_samples]
+        return noise, _uniform(*self.snr, torch.rand_like(alpha))
 
 
-class AddSyntheticReverb(nn.Module):
-    """Convolves with a direct path and an exponentially decaying tail of noise
-    (Polack's model of a room response), and keeps the level.
+class RecordedNoise:
+    """Noise from the recordings of a folder, kept in memory.
+
+    Arguments
+    ---------
+    folder : str
+        MUSAN, or any folder of noises.
+    sample_rate : int
+        Sample rate, in Hz.
+    gib : float
+        How much of it to keep, in GiB: as many of its stretches as there is room for,
+        at 16 kHz 9 hours in one GiB.
+
+    Raises
+    ------
+    InputError
+        There is no noise in the folder.
+    """
+
+    def __init__(self, folder: str, sample_rate: int, gib: float = 1.0):
+        find_noises(folder)  # what is wrong with it is told before the training
+        self.settings = folder, sample_rate, gib
+        self.samples = None
+
+    def __call__(self, wavs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """As of `ColouredNoise`, each kind of noise as probable as the others."""
+        if self.samples is None or self.samples.device != wavs.device:
+            self._load(wavs.device)
+        batch, n_samples = wavs.shape
+        length = self.samples.shape[1]
+        n_read = min(n_samples, length)
+        draws = torch.rand(4, batch, dtype=torch.float64, device=wavs.device)
+        kinds = self.kinds[(draws[0] * len(self.kinds)).long()]
+        first, count, snr_low, snr_high = kinds.unbind(dim=1)
+        stretch = (first + (draws[1] * count).floor()).long()
+        place = (draws[2] * (length - n_read + 1)).long()
+        # All stretches of the memory that are as long as the crops, without copies.
+        windows = self.samples.view(-1).unfold(0, n_read, 1)
+        noise = windows[stretch * length + place].to(wavs.dtype)
+        if n_read < n_samples:
+            noise = noise.repeat(1, -(-n_samples // n_read))[:, :n_samples]
+        snr = _uniform(snr_low, snr_high, draws[3])
+        return noise, snr.to(wavs.dtype).unsqueeze(1)
+
+    def _load(self, device: torch.device) -> None:
+        stretches = read_noises(*self.settings)
+        self.samples = torch.cat([kind.samples for kind in stretches]).to(device)
+        # Where a kind begins, how many stretches it has, and its range of ratios.
+        kinds, first = [], 0
+        for samples, snr_low, snr_high in stretches:
+            kinds.append((first, len(samples), snr_low, snr_high))
+            first += len(samples)
+        self.kinds = torch.tensor(kinds, dtype=torch.float64, device=device)
+
+
+class AddNoise(nn.Module):
+    """Adds noise at a random signal-to-noise ratio.
 
     Arguments
     ---------
     sample_rate : int
         Sample rate, in Hz.
-    rt60_low, rt60_high : float
-        Range of the reverberation time, in seconds.
-    drr_low, drr_high : float
-        Range of the ratio of direct to reverberant energy, in dB.
+    folder : str | None
+        Recorded noises (`RecordedNoise`); None for `ColouredNoise`.
+
+    Raises
+    ------
+    InputError
+        There is no noise in the folder.
 
     Example
     -------
     >>> wavs = torch.randn(2, 16000)
-    >>> AddSyntheticReverb(16000)(wavs).shape
+    >>> AddNoise(16000)(wavs).shape
     torch.Size([2, 16000])
     """
 
-    def __init__(
-        self,
-        sample_rate: int,
-        rt60_low: float = 0.1,
-        rt60_high: float = 0.6,
-        drr_low: float = 0.0,
-        drr_high: float = 15.0,
-    ):
+    def __init__(self, sample_rate: int, folder: str | None = None):
         super().__init__()
+        self.source = RecordedNoise(folder, sample_rate) if folder else ColouredNoise()
+
+    def forward(self, wavs: torch.Tensor) -> torch.Tensor:
+        """Adds another noise to each waveform of [batch, time]."""
+        return _in_parts(self._add, wavs)
+
+    def _add(self, wavs: torch.Tensor) -> torch.Tensor:
+        noise, snr = self.source(wavs)
+        level = _level(wavs) / _level(noise).clamp(min=EPSILON) * 10 ** (-snr / 20)
+        return noise.mul_(level).add_(wavs)
+
+
+class AddReverb(nn.Module):
+    """Convolves with the response of a room, and keeps the level.
+
+    Arguments
+    ---------
+    sample_rate : int
+        Sample rate, in Hz.
+    folder : str | None
+        Recorded responses, such as RIRS_NOISES; None for `simulated_responses`.
+
+    Raises
+    ------
+    InputError
+        There is no response in the folder.
+
+    Example
+    -------
+    >>> wavs = torch.randn(2, 16000)
+    >>> AddReverb(16000)(wavs).shape
+    torch.Size([2, 16000])
+    """
+
+    def __init__(self, sample_rate: int, folder: str | None = None):
+        super().__init__()
+        if folder:
+            find_responses(folder)  # what is wrong is told before the training
         self.sample_rate = sample_rate
-        self.rt60 = rt60_low, rt60_high
-        self.drr = drr_low, drr_high
+        self.folder = folder
+        self.spectra = {}  # of all responses, for each length of the waveforms
 
     def forward(self, wavs: torch.Tensor) -> torch.Tensor:
         """Puts each waveform of [batch, time] into another room."""
+        key = wavs.shape[1], wavs.device
+        if key not in self.spectra:
+            self.spectra[key] = self._spectra(*key)
+        return _in_parts(self._convolve, wavs)
+
+    def _convolve(self, wavs: torch.Tensor) -> torch.Tensor:
         batch, n_samples = wavs.shape
-        low, high = self.rt60
-        rt60 = low + (high - low) * torch.rand(batch, 1, device=wavs.device)
-        times = torch.arange(int(high * self.sample_rate), device=wavs.device)
-        # 60 dB down after rt60: the amplitude falls by ln(1000) = 6.91.
-        decay = torch.exp(-6.91 * times / (rt60 * self.sample_rate))
-        tail = torch.randn(decay.shape, device=wavs.device) * decay
-        tail[:, 0] = 0.0
-        low, high = self.drr
-        drr = low + (high - low) * torch.rand(batch, 1, device=wavs.device)
-        response = tail / tail.norm(dim=1, keepdim=True) * 10 ** (-drr / 20)
-        response[:, 0] = 1.0
-        n_fft = n_samples + response.shape[1]
-        product = torch.fft.rfft(wavs, n_fft) * torch.fft.rfft(response, n_fft)
-        reverberant = torch.fft.irfft(product, n_fft)[:, :n_samples]
-        return reverberant * _rms(wavs) / _rms(reverberant).clamp(min=EPSILON)
+        n_fft, responses = self.spectra[n_samples, wavs.device]
+        chosen = torch.randint(len(responses), (batch,), device=wavs.device)
+        spectrum = torch.fft.rfft(wavs, n_fft).mul_(responses[chosen])
+        reverberant = torch.fft.irfft(spectrum, n_fft)[:, :n_samples]
+        level = _level(wavs) / _level(reverberant).clamp(min=EPSILON)
+        return reverberant.mul_(level)
+
+    def _spectra(self, n_samples: int, device: torch.device) -> tuple:
+        """The length of a Fourier transform that lets nothing wrap around, and the
+        transforms of all responses."""
+        responses = (
+            read_responses(self.folder, self.sample_rate)
+            if self.folder
+            else simulated_responses(self.sample_rate)
+        )
+        # What comes after the waveform's end is not heard.
+        responses = responses[:, :n_samples].to(device)
+        n_fft = _fft_length(n_samples + responses.shape[1] - 1)
+        return n_fft, torch.fft.rfft(responses, n_fft)
 
 
-def _rms(wavs: torch.Tensor) -> torch.Tensor:
-    return wavs.square().mean(dim=1, keepdim=True).sqrt()
+def _uniform(low, high, draws: torch.Tensor) -> torch.Tensor:
+    """Numbers between two limits from such between 0 and 1."""
+    return low + (high - low) * draws
+
+
+def _in_parts(augment: Callable, wavs: torch.Tensor) -> torch.Tensor:
+    """Augments a batch, on a CPU some rows after the others."""
+    n_rows = CPU_ROWS if wavs.device.type == "cpu" else len(wavs)
+    return torch.cat([augment(rows) for rows in wavs.split(n_rows)])
+
+
+def _fft_length(n_samples: int) -> int:
+    """A length for so many samples at which a Fourier transform is fast; at others it
+    takes up to five times as long."""
+    return FFT_STEP * next_fast_len(-(-n_samples // FFT_STEP), real=True)
+
+
+def _level(wavs: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.vector_norm(wavs, dim=1, keepdim=True)

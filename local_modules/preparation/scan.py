@@ -22,7 +22,10 @@ AUDIO_SUFFIXES = frozenset(
 
 
 def find_audio(
-    root: Path, layout: str, suffixes: frozenset[str] = AUDIO_SUFFIXES
+    root: Path,
+    layout: str,
+    suffixes: frozenset[str] = AUDIO_SUFFIXES,
+    key: str = "data_folder",
 ) -> list[str]:
     """Finds the audio below a folder, in an order that is the same everywhere.
 
@@ -36,6 +39,8 @@ def find_audio(
         What is expected there, for messages.
     suffixes : frozenset of str
         What audio is named like, in lower case.
+    key : str
+        The setting that names the folder, for messages.
 
     Returns
     -------
@@ -47,7 +52,7 @@ def find_audio(
     InputError
         If there is no such folder, no audio in it, or a part can't be read.
     """
-    check_folder(root, layout)
+    check_folder(root, layout, key)
     audio: list[str] = []
     others: Counter[str] = Counter()
     try:
@@ -59,12 +64,12 @@ def find_audio(
                 others[suffix or "no suffix"] += 1
     except OSError as error:
         raise InputError(
-            f"data_folder {root}: {error.filename} cannot be read: {error.strerror}"
+            f"{key} {root}: {error.filename} cannot be read: {error.strerror}"
         ) from None
     tally = ", ".join(f"{n} {suffix}" for suffix, n in others.most_common(N_NAMED))
     if not audio:
         raise InputError(
-            f"data_folder {root}: holds no audio that libsndfile reads (found "
+            f"{key} {root}: holds no audio that libsndfile reads (found "
             f"{printable(tally) or 'nothing'}); {layout}, as .wav, .flac, .ogg or .mp3"
         )
     if others:
@@ -72,15 +77,17 @@ def find_audio(
     return audio
 
 
-def check_folder(root: Path, layout: str) -> None:
-    """Makes sure that the data folder is there.
+def check_folder(root: Path, layout: str, key: str = "data_folder") -> None:
+    """Makes sure that a folder of data is there.
 
     Arguments
     ---------
     root : Path
-        The data folder.
+        The folder.
     layout : str
         What is expected there, for the message.
+    key : str
+        The setting that names it, for the message.
 
     Raises
     ------
@@ -89,7 +96,7 @@ def check_folder(root: Path, layout: str) -> None:
     """
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
-        raise InputError(f"data_folder {root}: {problem}; {layout}")
+        raise InputError(f"{key} {root}: {problem}; {layout}")
 
 
 def path_from(root: Path, path: str) -> str:

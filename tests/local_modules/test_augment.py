@@ -1,11 +1,13 @@
-"""Augmentation, measured: levels, spectra and reverberation times."""
+"""Noise and reverb: against what was asked of them, and numpy."""
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from scipy import stats
 
-from local_modules.augment import AddColouredNoise, AddSyntheticReverb
+from local_modules.augment import AddNoise, AddReverb, ColouredNoise, RecordedNoise
+from local_modules.errors import InputError
 
 RATE = 16000
 
@@ -20,21 +22,52 @@ def speech_like(batch=4, n_samples=RATE):
     return level * torch.randn(batch, n_samples, generator=generator)
 
 
-def test_signal_to_noise_ratio_is_drawn_from_its_range():
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """`noise`, with a sweep of 25 s, which is two stretches; `rooms`, with ten
+    responses."""
+    root = tmp_path_factory.mktemp("folders")
+    for name in ("noise", "rooms"):
+        (root / name).mkdir()
+    time = np.arange(25 * RATE) / RATE
+    sweep = 0.5 * np.sin(2 * np.pi * (100 + 100 * time) * time)
+    soundfile.write(root / "noise" / "sweep.wav", sweep, RATE)
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        response = 0.1 * rng.standard_normal(3000) * np.exp(-np.arange(3000) / 800)
+        response[0] = 1.0
+        path = root / "rooms" / f"{number}.wav"
+        soundfile.write(path, response, RATE, "FLOAT")
+    return root
+
+
+def modules(folders):
+    return {
+        "coloured noise": AddNoise(RATE),
+        "recorded noise": AddNoise(RATE, str(folders / "noise")),
+        "simulated rooms": AddReverb(RATE),
+        "recorded rooms": AddReverb(RATE, str(folders / "rooms")),
+    }
+
+
+@pytest.mark.parametrize("snr", [None, (5, 15)])
+def test_signal_to_noise_ratio_is_drawn_from_its_range(snr, folders):
+    """Of the noise that is asked for, or of the kind that a folder has."""
     torch.manual_seed(0)
     wavs = speech_like(200, 4000)
-    noise = AddColouredNoise(snr_low=5, snr_high=25)(wavs) - wavs
-    snr = 20 * torch.log10(rms(wavs) / rms(noise)).numpy()
-    assert snr.min() > 4.99 and snr.max() < 25.01
-    assert stats.kstest((snr - 5) / 20, "uniform").pvalue > 0.001
+    add, (low, high) = AddNoise(RATE, str(folders / "noise")), (0, 15)
+    if snr:
+        add.source, (low, high) = ColouredNoise(*snr), snr
+    noise = add(wavs) - wavs
+    found = 20 * torch.log10(rms(wavs) / rms(noise)).numpy()
+    assert found.min() > low - 0.01 and found.max() < high + 0.01
+    assert stats.kstest((found - low) / (high - low), "uniform").pvalue > 0.001
 
 
-def test_noise_falls_as_the_power_of_frequency():
+def test_coloured_noise_falls_as_the_power_of_frequency():
     """Log power over log frequency falls by alpha, which is drawn from its range."""
     torch.manual_seed(0)
-    wavs = torch.zeros(150, 8192)
-    wavs[:, 0] = 1.0
-    noise = AddColouredNoise(snr_low=-60, snr_high=-60, alpha_high=3.0)(wavs) - wavs
+    noise, _ = ColouredNoise(alpha_high=3.0)(torch.zeros(150, 8192))
     power = np.abs(np.fft.rfft(noise.double().numpy())[:, 10:4000]) ** 2
     log_frequency = np.log(np.arange(10, 4000))
     slopes = -np.polyfit(log_frequency, np.log(power).T, 1)[0]
@@ -44,75 +77,87 @@ def test_noise_falls_as_the_power_of_frequency():
 
 def test_white_noise_where_alpha_is_zero():
     torch.manual_seed(0)
-    wavs = torch.zeros(1, 65536)
-    wavs[:, 0] = 1.0
-    noise = AddColouredNoise(-60, -60, alpha_high=0.0)(wavs) - wavs
+    noise, _ = ColouredNoise(alpha_high=0.0)(torch.zeros(1, 65536))
     low, high = np.split(np.abs(np.fft.rfft(noise.double().numpy())[0, 1:]) ** 2, 2)
     assert low.mean() == pytest.approx(high.mean(), rel=0.05)
+    assert stats.kstest(noise[0] / noise.std(), "norm").pvalue > 0.001
 
 
-def room_responses(batch, **options):
-    """What becomes of unit impulses, with the direct path scaled back to one."""
+def test_recorded_noise_is_a_stretch_of_the_recording(folders):
+    """A sweep's instantaneous frequency tells where it comes from."""
     torch.manual_seed(0)
-    wavs = torch.zeros(batch, RATE)
-    wavs[:, 0] = 1.0
-    out = AddSyntheticReverb(RATE, **options)(wavs).double().numpy()
-    return out / out[:, :1]
+    source = RecordedNoise(str(folders / "noise"), RATE)
+    noise, _ = source(torch.zeros(300, 4000))
+    crossings = (noise[:, 1:].sign() != noise[:, :-1].sign()).sum(dim=1)
+    # The sweep's frequency is 100 + 200 t.
+    seconds = (crossings / 2 / 4000 * RATE - 100) / 200 - 0.125
+    assert seconds.min() > -0.1 and seconds.max() < 19.9
+    assert stats.kstest(seconds / 19.75, "uniform").pvalue > 0.001
+    read, _ = soundfile.read(folders / "noise" / "sweep.wav", dtype="float32")
+    row = noise[0].numpy() / noise[0].norm().item()
+    likeness = np.correlate(read[: 21 * RATE : 1], row, "valid")
+    place = likeness.argmax()
+    stretch = read[place : place + 4000]
+    assert likeness[place] / np.linalg.norm(stretch) > 0.9999
 
 
-def measured_rt60(tail):
-    """Reverberation time from Schroeder's backward integration, -5 to -25 dB."""
-    decay = np.cumsum(tail[::-1] ** 2)[::-1]
-    decay = 10 * np.log10(decay / decay[0] + 1e-12)
-    fit = (decay < -5) & (decay > -25)
-    return -60 / np.polyfit(np.flatnonzero(fit) / RATE, decay[fit], 1)[0]
+def test_crops_longer_than_a_stretch_repeat_it(folders):
+    source = RecordedNoise(str(folders / "noise"), RATE)
+    noise, _ = source(torch.zeros(2, 23 * RATE))
+    assert noise.shape == (2, 23 * RATE)
+    assert torch.equal(noise[:, : 10 * RATE], noise[:, 10 * RATE : 20 * RATE])
+    assert torch.equal(noise[:, : 3 * RATE], noise[:, 20 * RATE :])
 
 
-@pytest.mark.parametrize("rt60", [0.15, 0.3, 0.6])
-def test_tail_decays_by_60_db_within_the_reverberation_time(rt60):
-    tails = room_responses(12, rt60_low=rt60, rt60_high=rt60)[:, 1:]
-    times = [measured_rt60(tail) for tail in tails]
-    assert np.mean(times) == pytest.approx(rt60, rel=0.03)
-    n = int(rt60 * RATE)
-    start, end = tails[:, :300], tails[:, n - 300 : n - 1]
-    fall = 10 * np.log10(np.mean(end**2) / np.mean(start**2))
-    # From the middle of the one window to that of the other.
-    assert fall == pytest.approx(-60 * (n - 300) / n, abs=1)
-    # Nothing after it but the rounding of the Fourier transform.
-    assert np.abs(tails[:, n:]).max() < 1e-5
+def test_kinds_are_equally_probable(tmp_path):
+    for kind, level in (("noise", 0.1), ("music", 0.2)):
+        (tmp_path / kind).mkdir()
+        for number in range(1 if kind == "noise" else 9):
+            wave = np.full(RATE, level) * (1 if kind == "noise" else -1)
+            soundfile.write(tmp_path / kind / f"{number}.wav", wave, RATE)
+    torch.manual_seed(0)
+    noise, snr = RecordedNoise(str(tmp_path), RATE)(torch.zeros(1000, 10))
+    is_music = noise[:, 0] < 0
+    assert 450 < is_music.sum() < 550
+    assert snr[is_music].min() >= 5 and snr[~is_music].min() < 1
 
 
-def test_reverberation_times_fill_their_range():
-    tails = room_responses(100, rt60_low=0.2, rt60_high=0.6)[:, 1:]
-    times = np.array([measured_rt60(tail) for tail in tails])
-    assert times.min() > 0.17 and times.max() < 0.65
-    assert stats.kstest((times - 0.2) / 0.4, "uniform").pvalue > 0.001
-
-
-def test_direct_to_reverberant_ratio_is_drawn_from_its_range():
-    tails = room_responses(200, drr_low=-3.0, drr_high=9.0)[:, 1:]
-    ratio = -10 * np.log10((tails**2).sum(axis=1))
-    assert ratio.min() > -3.01 and ratio.max() < 9.01
-    assert stats.kstest((ratio + 3) / 12, "uniform").pvalue > 0.001
-
-
-def test_reverb_is_a_convolution():
-    """Of a delayed impulse: the same response, later; nothing wraps around."""
+@pytest.mark.parametrize("n_samples", [2000, RATE])
+def test_reverb_is_a_convolution(n_samples, folders):
+    """Of each crop with one response, whichever is the longer; nothing wraps around."""
+    wavs = speech_like(16, n_samples)
     torch.manual_seed(3)
-    wavs = torch.zeros(1, 12000)
-    wavs[0, 9000] = 0.5
-    out = AddSyntheticReverb(RATE, 0.5, 0.5)(wavs)[0]
-    assert out[:9000].abs().max() < 1e-6
-    torch.manual_seed(3)
-    wavs = torch.zeros(1, 12000)
-    wavs[0, 0] = 0.5
-    early = AddSyntheticReverb(RATE, 0.5, 0.5)(wavs)[0]
-    shape = out[9000:] / out[9000]
-    torch.testing.assert_close(shape, early[:3000] / early[0], rtol=0, atol=1e-5)
+    out = AddReverb(RATE, str(folders / "rooms"))(wavs).double().numpy()
+    responses = [
+        soundfile.read(path)[0] for path in sorted((folders / "rooms").iterdir())
+    ]
+    chosen = set()
+    for before, after in zip(wavs.double().numpy(), out, strict=True):
+        before, after = (wave / np.linalg.norm(wave) for wave in (before, after))
+        likely = [np.convolve(before, response)[:n_samples] for response in responses]
+        distances = [
+            np.abs(wave / np.linalg.norm(wave) - after).max() for wave in likely
+        ]
+        assert min(distances) < 1e-6
+        chosen.add(np.argmin(distances))
+    assert len(chosen) > 4
 
 
-@pytest.mark.parametrize("augment", [AddColouredNoise(), AddSyntheticReverb(RATE)])
-class TestEither:
+def test_a_wrong_folder_is_known_before_training():
+    for module in (AddNoise, AddReverb):
+        with pytest.raises(InputError, match="/nowhere: does not exist"):
+            module(RATE, "/nowhere")
+
+
+KINDS = ["coloured noise", "recorded noise", "simulated rooms", "recorded rooms"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestEach:
+    @pytest.fixture
+    def augment(self, kind, folders):
+        return modules(folders)[kind]
+
     def test_shape_dtype_and_level(self, augment):
         torch.manual_seed(0)
         wavs = speech_like()
@@ -120,7 +165,7 @@ class TestEither:
         out = augment(wavs)
         assert out.shape == wavs.shape and out.dtype == wavs.dtype
         assert torch.equal(wavs, kept)
-        if isinstance(augment, AddSyntheticReverb):
+        if isinstance(augment, AddReverb):
             torch.testing.assert_close(rms(out), rms(wavs), rtol=1e-4, atol=0)
 
     def test_torch_seed_repeats_it(self, augment):

@@ -1,0 +1,248 @@
+"""Noises and room responses that somebody has recorded, from a folder into memory."""
+
+import functools
+import random
+from collections.abc import Sequence
+from itertools import starmap
+from pathlib import Path
+from typing import NamedTuple
+
+import soundfile
+import torch
+from speechbrain.dataio.preprocess import AudioNormalizer
+from speechbrain.utils.logger import get_logger
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+
+from local_modules.audio import UtteranceReader
+from local_modules.errors import InputError
+from local_modules.manifest import Utterance
+from local_modules.preparation.recordings import Recording, read_headers
+from local_modules.preparation.scan import find_audio
+
+logger = get_logger(__name__)
+
+NOISE_SECONDS = 10  # of a stretch of noise
+VOICES = 3, 7  # in babble
+RESPONSE_SECONDS = 1.0  # of a room response, from its direct path on
+MAX_RESPONSES = 1000  # their spectra take 1/4 GiB for crops of 3 s
+FULL_SCALE = 32767
+
+
+class Kind(NamedTuple):
+    """What MUSAN calls its folders, how loud each is in training, in dB below the
+    speech, and whether several are heard at once; as in Snyder et al., "X-vectors:
+    robust DNN embeddings for speaker recognition", ICASSP 2018."""
+
+    name: str
+    snr_low: float
+    snr_high: float
+    is_babble: bool = False
+
+
+KINDS = (
+    Kind("noise", 0.0, 15.0),
+    Kind("music", 5.0, 15.0),
+    Kind("speech", 13.0, 20.0, is_babble=True),
+)
+
+
+class Stretches(NamedTuple):
+    """Stretches of one kind of noise.
+
+    Arguments
+    ---------
+    samples : torch.Tensor
+        Integers of 16 bits, [stretches, time], each as loud as these allow.
+    snr_low, snr_high : float
+        Range of the signal-to-noise ratio, in dB.
+    """
+
+    samples: torch.Tensor
+    snr_low: float
+    snr_high: float
+
+
+def find_noises(folder: str) -> dict[Kind, tuple[str, ...]]:
+    """The recordings of a folder of noises, by their kind.
+
+    Arguments
+    ---------
+    folder : str
+        MUSAN (openslr.org/17), the folder that it was unpacked in, or any folder,
+        which is all of the first kind.
+
+    Returns
+    -------
+    dict
+        Paths relative to the folder, by `Kind`.
+
+    Raises
+    ------
+    InputError
+        There are none.
+    """
+    layout = "it holds noises, as MUSAN does in noise/, music/ and speech/, or anyhow"
+    paths = find_audio(Path(folder), layout, key="noise_folder")
+    found = {}
+    for kind in KINDS:
+        homes = f"{kind.name}/", f"musan/{kind.name}/"
+        if of_kind := tuple(path for path in paths if path.startswith(homes)):
+            found[kind] = of_kind
+    return found or {KINDS[0]: tuple(paths)}
+
+
+def find_responses(folder: str) -> tuple[str, ...]:
+    """The room responses of a folder.
+
+    Arguments
+    ---------
+    folder : str
+        RIRS_NOISES (openslr.org/28), whose noises are left out by their names, or any
+        folder.
+
+    Returns
+    -------
+    tuple of str
+        Paths relative to the folder.
+
+    Raises
+    ------
+    InputError
+        There are none.
+    """
+    layout = "it holds room responses, as RIRS_NOISES does, or anyhow"
+    paths = find_audio(Path(folder), layout, key="rir_folder")
+    found = tuple(
+        path
+        for path in paths
+        if "pointsource_noises/" not in path and "_noise_" not in Path(path).name
+    )
+    if not found:
+        raise InputError(f"rir_folder {folder}: holds noises only; {layout}")
+    return found
+
+
+@functools.cache
+def read_noises(folder: str, sample_rate: int, gib: float) -> tuple[Stretches, ...]:
+    """Stretches of noise, drawn from all recordings of a folder if they are more than
+    the memory allows, always the same ones.
+
+    Arguments
+    ---------
+    folder : str
+        What `find_noises` looks through.
+    sample_rate : int
+        Sample rate to resample to, in Hz.
+    gib : float
+        The limit, in GiB, which the kinds share alike.
+
+    Returns
+    -------
+    tuple of Stretches
+        One of each kind that is there. A recording shorter than a stretch is repeated.
+
+    Raises
+    ------
+    InputError
+        The recordings of a kind can't be read.
+    """
+    found = find_noises(folder)
+    n_samples = NOISE_SECONDS * sample_rate
+    limit = int(gib * 2**30 / (2 * n_samples * len(found)))
+    rng = random.Random(0)
+    return tuple(
+        Stretches(
+            _read_kind(folder, paths, kind.is_babble, sample_rate, limit, rng),
+            kind.snr_low,
+            kind.snr_high,
+        )
+        for kind, paths in found.items()
+    )
+
+
+def _read_kind(folder, paths, is_babble, sample_rate, limit, rng) -> torch.Tensor:
+    """Stretches of some recordings, or sums of them."""
+    places = [
+        (row, first)
+        for row in _rows(folder, paths)
+        for first in range(max(1, int(row.duration / NOISE_SECONDS)))
+    ]
+    reader = UtteranceReader(sample_rate, crop_seconds=NOISE_SECONDS)
+
+    def read(row: Utterance, number: int) -> torch.Tensor | None:
+        length = row.stop * NOISE_SECONDS / row.duration
+        first = round(number * length)
+        stop = min(row.stop, round(first + length))
+        return reader(row.id, str(Path(folder, row.path)), first, stop)
+
+    rng.shuffle(places)
+    stretches = []
+    for place in tqdm(places[:limit], desc=f"Reading {folder}", disable=None):
+        mixed = [place]
+        if is_babble:
+            mixed += rng.choices(places, k=rng.randint(*VOICES) - 1)
+        waves = [wave for wave in starmap(read, mixed) if wave is not None]
+        if waves and (noise := sum(waves)).any():
+            stretches.append((noise * (FULL_SCALE / noise.abs().max())).short())
+    if not stretches:
+        raise InputError(
+            f"noise_folder {folder}: {paths[0]} and all others are unusable"
+        )
+    return torch.stack(stretches)
+
+
+def _rows(folder: str, paths: Sequence[str]) -> list[Utterance]:
+    """What the headers of some recordings say."""
+    recordings = [Recording(path, path, speaker="") for path in paths]
+    rows = []
+    for _, row in read_headers(Path(folder), recordings, min_seconds=0.0):
+        if isinstance(row, Utterance):
+            rows.append(row)
+        else:
+            logger.warning("%s: skipped %s, it %s", folder, row.path, row.reason)
+    return rows
+
+
+@functools.cache
+def read_responses(folder: str, sample_rate: int) -> torch.Tensor:
+    """Room responses, drawn from all of a folder if they are very many, always the same
+    ones; of several channels, the first.
+
+    Arguments
+    ---------
+    folder : str
+        What `find_responses` looks through.
+    sample_rate : int
+        Sample rate to resample to, in Hz.
+
+    Returns
+    -------
+    torch.Tensor
+        [responses, time], each from its strongest sample on, the direct path.
+
+    Raises
+    ------
+    InputError
+        None of them can be read.
+    """
+    paths = list(find_responses(folder))
+    random.Random(0).shuffle(paths)
+    normalizer = AudioNormalizer(sample_rate)
+    n_samples = round(RESPONSE_SECONDS * sample_rate)
+    responses = []
+    for path in tqdm(paths[:MAX_RESPONSES], desc=f"Reading {folder}", disable=None):
+        try:
+            wave, rate = soundfile.read(
+                Path(folder, path), dtype="float32", always_2d=True
+            )
+        except (OSError, RuntimeError) as error:
+            logger.warning("%s/%s: skipped, can't be decoded (%s)", folder, path, error)
+            continue
+        wave = normalizer(torch.from_numpy(wave[:, 0].copy()), rate)
+        if wave.any():
+            direct = wave.abs().argmax()
+            responses.append(wave[direct : direct + n_samples] / wave[direct])
+    if not responses:
+        raise InputError(f"rir_folder {folder}: {paths[0]} and the rest are unusable")
+    return pad_sequence(responses, batch_first=True)

@@ -1,0 +1,181 @@
+"""Folders of noises and of room responses, with the layouts that corpora have."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from local_modules import recorded
+from local_modules.errors import InputError
+from local_modules.recorded import (
+    find_noises,
+    find_responses,
+    read_noises,
+    read_responses,
+)
+
+RATE = 16000
+MUSAN = {
+    "noise": ("free-sound/noise-free-sound-0000", "sound-bible/noise-sound-bible-0001"),
+    "music": ("fma/music-fma-0000", "hd-classical/music-hd-0002"),
+    "speech": ("librivox/speech-librivox-0000", "us-gov/speech-us-gov-0003"),
+}
+REAL = "RIRS_NOISES/real_rirs_isotropic_noises"
+RIRS_NOISES = {
+    "RIRS_NOISES/simulated_rirs/smallroom/Room001/Room001-00001.wav": True,
+    "RIRS_NOISES/simulated_rirs/largeroom/Room200/Room200-00100.wav": True,
+    f"{REAL}/RVB2014_type1_rir_largeroom1_far_angla.wav": True,
+    f"{REAL}/RWCP_type4_rir_p30r.wav": True,
+    f"{REAL}/air_type1_air_binaural_aula_carolina_1_1_45_3.wav": True,
+    f"{REAL}/RVB2014_type1_noise_largeroom1_1.wav": False,
+    f"{REAL}/RWCP_type5_noise_cirline_ofc_ambient1.wav": False,
+    "RIRS_NOISES/pointsource_noises/noise-free-sound-0000.wav": False,
+}
+
+
+def write(path, wave, rate=RATE, subtype="PCM_16"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, wave, rate, subtype)
+
+
+def tone(hertz, seconds, rate=RATE):
+    return 0.3 * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
+
+
+@pytest.fixture
+def musan(tmp_path):
+    """Tones: of 1 kHz in noise/, 2 kHz in music/, and many in speech/."""
+    root = tmp_path / "corpora"
+    for kind, hertz in (("noise", 1000), ("music", 2000)):
+        for name in MUSAN[kind]:
+            write(root / "musan" / kind / f"{name}.wav", tone(hertz, 3))
+    for number in range(20):
+        place, stem = MUSAN["speech"][number % 2].split("/")
+        path = root / "musan" / "speech" / place / f"{stem}{number}.wav"
+        write(path, tone(100 + 100 * number, 12))
+    for kind in MUSAN:
+        (root / "musan" / kind / "ANNOTATIONS").write_text("names of the files\n")
+    (root / "musan" / "README").write_text("about it\n")
+    return root
+
+
+@pytest.mark.parametrize("below", [".", "musan"])
+def test_musan_has_three_kinds(musan, below):
+    found = find_noises(str(musan / below))
+    assert [kind.name for kind in found] == ["noise", "music", "speech"]
+    assert [len(paths) for paths in found.values()] == [2, 2, 20]
+    # The ranges of the x-vector recipe.
+    ranges = [(kind.snr_low, kind.snr_high, kind.is_babble) for kind in found]
+    assert ranges == [(0, 15, False), (5, 15, False), (13, 20, True)]
+
+
+def test_any_folder_is_noise(tmp_path):
+    write(tmp_path / "street" / "1.flac", tone(500, 1))
+    write(tmp_path / "fan.ogg", tone(500, 1), subtype="VORBIS")
+    ((kind, paths),) = find_noises(str(tmp_path)).items()
+    assert kind.name == "noise" and paths == ("fan.ogg", "street/1.flac")
+
+
+def test_rirs_noises_without_its_noises(tmp_path):
+    for path in RIRS_NOISES:
+        write(tmp_path / path, tone(500, 0.1))
+    wanted = {path for path, is_response in RIRS_NOISES.items() if is_response}
+    assert set(find_responses(str(tmp_path))) == wanted
+    inside = find_responses(str(tmp_path / "RIRS_NOISES"))
+    assert {f"RIRS_NOISES/{path}" for path in inside} == wanted
+
+
+@pytest.mark.parametrize(
+    ("find", "key"), [(find_noises, "noise_folder"), (find_responses, "rir_folder")]
+)
+def test_a_folder_without_them_is_one_line(find, key, tmp_path):
+    (tmp_path / "text.txt").write_text("no audio")
+    for folder, words in ((tmp_path / "none", "does not exist"), (tmp_path, "1 .txt")):
+        with pytest.raises(InputError, match=words) as caught:
+            find(str(folder))
+        assert str(caught.value).startswith(f"{key} {folder}: ")
+        assert "\n" not in str(caught.value)
+    write(tmp_path / "pointsource_noises" / "a.wav", tone(500, 0.1))
+    if find is find_responses:
+        with pytest.raises(InputError, match="noises only"):
+            find(str(tmp_path))
+
+
+def peaks(samples):
+    """Frequencies in Hz that stand out of the spectrum of [time]."""
+    spectrum = np.abs(np.fft.rfft(samples.double().numpy() * np.hanning(len(samples))))
+    hertz = np.fft.rfftfreq(len(samples), 1 / RATE)
+    return sorted({round(f, -2) for f in hertz[spectrum > 0.1 * spectrum.max()]})
+
+
+def test_stretches_of_each_kind(musan):
+    noise, music, babble = read_noises(str(musan), RATE, 1.0)
+    for kind, hertz in ((noise, 1000), (music, 2000)):
+        assert kind.samples.shape == (2, 10 * RATE)  # 3 s, repeated
+        assert kind.samples.dtype == torch.int16
+        assert all(peaks(row) == [hertz] for row in kind.samples)
+        assert kind.samples.abs().amax(dim=1).tolist() == [32767, 32767]
+    n_voices = [len(peaks(row)) for row in babble.samples]
+    assert len(n_voices) == 20  # as many as stretches of speech
+    # Three to seven voices, of which two may be the same.
+    assert max(n_voices) <= 7 and min(n_voices) >= 2 and len(set(n_voices)) > 2
+
+
+def test_a_limit_keeps_some_of_all_recordings(tmp_path):
+    for number in range(6):
+        write(tmp_path / f"{number}.wav", tone(500 + 500 * number, 30))
+    stretch = 2 * 10 * RATE / 2**30
+    ((samples, *_),) = read_noises(str(tmp_path), RATE, 9.5 * stretch)
+    assert len(samples) == 9
+    assert len({tuple(peaks(row)) for row in samples}) >= 4
+    ((everything, *_),) = read_noises(str(tmp_path), RATE, 1.0)
+    assert len(everything) == 18
+    read_noises.cache_clear()
+    ((again, *_),) = read_noises(str(tmp_path), RATE, 9.5 * stretch)
+    assert torch.equal(samples, again)
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(44100, 2), (8000, 1)])
+def test_noise_of_another_rate(rate, channels, tmp_path):
+    wave = tone(1500, 25, rate)
+    write(tmp_path / "a.wav", np.stack([wave] * channels, axis=1), rate)
+    ((samples, *_),) = read_noises(str(tmp_path), RATE, 1.0)
+    assert samples.shape == (2, 10 * RATE)
+    assert all(peaks(row) == [1500] for row in samples)
+
+
+def test_what_cannot_be_read_is_named_and_left_out(tmp_path, caplog):
+    write(tmp_path / "a.wav", tone(500, 1))
+    write(tmp_path / "silent.wav", np.zeros(RATE))
+    (tmp_path / "broken.wav").write_text("no audio")
+    ((samples, *_),) = read_noises(str(tmp_path), RATE, 1.0)
+    assert len(samples) == 1
+    assert len(read_responses(str(tmp_path), RATE)) == 1
+    assert sum("broken.wav" in record.message for record in caplog.records) == 2
+    (tmp_path / "a.wav").unlink()
+    read_noises.cache_clear(), read_responses.cache_clear()
+    for read, *more in ((read_noises, 1.0), (read_responses,)):
+        with pytest.raises(InputError, match="unusable"):
+            read(str(tmp_path), RATE, *more)
+
+
+def test_a_response_begins_with_its_direct_path(tmp_path):
+    rng = np.random.default_rng(0)
+    response = 0.1 * rng.standard_normal((30000, 2))
+    response[:700] *= 0.01  # before the sound arrives
+    response[700] = -0.8, 0.2
+    write(tmp_path / "long.wav", response, subtype="FLOAT")
+    write(tmp_path / "short.wav", response[650:1000, :1], subtype="FLOAT")
+    short, long = sorted(
+        read_responses(str(tmp_path), RATE), key=lambda row: row.count_nonzero()
+    )
+    assert long.shape == (RATE,)  # a second
+    np.testing.assert_allclose(long, response[700:16700, 0] / -0.8, rtol=1e-5)
+    assert torch.equal(short[:300], long[:300]) and not short[300:].any()
+
+
+def test_of_very_many_responses_some_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorded, "MAX_RESPONSES", 5)
+    for number in range(12):
+        write(tmp_path / f"{number}.wav", np.eye(1, 100 + number)[0] + 0.1)
+    assert len(read_responses(str(tmp_path), RATE)) == 5
