@@ -179,10 +179,9 @@ def ours(
     recipe: str, n_speakers: int, mode: Mode, device: str, of_torchaudio: bool = False
 ) -> sb.Brain:
     """A recipe of `hparams/`, with torchaudio's Conformer in place of ours or not."""
-    hparams = load_hparams(
-        recipe_file(recipe),
-        {"n_speakers": n_speakers, "augment_prob": 0.0, "spec_augment": False},
-    )
+    overrides = {"n_speakers": n_speakers, "output_folder": str(FOLDER / recipe)}
+    overrides |= {"augment_prob": 0.0, "spec_augment": False}
+    hparams = load_hparams(recipe_file(recipe), overrides)
     if of_torchaudio:
         model = hparams["embedding_model"]
         sizes = [hparams[k] for k in ("n_heads", "d_ffn", "kernel_size", "dropout")]
@@ -446,7 +445,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Measures and shows; returns the exit status."""
     options = parse(sys.argv[1:] if argv is None else argv)
-    logging.getLogger("speechbrain").setLevel(logging.WARNING)
+    logging.getLogger("speechbrain").setLevel(logging.ERROR)
     text = table(options)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with replacing(FOLDER / "throughput.md") as file:
