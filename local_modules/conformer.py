@@ -298,9 +298,11 @@ class ConformerEncoder(nn.Module):
         """
         n_frames = feats.shape[1]
         counts = None if lens is None else frame_counts(lens, n_frames)
-        # A traced graph sees no values: there every batch with lengths is padded.
+        # An exported graph sees no values: there every batch with lengths is padded.
         padded = counts is not None
-        if not torch.compiler.is_exporting():
+        # Within torch.compile this is always true, and values can be looked at.
+        exporting = torch.compiler.is_exporting()
+        if not exporting or torch.compiler.is_dynamo_compiling():
             shortest = int(counts.min()) if padded else n_frames
             if shortest < self.subsampling.min_frames:
                 raise RuntimeError(
