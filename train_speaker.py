@@ -35,6 +35,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from local_modules import adaptation, config
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader
+from local_modules.class_parallel import (
+    OptimizerRows,
+    SplitClassifier,
+    gradient_norm,
+    split_classifiers,
+)
 from local_modules.corpus import prepare_corpus, read_corpus
 from local_modules.distributed import (
     gather_on_first,
@@ -97,18 +103,23 @@ class SpeakerBrain(sb.Brain):
             for path, embedding in zip(batch.path, embeddings, strict=True):
                 self.embeddings[path] = embedding.squeeze(0).float().cpu()
             return torch.zeros(())
+        targets = batch.spk_id_encoded.data
         # Cosines of bf16 vectors are too coarse for a margin.
         with torch.autocast(self.device_type, enabled=False):
-            cosines = self.modules.classifier(embeddings.float())
-        targets = batch.spk_id_encoded.data
-        correct = (cosines.argmax(dim=-1) == targets).sum()
+            if split_classifiers(self.modules.classifier):
+                cosines, targets, correct = self.modules.classifier(
+                    embeddings.float(), targets
+                )
+            else:
+                cosines = self.modules.classifier(embeddings.float())
+                correct = cosines.argmax(dim=-1) == targets
         loss = self.hparams.loss(cosines, targets, self.margin_share)
         if self.teacher is not None:
             drift = adaptation.distance(embeddings, self.anchors)
             loss = loss + self.hparams.distillation * drift
         # Of all ranks: what is kept in a checkpoint has to be of the whole batch.
         figures = torch.stack(
-            [loss.detach(), correct, correct.new_tensor(len(targets))]
+            [loss.detach(), correct.sum(), correct.new_tensor(len(targets), dtype=int)]
         )
         loss_sum, correct, seen = ddp_all_reduce(figures, ReduceOp.SUM).tolist()
         self.hparams.history.count(int(correct), int(seen))
@@ -122,16 +133,31 @@ class SpeakerBrain(sb.Brain):
         return super().make_dataloader(dataset, stage, **options)
 
     def _wrap_distributed(self):
-        """As in SpeechBrain, but with synchronised batch norm on a CPU too."""
+        """As in SpeechBrain, but with synchronised batch norm on a CPU too, and without
+        what each rank has for itself."""
         if not self.distributed_launch:
             super()._wrap_distributed()
             return
         for name, module in self.modules.items():
-            if any(parameter.requires_grad for parameter in module.parameters()):
+            is_trained = any(p.requires_grad for p in module.parameters())
+            if is_trained and not split_classifiers(module):
                 self.modules[name] = DistributedDataParallel(
                     synchronise_batch_norms(module),
                     find_unused_parameters=self.find_unused_parameters,
                 )
+
+    def init_optimizers(self):
+        """As in SpeechBrain, but a checkpoint has the optimizer of all ranks' rows."""
+        super().init_optimizers()
+        for classifier in split_classifiers(self.modules):
+            if self.scaler.is_enabled():
+                raise InputError(
+                    "--precision fp16: the ranks of a SplitClassifier may not scale "
+                    "their losses differently; --precision bf16 needs no scale"
+                )
+            if self.checkpointer is not None:
+                rows = OptimizerRows(self.optimizer, classifier)
+                self.checkpointer.add_recoverable("optimizer_rows", rows)
 
     def on_fit_start(self):
         """Resumes, and lets a run that has used its budget end."""
@@ -198,7 +224,8 @@ class SpeakerBrain(sb.Brain):
         leaves out a step whose gradient is not finite."""
         self.scaler.unscale_(self.optimizer)
         limit = self.max_grad_norm if self.max_grad_norm > 0 else float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.modules.parameters(), limit)
+        norm = gradient_norm(self.modules)
+        torch.nn.utils.clip_grads_with_norm_(self.modules.parameters(), limit, norm)
         if torch.isfinite(norm) or self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -531,6 +558,8 @@ def train(
         brain.modules["embedding_model"] = old_model
         brain.evaluate(datasets["valid"], test_loader_kwargs=eval_options)
         drift = run_on_main(adaptation.drift, [brain.embeddings, new, trials["valid"]])
+    if isinstance(hparams["classifier"], SplitClassifier):
+        hparams["classifier"].gather_rows()
     return finish(hparams, hparams_text, history, scores, backend, drift)
 
 

@@ -71,7 +71,13 @@ def torchrun(n_ranks, arguments, log, kills=()):
         [sys.executable, "-c", TORCHRUN, json.dumps(kills), log, f"{n_ranks}"]
         + [*arguments, "--distributed_backend", "gloo"],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            # A second attempt may else find the addresses of the first
+            # (github.com/pytorch/pytorch/issues/135712).
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        },
         capture_output=True,
         text=True,
         timeout=500,
