@@ -22,6 +22,7 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import (
     ddp_all_reduce,
+    ddp_barrier,
     ddp_broadcast,
     get_rank,
     main_process_only,
@@ -34,7 +35,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from local_modules import adaptation, config
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader, speaker_at
+from local_modules.class_parallel import (
+    OptimizerRows,
+    SplitClassifier,
+    gradient_norm,
+    split_classifiers,
+)
 from local_modules.corpus import prepare_corpus, read_corpus
+from local_modules.distributed import (
+    gather_on_first,
+    rank_and_count,
+    rank_share,
+    synchronise_batch_norms,
+)
 from local_modules.errors import InputError, RunError
 from local_modules.evaluation.backend import COHORT_UTTERANCES, Backend, fit_backend
 from local_modules.history import RunHistory
@@ -78,7 +91,11 @@ class SpeakerBrain(sb.Brain):
             if self.teacher is not None:
                 with torch.no_grad():
                     self.anchors = self.teacher(feats, lens)
-        return self.modules.embedding_model(feats, lens)
+        model = self.modules.embedding_model
+        if stage != sb.Stage.TRAIN and isinstance(model, DistributedDataParallel):
+            # It would wait for the other ranks, whose shares may be smaller.
+            model = model.module
+        return model(feats, lens)
 
     def compute_objectives(self, embeddings, batch, stage):
         """The margin loss in training; elsewhere embeddings are kept for the trials."""
@@ -86,29 +103,61 @@ class SpeakerBrain(sb.Brain):
             for path, embedding in zip(batch.path, embeddings, strict=True):
                 self.embeddings[path] = embedding.squeeze(0).float().cpu()
             return torch.zeros(())
+        targets = batch.spk_id_encoded.data
         # Cosines of bf16 vectors are too coarse for a margin.
         with torch.autocast(self.device_type, enabled=False):
-            cosines = self.modules.classifier(embeddings.float())
-        targets = batch.spk_id_encoded.data
-        correct = (cosines.argmax(dim=-1) == targets).sum().item()
-        self.hparams.history.count(correct, len(targets))
+            if split_classifiers(self.modules.classifier):
+                cosines, targets, correct = self.modules.classifier(
+                    embeddings.float(), targets
+                )
+            else:
+                cosines = self.modules.classifier(embeddings.float())
+                correct = cosines.argmax(dim=-1) == targets
         loss = self.hparams.loss(cosines, targets, self.margin_share)
         if self.teacher is not None:
             drift = adaptation.distance(embeddings, self.anchors)
             loss = loss + self.hparams.distillation * drift
+        # Of all ranks: what is kept in a checkpoint has to be of the whole batch.
+        figures = torch.stack(
+            [loss.detach(), correct.sum(), correct.new_tensor(len(targets), dtype=int)]
+        )
+        loss_sum, correct, seen = ddp_all_reduce(figures, ReduceOp.SUM).tolist()
+        self.hparams.history.count(int(correct), int(seen))
+        self.loss = torch.tensor(loss_sum / rank_and_count()[1])
         return loss
 
+    def make_dataloader(self, dataset, stage, **options):
+        """As in SpeechBrain, but each rank evaluates a share instead of everything."""
+        if stage != sb.Stage.TRAIN:
+            options["sampler"] = rank_share(len(dataset))
+        return super().make_dataloader(dataset, stage, **options)
+
     def _wrap_distributed(self):
-        """As in SpeechBrain, but without synchronised batch norm on a CPU: torch has
-        it for GPUs only."""
-        if not self.distributed_launch or self.device_type != "cpu":
+        """As in SpeechBrain, but with synchronised batch norm on a CPU too, and without
+        what each rank has for itself."""
+        if not self.distributed_launch:
             super()._wrap_distributed()
             return
         for name, module in self.modules.items():
-            if any(parameter.requires_grad for parameter in module.parameters()):
+            is_trained = any(p.requires_grad for p in module.parameters())
+            if is_trained and not split_classifiers(module):
                 self.modules[name] = DistributedDataParallel(
-                    module, find_unused_parameters=self.find_unused_parameters
+                    synchronise_batch_norms(module),
+                    find_unused_parameters=self.find_unused_parameters,
                 )
+
+    def init_optimizers(self):
+        """As in SpeechBrain, but a checkpoint has the optimizer of all ranks' rows."""
+        super().init_optimizers()
+        for classifier in split_classifiers(self.modules):
+            if self.scaler.is_enabled():
+                raise InputError(
+                    "--precision fp16: the ranks of a SplitClassifier may not scale "
+                    "their losses differently; --precision bf16 needs no scale"
+                )
+            if self.checkpointer is not None:
+                rows = OptimizerRows(self.optimizer, classifier)
+                self.checkpointer.add_recoverable("optimizer_rows", rows)
 
     def on_fit_start(self):
         """Resumes, and lets a run that has used its budget end."""
@@ -165,12 +214,18 @@ class SpeakerBrain(sb.Brain):
         random.seed(seed)
         torch.manual_seed(seed)
 
+    def fit_batch(self, batch):
+        """As in SpeechBrain, but returns the loss of all ranks."""
+        super().fit_batch(batch)
+        return self.loss
+
     def optimizers_step(self):
         """Clips all parameters together (SpeechBrain clips the first group only), and
         leaves out a step whose gradient is not finite."""
         self.scaler.unscale_(self.optimizer)
         limit = self.max_grad_norm if self.max_grad_norm > 0 else float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.modules.parameters(), limit)
+        norm = gradient_norm(self.modules)
+        torch.nn.utils.clip_grads_with_norm_(self.modules.parameters(), limit, norm)
         if torch.isfinite(norm) or self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -180,9 +235,8 @@ class SpeakerBrain(sb.Brain):
     def check_loss_isfinite(self, loss):
         """As in SpeechBrain, but of all ranks' losses, and ends in one line once
         patience is exhausted."""
-        loss = ddp_all_reduce(loss.detach().clone(), ReduceOp.SUM)
         try:
-            super().check_loss_isfinite(loss)
+            super().check_loss_isfinite(self.loss)
         except ValueError:
             raise RunError(
                 f"{self.hparams.output_folder}: the loss was not finite in "
@@ -209,10 +263,9 @@ class SpeakerBrain(sb.Brain):
         history = self.hparams.history
         if stage == sb.Stage.TRAIN:
             self.train_loss = stage_loss
-            counts = torch.tensor([history.correct, history.seen], device=self.device)
-            counts = ddp_all_reduce(counts, ReduceOp.SUM)
-            history.correct, history.seen = counts.tolist()
-        elif epoch is not None:
+            return
+        self.embeddings = gather_on_first(self.embeddings)
+        if epoch is not None:
             metrics = self.verify("valid")[0]
             history.stop_clock()
             history.end_epoch(
@@ -238,8 +291,10 @@ class SpeakerBrain(sb.Brain):
             if self.on_epoch is not None:
                 self.on_epoch(history.epochs)
 
+    @main_process_only
     def verify(self, split):
-        """Scores the trials of a split with the embeddings just collected.
+        """Scores the trials of a split with the embeddings just collected, for all
+        ranks on the first, which has them.
 
         Returns
         -------
@@ -406,6 +461,7 @@ def train(
     else:
         # Nothing is learnt yet, so an earlier start's numbering of speakers is void.
         (Path(settings["save_folder"]) / LABELS).unlink(missing_ok=True)
+    ddp_barrier()  # the first rank writes what the others have just read
 
     hparams = config.load_hparams(hparams_file, overrides)
     sb.create_experiment_directory(
@@ -448,7 +504,6 @@ def train(
         "num_workers": hparams["num_workers"],
         "collate_fn": ReadableBatch,
     }
-    n_processes = int(os.environ.get("WORLD_SIZE", 1))  # torchrun's
     order = hparams["epochs_per_pass"], hparams["seed"]
     sampler = PassSampler(datasets["train"], *order)
     if train_reader.shards:
@@ -462,7 +517,7 @@ def train(
         batch_size=hparams["batch_size"],
         sampler=sampler,
         # A last batch of one utterance has no batch statistics.
-        drop_last=len(sampler) // n_processes > hparams["batch_size"],
+        drop_last=len(sampler) // rank_and_count()[1] > hparams["batch_size"],
         **loader_options,
     )
     if brain.train_sampler is None:  # not wrapped for several processes
@@ -493,19 +548,24 @@ def train(
         embeddings[split] = brain.embeddings
         if split in trials:
             scores[split] = brain.verify(split)
-    backend = fit_backend(
-        embeddings["valid"],
-        {row.path: row.duration for row in splits["valid"]},
-        trials["valid"],
-        embeddings["cohort"],
-        {row.path: row.speaker for row in splits["train"]},
+    backend = run_on_main(
+        fit_backend,
+        [
+            embeddings["valid"],
+            {row.path: row.duration for row in splits["valid"]},
+            trials["valid"],
+            embeddings["cohort"],
+            {row.path: row.speaker for row in splits["train"]},
+        ],
     )
     drift = None
     if old_model is not None:
         new, brain.checkpointer = embeddings["valid"], None  # to recover nothing
         brain.modules["embedding_model"] = old_model
         brain.evaluate(datasets["valid"], test_loader_kwargs=eval_options)
-        drift = adaptation.drift(brain.embeddings, new, trials["valid"])
+        drift = run_on_main(adaptation.drift, [brain.embeddings, new, trials["valid"]])
+    if isinstance(hparams["classifier"], SplitClassifier):
+        hparams["classifier"].gather_rows()
     return finish(hparams, hparams_text, history, scores, backend, drift)
 
 

@@ -166,10 +166,11 @@ class ConvolutionModule(nn.Module):
         if mask is not None:
             x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
         x = self.depthwise(x.transpose(1, 2))
-        if isinstance(self.norm, nn.BatchNorm1d):
-            x = self.norm(x).transpose(1, 2)
-        else:
+        # Under torchrun a batch norm becomes one of another class.
+        if isinstance(self.norm, nn.LayerNorm):
             x = self.norm(x.transpose(1, 2))
+        else:
+            x = self.norm(x).transpose(1, 2)
         return self.dropout(self.pointwise_out(F.silu(x)))
 
 
