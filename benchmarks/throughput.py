@@ -16,6 +16,7 @@ multiply-add is two, and a step takes three times the forward pass. They are cou
 and so is what is kept of the forward pass for the backward pass, in float32: the larger
 part of a GPU's memory. The peak is that of the same device's product of two large
 matrices, measured in the same precision. On a CPU, seconds are CPU time: a core's.
+Stopped, the same command continues.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import functools
 import gc
 import logging
 import platform
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -43,7 +45,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.measuring import markdown  # noqa: E402
+from benchmarks.measuring import markdown, once  # noqa: E402
 from local_modules.audio import ReadableBatch  # noqa: E402
 from local_modules.config import load_hparams, plain_values  # noqa: E402
 from local_modules.embedder import SpeakerEmbedder  # noqa: E402
@@ -318,12 +320,12 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak(device: str, precision: str, seconds: float) -> float:
-    """Operations per second in the product of two large matrices."""
+def peak(device: str, precision: str, seconds: float) -> dict:
+    """`operations` per second in the product of two large matrices."""
     n = MATRIX[torch.device(device).type]
     one, other = torch.randn(2, n, n, dtype=DTYPES[precision], device=device)
     n_done, taken = repeat(lambda: one @ other, device, seconds)
-    return 2 * n**3 * n_done / taken
+    return {"operations": 2 * n**3 * n_done / taken}
 
 
 def repeat(step: Callable, device: str, seconds: float) -> tuple[int, float]:
@@ -390,15 +392,27 @@ def size_of(row: Row, options: argparse.Namespace) -> tuple[int, float]:
 def table(options: argparse.Namespace) -> str:
     """All rows in all modes."""
     modes = {name: MODES[name] for name in options.modes}
-    precisions = {mode.precision for mode in modes.values()}
-    peaks = {p: peak(options.device, p, options.seconds) for p in sorted(precisions)}
+    device = device_name(options.device)
+
+    def kept(measure: Callable[[], dict], *name) -> dict:
+        """What was measured, now or before."""
+        name = " ".join(str(part) for part in (device, torch.__version__, *name))
+        return once(FOLDER / f"{re.sub(r'[^\w.]+', '_', name)}.json", measure)
+
+    peaks = {}
+    for precision in sorted({mode.precision for mode in modes.values()}):
+        measure_peak = functools.partial(peak, options.device, precision, 1.0)
+        peaks[precision] = kept(measure_peak, "peak", precision)["operations"]
     lines = []
     for name in tqdm(options.rows, desc="rows"):
         row = ROWS[name]
         batch_size, seconds = size_of(row, options)
         counts = count(row, row.n_speeds * options.speakers, seconds)
         for mode_name, mode in modes.items():
-            found = measure(row, mode, options)
+            found = kept(
+                functools.partial(measure, row, mode, options),
+                *(name, mode_name, batch_size, seconds, options.speakers),
+            )
             line = [row.title, mode_name, f"{batch_size} x {seconds:g} s"]
             line.append(f"{counts.operations / 1e9:.1f}")
             line.append(f"{counts.bytes_kept / 2**20:.1f} MiB")
@@ -412,8 +426,8 @@ def table(options: argparse.Namespace) -> str:
     heading = ["system", "mode", "crops in a step", "GFLOP a crop", "kept a crop"]
     peak_text = ", ".join(f"{p} {value / 1e12:.2f}" for p, value in peaks.items())
     return (
-        f"{device_name(options.device)}, torch {torch.__version__}; peak of a matrix "
-        f"product, TFLOP/s: {peak_text}\n\n"
+        f"{device}, torch {torch.__version__}; peak of a matrix product, TFLOP/s: "
+        f"{peak_text}\n\n"
         + markdown([*heading, "crops/s", "share of peak", "highest memory"], lines)
     )
 
