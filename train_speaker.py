@@ -22,6 +22,7 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import (
     ddp_all_reduce,
+    ddp_barrier,
     ddp_broadcast,
     get_rank,
     main_process_only,
@@ -33,8 +34,20 @@ from torch.distributed import ReduceOp
 from torch.nn.parallel import DistributedDataParallel
 
 from local_modules import adaptation, config
-from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader
+from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader, speaker_at
+from local_modules.class_parallel import (
+    OptimizerRows,
+    SplitClassifier,
+    gradient_norm,
+    split_classifiers,
+)
 from local_modules.corpus import prepare_corpus, read_corpus
+from local_modules.distributed import (
+    gather_on_first,
+    rank_and_count,
+    rank_share,
+    synchronise_batch_norms,
+)
 from local_modules.errors import InputError, RunError
 from local_modules.evaluation.backend import COHORT_UTTERANCES, Backend, fit_backend
 from local_modules.history import RunHistory
@@ -77,7 +90,11 @@ class SpeakerBrain(sb.Brain):
             if self.teacher is not None:
                 with torch.no_grad():
                     self.anchors = self.teacher(feats, lens)
-        return self.modules.embedding_model(feats, lens)
+        model = self.modules.embedding_model
+        if stage != sb.Stage.TRAIN and isinstance(model, DistributedDataParallel):
+            # It would wait for the other ranks, whose shares may be smaller.
+            model = model.module
+        return model(feats, lens)
 
     def whole_features(self, batch, stage):
         """Features of whole utterances, [batch, frames, mels], and relative lengths.
@@ -101,29 +118,61 @@ class SpeakerBrain(sb.Brain):
             for path, embedding in zip(batch.path, embeddings, strict=True):
                 self.embeddings[path] = embedding.squeeze(0).float().cpu()
             return torch.zeros(())
+        targets = batch.spk_id_encoded.data
         # Cosines of bf16 vectors are too coarse for a margin.
         with torch.autocast(self.device_type, enabled=False):
-            cosines = self.modules.classifier(embeddings.float())
-        targets = batch.spk_id_encoded.data
-        correct = (cosines.argmax(dim=-1) == targets).sum().item()
-        self.hparams.history.count(correct, len(targets))
+            if split_classifiers(self.modules.classifier):
+                cosines, targets, correct = self.modules.classifier(
+                    embeddings.float(), targets
+                )
+            else:
+                cosines = self.modules.classifier(embeddings.float())
+                correct = cosines.argmax(dim=-1) == targets
         loss = self.hparams.loss(cosines, targets, self.margin_share)
         if self.teacher is not None:
             drift = adaptation.distance(embeddings, self.anchors)
             loss = loss + self.hparams.distillation * drift
+        # Of all ranks: what is kept in a checkpoint has to be of the whole batch.
+        figures = torch.stack(
+            [loss.detach(), correct.sum(), correct.new_tensor(len(targets), dtype=int)]
+        )
+        loss_sum, correct, seen = ddp_all_reduce(figures, ReduceOp.SUM).tolist()
+        self.hparams.history.count(int(correct), int(seen))
+        self.loss = torch.tensor(loss_sum / rank_and_count()[1])
         return loss
 
+    def make_dataloader(self, dataset, stage, **options):
+        """As in SpeechBrain, but each rank evaluates a share instead of everything."""
+        if stage != sb.Stage.TRAIN:
+            options["sampler"] = rank_share(len(dataset))
+        return super().make_dataloader(dataset, stage, **options)
+
     def _wrap_distributed(self):
-        """As in SpeechBrain, but without synchronised batch norm on a CPU: torch has
-        it for GPUs only."""
-        if not self.distributed_launch or self.device_type != "cpu":
+        """As in SpeechBrain, but with synchronised batch norm on a CPU too, and without
+        what each rank has for itself."""
+        if not self.distributed_launch:
             super()._wrap_distributed()
             return
         for name, module in self.modules.items():
-            if any(parameter.requires_grad for parameter in module.parameters()):
+            is_trained = any(p.requires_grad for p in module.parameters())
+            if is_trained and not split_classifiers(module):
                 self.modules[name] = DistributedDataParallel(
-                    module, find_unused_parameters=self.find_unused_parameters
+                    synchronise_batch_norms(module),
+                    find_unused_parameters=self.find_unused_parameters,
                 )
+
+    def init_optimizers(self):
+        """As in SpeechBrain, but a checkpoint has the optimizer of all ranks' rows."""
+        super().init_optimizers()
+        for classifier in split_classifiers(self.modules):
+            if self.scaler.is_enabled():
+                raise InputError(
+                    "--precision fp16: the ranks of a SplitClassifier may not scale "
+                    "their losses differently; --precision bf16 needs no scale"
+                )
+            if self.checkpointer is not None:
+                rows = OptimizerRows(self.optimizer, classifier)
+                self.checkpointer.add_recoverable("optimizer_rows", rows)
 
     def on_fit_start(self):
         """Resumes, and lets a run that has used its budget end."""
@@ -180,12 +229,18 @@ class SpeakerBrain(sb.Brain):
         random.seed(seed)
         torch.manual_seed(seed)
 
+    def fit_batch(self, batch):
+        """As in SpeechBrain, but returns the loss of all ranks."""
+        super().fit_batch(batch)
+        return self.loss
+
     def optimizers_step(self):
         """Clips all parameters together (SpeechBrain clips the first group only), and
         leaves out a step whose gradient is not finite."""
         self.scaler.unscale_(self.optimizer)
         limit = self.max_grad_norm if self.max_grad_norm > 0 else float("inf")
-        norm = torch.nn.utils.clip_grad_norm_(self.modules.parameters(), limit)
+        norm = gradient_norm(self.modules)
+        torch.nn.utils.clip_grads_with_norm_(self.modules.parameters(), limit, norm)
         if torch.isfinite(norm) or self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -195,9 +250,8 @@ class SpeakerBrain(sb.Brain):
     def check_loss_isfinite(self, loss):
         """As in SpeechBrain, but of all ranks' losses, and ends in one line once
         patience is exhausted."""
-        loss = ddp_all_reduce(loss.detach().clone(), ReduceOp.SUM)
         try:
-            super().check_loss_isfinite(loss)
+            super().check_loss_isfinite(self.loss)
         except ValueError:
             raise RunError(
                 f"{self.hparams.output_folder}: the loss was not finite in "
@@ -208,6 +262,9 @@ class SpeakerBrain(sb.Brain):
 
     def on_stage_start(self, stage, epoch=None):
         """Moves on to the crops of this epoch, or begins to collect embeddings."""
+        # Crops have one length; for all lengths there are, --compile would take hours.
+        is_training = stage == sb.Stage.TRAIN
+        torch.compiler.set_stance("default" if is_training else "eager_on_recompile")
         if stage == sb.Stage.TRAIN:
             self.hparams.history.start_clock()
             self.train_reader.set_epoch(epoch)
@@ -221,10 +278,9 @@ class SpeakerBrain(sb.Brain):
         history = self.hparams.history
         if stage == sb.Stage.TRAIN:
             self.train_loss = stage_loss
-            counts = torch.tensor([history.correct, history.seen], device=self.device)
-            counts = ddp_all_reduce(counts, ReduceOp.SUM)
-            history.correct, history.seen = counts.tolist()
-        elif epoch is not None:
+            return
+        self.embeddings = gather_on_first(self.embeddings)
+        if epoch is not None:
             metrics = self.verify("valid")[0]
             history.stop_clock()
             history.end_epoch(
@@ -250,8 +306,10 @@ class SpeakerBrain(sb.Brain):
             if self.on_epoch is not None:
                 self.on_epoch(history.epochs)
 
+    @main_process_only
     def verify(self, split):
-        """Scores the trials of a split with the embeddings just collected.
+        """Scores the trials of a split with the embeddings just collected, for all
+        ranks on the first, which has them.
 
         Returns
         -------
@@ -304,8 +362,9 @@ def dataio_prep(hparams: dict, cache: SpeechCache) -> tuple[dict, UtteranceReade
             shards[split] = ShardReader(
                 hparams["shards"], split, hparams["shard_cache"]
             )
+    speeds = hparams["speaker_speeds"]
     train_reader = UtteranceReader(
-        rate, hparams["crop_seconds"], hparams["seed"], cache, shards["train"]
+        rate, hparams["crop_seconds"], hparams["seed"], cache, shards["train"], speeds
     )
     readers = {
         "train": train_reader,
@@ -338,16 +397,17 @@ def dataio_prep(hparams: dict, cache: SpeechCache) -> tuple[dict, UtteranceReade
 
     label_encoder = hparams["label_encoder"]
     label_encoder.expect_len(hparams["n_speakers"])
+    people = [row["spk_id"] for row in datasets["train"].data.values()]
     label_encoder.load_or_create(
         path=Path(hparams["save_folder"]) / LABELS,
-        from_didatasets=[datasets["train"]],
-        output_key="spk_id",
+        from_iterables=[[speaker_at(p, speed) for p in people] for speed in speeds],
     )
 
-    @sb.utils.data_pipeline.takes("spk_id")
+    @sb.utils.data_pipeline.takes("id", "spk_id")
     @sb.utils.data_pipeline.provides("spk_id_encoded")
-    def label_pipeline(spk_id):
-        return label_encoder.encode_label_torch(spk_id)
+    def label_pipeline(utt_id, spk_id):
+        speaker = speaker_at(spk_id, train_reader.speed(utt_id))
+        return label_encoder.encode_label_torch(speaker)
 
     datasets["train"].add_dynamic_item(label_pipeline)
     datasets["train"].set_output_keys(["id", "sig", "spk_id_encoded"])
@@ -408,13 +468,15 @@ def train(
     if not settings["skip_prep"]:
         run_on_main(prepare_corpus, [settings])
     splits, trials = read_corpus(settings["manifest_folder"])
-    overrides["n_speakers"] = len({row.speaker for row in splits["train"]})
+    n_people = len({row.speaker for row in splits["train"]})
+    overrides["n_speakers"] = n_people * len(settings["speaker_speeds"])
     hparams_text = config.resolved_text(hparams_file, overrides)
     if list(Path(settings["save_folder"]).glob("CKPT*")):
         config.check_continues(settings["output_folder"], hparams_text)
     else:
         # Nothing is learnt yet, so an earlier start's numbering of speakers is void.
         (Path(settings["save_folder"]) / LABELS).unlink(missing_ok=True)
+    ddp_barrier()  # the first rank writes what the others have just read
 
     hparams = config.load_hparams(hparams_file, overrides)
     sb.create_experiment_directory(
@@ -459,7 +521,6 @@ def train(
         "num_workers": hparams["num_workers"],
         "collate_fn": ReadableBatch,
     }
-    n_processes = int(os.environ.get("WORLD_SIZE", 1))  # torchrun's
     order = hparams["epochs_per_pass"], hparams["seed"]
     sampler = PassSampler(datasets["train"], *order)
     if train_reader.shards:
@@ -473,7 +534,7 @@ def train(
         batch_size=hparams["batch_size"],
         sampler=sampler,
         # A last batch of one utterance has no batch statistics.
-        drop_last=len(sampler) // n_processes > hparams["batch_size"],
+        drop_last=len(sampler) // rank_and_count()[1] > hparams["batch_size"],
         **loader_options,
     )
     if brain.train_sampler is None:  # not wrapped for several processes
@@ -504,19 +565,24 @@ def train(
         embeddings[split] = brain.embeddings
         if split in trials:
             scores[split] = brain.verify(split)
-    backend = fit_backend(
-        embeddings["valid"],
-        {row.path: row.duration for row in splits["valid"]},
-        trials["valid"],
-        embeddings["cohort"],
-        {row.path: row.speaker for row in splits["train"]},
+    backend = run_on_main(
+        fit_backend,
+        [
+            embeddings["valid"],
+            {row.path: row.duration for row in splits["valid"]},
+            trials["valid"],
+            embeddings["cohort"],
+            {row.path: row.speaker for row in splits["train"]},
+        ],
     )
     drift = None
     if old_model is not None:
         new, brain.checkpointer = embeddings["valid"], None  # to recover nothing
         brain.modules["embedding_model"] = old_model
         brain.evaluate(datasets["valid"], test_loader_kwargs=eval_options)
-        drift = adaptation.drift(brain.embeddings, new, trials["valid"])
+        drift = run_on_main(adaptation.drift, [brain.embeddings, new, trials["valid"]])
+    if isinstance(hparams["classifier"], SplitClassifier):
+        hparams["classifier"].gather_rows()
     return finish(hparams, hparams_text, history, scores, backend, drift)
 
 
@@ -573,7 +639,7 @@ def summary(hparams: dict, history: RunHistory) -> dict:
         "best_epoch": best["epoch"],
         "epochs": len(history.epochs),
         "train_seconds": history.epochs[-1]["seconds"],
-        "n_speakers": hparams["n_speakers"],
+        "n_speakers": hparams["n_speakers"] // len(hparams["speaker_speeds"]),
         "n_parameters": sum(p.numel() for p in hparams["embedding_model"].parameters()),
     }
 

@@ -39,7 +39,8 @@ def start_from(
     hparams_text : str
         The recipe's HyperPyYAML with references resolved.
     embedding_model, classifier : torch.nn.Module
-        The recipe's; `classifier.weight` has a row for each speaker.
+        The recipe's; `classifier.weight` has a row for each speaker or, in a
+        `SplitClassifier`, for those of this rank.
     label_encoder : CategoricalEncoder
         Of the recipe's speakers.
 
@@ -66,10 +67,14 @@ def start_from(
         raise InputError(
             f"--pretrained {folder}: has to be a model folder of this recipe: {reason}"
         ) from None
-    common = known.lab2ind.keys() & label_encoder.lab2ind.keys()
-    rows = [label_encoder.lab2ind[speaker] for speaker in common]
+    ours = getattr(classifier, "rows", range(len(classifier.weight)))
+    rows = {
+        known.lab2ind[speaker]: row - ours.start
+        for speaker, row in label_encoder.lab2ind.items()
+        if row in ours and speaker in known.lab2ind
+    }
     with torch.no_grad():
-        classifier.weight[rows] = weight[[known.lab2ind[name] for name in common]]
+        classifier.weight[list(rows.values())] = weight[list(rows)]
     return copy.deepcopy(embedding_model).eval().requires_grad_(False)
 
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import soundfile
@@ -11,7 +13,7 @@ from speechbrain.dataio.preprocess import AudioNormalizer
 from speechbrain.utils.logger import get_logger
 from torch.nn.utils.rnn import pad_sequence
 
-from local_modules.errors import RunError
+from local_modules.errors import InputError, RunError
 from local_modules.shards.reading import ShardReader
 
 logger = get_logger(__name__)
@@ -54,6 +56,21 @@ class SpeechCache:
         self.free_bytes -= array.nbytes
 
 
+def speaker_at(speaker: str, speed: float) -> str:
+    """Whose voice it is when a speaker's recordings are played at a speed.
+
+    At another speed than 1 pitch and formants are another person's, and that one is a
+    speaker more (Yamamoto et al., Interspeech 2019, "Speaker augmentation and bandwidth
+    extension for deep speaker embedding").
+
+    Example
+    -------
+    >>> speaker_at("ann", 1.0), speaker_at("ann", 0.9)
+    ('ann', 'ann@0.9')
+    """
+    return speaker if speed == 1 else f"{speaker}@{speed:g}"
+
+
 class UtteranceReader:
     """Reads one utterance of a manifest, mono and at the model's sample rate.
 
@@ -73,6 +90,14 @@ class UtteranceReader:
     shards : ShardReader | None
         Holds each utterance as a file of its own, to be read instead of the
         manifest's.
+    speeds : sequence of float
+        How fast utterances are played: each at one of these speeds, and in the next
+        epoch at the next one.
+
+    Raises
+    ------
+    InputError
+        A speed is not from 0.5 to 2.0 or is there twice, or 1.0 isn't there.
 
     Example
     -------
@@ -89,19 +114,32 @@ class UtteranceReader:
         seed: int = 0,
         cache: SpeechCache | None = None,
         shards: ShardReader | None = None,
+        speeds: Sequence[float] = (1.0,),
     ):
+        are_speeds = all(isinstance(s, (int, float)) and 0.5 <= s <= 2 for s in speeds)
+        if not are_speeds or len({*speeds}) < len(speeds) or 1 not in speeds:
+            raise InputError(
+                f"--speaker_speeds {speeds}: has to be numbers from 0.5 to 2.0, each "
+                "once, 1.0 among them, as in [1.0,0.9,1.1]"
+            )
         self.normalizer = AudioNormalizer(sample_rate)
         self.sample_rate = sample_rate
         self.crop_seconds = crop_seconds
         self.seed = seed
         self.cache = cache
         self.shards = shards
+        self.speeds = speeds
         # Shared with the data workers, which outlive an epoch.
         self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
         """Moves on to the crops of `epoch`."""
         self.epoch[0] = epoch
+
+    def speed(self, utt_id: str) -> float:
+        """How fast an utterance is played in this epoch."""
+        turn = int(self.epoch) + zlib.crc32(utt_id.encode())
+        return self.speeds[turn % len(self.speeds)]
 
     def __call__(self, utt_id: str, path: str, start: int, stop: int):
         """Reads samples `start` to `stop` (in the file's own rate) of `path`.
@@ -120,7 +158,7 @@ class UtteranceReader:
         wav = torch.from_numpy(samples)
         if wav.dtype == torch.int16:
             wav = wav.float().div_(32768)
-        wav = self.normalizer(wav, rate)
+        wav = self.normalizer(wav, _rate_at(self.speed(utt_id), rate))
         if self.crop_seconds is None:
             return wav
         n_samples = round(self.crop_seconds * self.sample_rate)
@@ -153,7 +191,7 @@ class UtteranceReader:
         """First and last sample of this epoch's crop of an utterance."""
         if self.crop_seconds is None:
             return 0, length
-        n_samples = round(self.crop_seconds * rate)
+        n_samples = round(self.crop_seconds * _rate_at(self.speed(utt_id), rate))
         spare = length - n_samples
         if spare <= 0:
             return 0, length
@@ -162,6 +200,13 @@ class UtteranceReader:
         number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
         first = number * (spare + 1) >> 64
         return first, first + n_samples
+
+
+def _rate_at(speed: float, rate: int) -> int:
+    """The sample rate that a recording of `rate` has when it is played at a speed."""
+    # In steps of 100 Hz: between rates without a large common divisor resampling takes
+    # up to a hundred times longer.
+    return rate if speed == 1 else 100 * round(speed * rate / 100)
 
 
 def _read(file: soundfile.SoundFile, start: int, stop: int, dtype: str) -> np.ndarray:

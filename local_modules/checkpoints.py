@@ -35,6 +35,7 @@ class WholeCheckpointer(Checkpointer):
     def save_checkpoint(self, *args, **kwargs):
         """As SpeechBrain's, and removes what earlier kills left."""
         checkpoint = super().save_checkpoint(*args, **kwargs)
+        ddp_barrier()  # each rank may have written
         if if_main_process():
             files = sorted(os.listdir(checkpoint.path))
             partial = checkpoint.path / (MARKER + ".tmp")

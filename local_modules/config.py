@@ -37,6 +37,7 @@ KINDS = (
     (bool, bool, "True or False"),
     (int, int, "an integer"),
     (float, (int, float), "a number"),
+    (list, list, "a list, as in [1.0,0.9]"),
 )
 
 

@@ -166,10 +166,11 @@ class ConvolutionModule(nn.Module):
         if mask is not None:
             x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
         x = self.depthwise(x.transpose(1, 2))
-        if isinstance(self.norm, nn.BatchNorm1d):
-            x = self.norm(x).transpose(1, 2)
-        else:
+        # Under torchrun a batch norm becomes one of another class.
+        if isinstance(self.norm, nn.LayerNorm):
             x = self.norm(x.transpose(1, 2))
+        else:
+            x = self.norm(x).transpose(1, 2)
         return self.dropout(self.pointwise_out(F.silu(x)))
 
 
@@ -298,9 +299,11 @@ class ConformerEncoder(nn.Module):
         """
         n_frames = feats.shape[1]
         counts = None if lens is None else frame_counts(lens, n_frames)
-        # A traced graph sees no values: there every batch with lengths is padded.
+        # An exported graph sees no values: there every batch with lengths is padded.
         padded = counts is not None
-        if not torch.compiler.is_exporting():
+        # Within torch.compile this is always true, and values can be looked at.
+        exporting = torch.compiler.is_exporting()
+        if not exporting or torch.compiler.is_dynamo_compiling():
             shortest = int(counts.min()) if padded else n_frames
             if shortest < self.subsampling.min_frames:
                 raise RuntimeError(

@@ -13,7 +13,8 @@ VARIANCE_FLOOR = 1e-5  # keeps the gradient of the square root finite
 def masked_statistics(
     frames: torch.Tensor, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Weighted mean and standard deviation over time.
+    """Weighted mean and standard deviation over time, in float32 whatever the
+    precision: a sum of hundreds of frames, and small differences of them.
 
     Arguments
     ---------
@@ -34,6 +35,7 @@ def masked_statistics(
     >>> round(mean.item(), 2), round(std.item(), 2)
     (2.0, 1.0)
     """
+    weights, frames = weights.float(), frames.float()
     mean = (weights * frames).sum(dim=1)
     variance = (weights * (frames - mean.unsqueeze(1)).square()).sum(dim=1)
     return mean, variance.clamp(min=VARIANCE_FLOOR).sqrt()
@@ -43,7 +45,7 @@ def uniform_weights(frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Te
     """Equal weights for all frames of speech, [batch, frames, 1]."""
     if mask is None:
         mask = frames.new_ones(frames.shape[:2])
-    mask = mask.to(frames.dtype).unsqueeze(-1)
+    mask = mask.float().unsqueeze(-1)
     return mask / mask.sum(dim=1, keepdim=True)
 
 
@@ -68,7 +70,7 @@ class MeanPooling(nn.Module):
     def forward(self, frames: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Pools `frames` [batch, frames, channels] where `mask` [batch, frames] is
         True (None: everywhere) to [batch, channels]."""
-        return (uniform_weights(frames, mask) * frames).sum(dim=1)
+        return (uniform_weights(frames, mask) * frames.float()).sum(dim=1)
 
 
 class StatisticsPooling(nn.Module):
@@ -130,5 +132,5 @@ class AttentiveStatisticsPooling(nn.Module):
         scores = self.score_layer(torch.tanh(hidden))
         if mask is not None:
             scores = scores.masked_fill(~mask.unsqueeze(-1), float("-inf"))
-        attention = torch.softmax(scores.float(), dim=1).to(frames.dtype)
+        attention = torch.softmax(scores.float(), dim=1)
         return torch.cat(masked_statistics(frames, attention), dim=-1)

@@ -9,14 +9,18 @@ import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
+from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.lobes.features import Fbank
 
 import train_speaker
 from local_modules import config
 from local_modules.audio import SpeechCache
 from local_modules.checkpoints import WholeCheckpointer
+from local_modules.config import load_hparams
+from local_modules.evaluation.backend import Backend
 from local_modules.losses import AdditiveAngularMargin
 from local_modules.shards import reading
 from local_modules.shards.index import read_index
@@ -563,6 +567,71 @@ class TestStartingFromATrainedModel:
         assert train_speaker.main(arguments) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
         assert "--pretrained" in line and "emb_dim 16, the recipe 8" in line
+
+
+class TestSpeakerSpeeds:
+    """Every speaker at three speeds is three classes, and one person."""
+
+    SPEEDS = [1.0, 0.9, 1.1]
+
+    @pytest.fixture(scope="class")
+    def settings(self, finished):
+        return {
+            "speaker_speeds": self.SPEEDS,
+            "manifest_folder": finished[0] / "manifests",
+            "skip_prep": True,
+            "number_of_epochs": 1,
+        }
+
+    def test_classes_people_and_a_killed_run(self, voices_folder, settings, tmp_path):
+        more = ("--ckpt_interval_steps", "1")
+        whole, killed = (
+            command_line(voices_folder, tmp_path / name, *more, **settings)
+            for name in ("whole", "killed")
+        )
+        assert train_speaker.main(whole) == 0
+        process = subprocess.run(
+            [sys.executable, "-c", KILLS_ITSELF, "4", *killed],
+            cwd=ROOT,
+            capture_output=True,
+        )
+        assert process.returncode == -signal.SIGKILL, process.stderr
+        assert train_speaker.main(killed) == 0
+        assert_same(*(latest_states(tmp_path / name) for name in ("whole", "killed")))
+
+        model = tmp_path / "whole" / "model"
+        encoder = CategoricalEncoder()
+        encoder.load(model / "label_encoder.txt")
+        people = [f"train{n}" for n in range(6)]
+        copies = [f"{name}@{speed}" for speed in (0.9, 1.1) for name in people]
+        assert [*encoder.lab2ind] == people + copies
+        assert load_file(model / "classifier.safetensors")["weight"].shape == (18, 16)
+        assert len(Backend.load(model).cohort) == 6
+        assert metrics_of(tmp_path / "whole")["n_speakers"] == 6
+
+    def test_only_training_is_played_at_them(self, voices_folder, settings, tmp_path):
+        values = {"data_folder": str(voices_folder), "output_folder": str(tmp_path)}
+        values |= {**settings, "n_speakers": 18, "crop_seconds": None}
+        values["manifest_folder"] = str(settings["manifest_folder"])
+        recipe = str(ROOT / "hparams" / "conformer.yaml")
+        (tmp_path / "save").mkdir()
+        datasets, reader = train_speaker.dataio_prep(
+            load_hparams(recipe, values), SpeechCache(1.0)
+        )
+        heard = set()
+        for epoch in (1, 2, 3):
+            reader.set_epoch(epoch)
+            for split in ("valid", "test", "cohort"):
+                item = datasets[split][0]
+                wave, _ = soundfile.read(voices_folder / item["path"], dtype="float32")
+                assert item["sig"].numpy() == pytest.approx(wave, abs=1e-7)
+            item = datasets["train"][0]
+            label = item["spk_id_encoded"].item()
+            duration = datasets["train"].data[item["id"]]["duration"]
+            speed = self.SPEEDS[label // 6]
+            assert len(item["sig"]) / 16000 == pytest.approx(duration / speed, abs=1e-3)
+            heard.add((label % 6, speed))
+        assert heard == {(0, speed) for speed in self.SPEEDS}
 
 
 class TestShards:

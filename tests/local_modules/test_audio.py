@@ -10,8 +10,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from local_modules.audio import SpeechCache, UtteranceReader
+from local_modules.errors import InputError
 
 RATE = 16000
+SPEEDS = [1.0, 0.9, 1.1]
 RAMP = np.arange(3 * RATE) / 2**16  # sample k is k / 65536: a crop shows its start
 
 
@@ -113,6 +115,55 @@ def test_crop_is_drawn_in_the_files_own_rate(tmp_path):
         assert wav[100:-100].min() > 0.45
 
 
+class TestSpeeds:
+    @pytest.mark.parametrize("rate", [16000, 8000, 44100, 48000])
+    @pytest.mark.parametrize("crop_seconds", [None, 1.0])
+    def test_pitch_and_duration_follow_the_speed(self, rate, crop_seconds, tmp_path):
+        time = np.arange(3 * rate) / rate
+        path = write(tmp_path / "tone.wav", 0.5 * np.sin(2 * np.pi * 800 * time), rate)
+        reader = UtteranceReader(RATE, crop_seconds, speeds=SPEEDS)
+        for epoch in (1, 2, 3):
+            reader.set_epoch(epoch)
+            wav, speed = reader("u", path, 0, len(time)), reader.speed("u")
+            seconds = len(wav) / RATE
+            assert seconds == pytest.approx(crop_seconds or 3 / speed, rel=1e-3)
+            spectrum = torch.fft.rfft(wav * torch.hann_window(len(wav)), 2**18).abs()
+            pitch = spectrum.argmax().item() * RATE / 2**18
+            assert pitch == pytest.approx(800 * speed, rel=1e-3)
+
+    def test_a_crop_is_a_longer_or_shorter_stretch_of_the_utterance(self, ramp):
+        reader = UtteranceReader(RATE, crop_seconds=1.0, speeds=SPEEDS)
+        first, last = 5000, 5000 + round(1.1 * RATE)
+        for epoch in range(30):
+            reader.set_epoch(epoch)
+            wav, speed = reader("u", ramp, first, last), reader.speed("u")
+            assert wav.shape == (RATE,)
+            source = wav[100:-100].double() * 2**16  # away from the filter's edges
+            np.testing.assert_allclose(source.diff().mean(), speed, rtol=1e-3)
+            # The filter's gain is within a thousandth of 1.
+            assert first - 20 <= source[0] - 100 * speed
+            assert source[-1] + 100 * speed <= last + 20
+
+    def test_each_utterance_is_heard_at_each_speed_in_turn(self):
+        reader = UtteranceReader(RATE, speeds=SPEEDS)
+        order = []
+        for epoch in range(1, 7):
+            reader.set_epoch(epoch)
+            order.append([reader.speed(f"utterance {n}") for n in range(300)])
+        for of_utterance in zip(*order, strict=True):
+            assert sorted(of_utterance[:3]) == sorted(SPEEDS)
+            assert of_utterance[3:] == of_utterance[:3]
+        for of_epoch in order:
+            assert all(80 < of_epoch.count(speed) < 120 for speed in SPEEDS)
+
+    @pytest.mark.parametrize(
+        "speeds", [[], [0.9, 1.1], [1.0, 0], [1.0, 2.5], [1.0, 1.1, 1.1], [1.0, "fast"]]
+    )
+    def test_wrong_speeds_are_one_line(self, speeds):
+        with pytest.raises(InputError, match=r"^--speaker_speeds .*\[1.0,0.9,1.1\]$"):
+            UtteranceReader(RATE, speeds=speeds)
+
+
 def test_start_and_stop_are_honoured(ramp):
     wav = UtteranceReader(RATE)("u", ramp, 1000, 21000)
     np.testing.assert_array_equal(wav.numpy(), RAMP[1000:21000])
@@ -172,15 +223,17 @@ def test_memory_changes_nothing(tmp_path, subtype, channels, crop_seconds):
     soundfile.write(path, wave, RATE, subtype=subtype)
     expected, _ = soundfile.read(path, dtype="float32", always_2d=True)
     expected = expected[1000:19000].mean(axis=1)
-    kept = UtteranceReader(RATE, crop_seconds, seed=4, cache=SpeechCache(1.0))
-    fresh = UtteranceReader(RATE, crop_seconds, seed=4)
+    kept, fresh = (
+        UtteranceReader(RATE, crop_seconds, seed=4, cache=cache, speeds=SPEEDS)
+        for cache in (SpeechCache(1.0), None)
+    )
     for epoch in (1, 2, 3):
         kept.set_epoch(epoch)
         fresh.set_epoch(epoch)
         wav = kept("u", path, 1000, 19000)
         assert wav.dtype == torch.float32
         assert torch.equal(wav, fresh("u", path, 1000, 19000))
-        if crop_seconds is None:
+        if crop_seconds is None and kept.speed("u") == 1:
             np.testing.assert_allclose(wav.numpy(), expected, atol=1e-7)
 
 

@@ -122,6 +122,7 @@ class TestOverrides:
             ("n_blocks", 2.5, "an integer"),
             ("n_blocks", "2", "an integer"),
             ("add_noise", 1, "True or False"),
+            ("speaker_speeds", 0.9, "a list, as in [1.0,0.9]"),
         ],
     )
     def test_another_kind_of_value(self, key, value, words):
@@ -130,6 +131,7 @@ class TestOverrides:
 
     def test_numbers_and_what_has_none_take_their_like(self):
         values = {"lr": 1, "train_time_limit_minutes": 2.5, "trials": "a.txt"}
+        values |= {"parts": "1+2", "speaker_speeds": [1.0, 0.9]}
         check_overrides(CONFORMER, values | {"add_noise": False})
 
     def test_nested_key_is_not_top_level(self):

@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
 from local_modules import conformer
 from local_modules.conformer import (
@@ -466,3 +467,25 @@ def test_parameter_count_of_the_reference_system():
         partial(BottleneckProjection, hidden_size=32, emb_dim=emb),
     )
     assert sum(p.numel() for p in model.parameters()) == expected
+
+
+def test_crops_of_one_length_are_compiled_once():
+    torch.manual_seed(0)
+    encoder = ConformerEncoder(
+        N_MELS, SUBSAMPLINGS["conv 1/4"], D_MODEL, n_blocks=2, d_ffn=16
+    )
+    counter = CompileCounter()
+    compiled = torch.compile(encoder, backend=counter)
+    counts = []
+    for _ in range(3):
+        feats, lens = torch.randn(4, 41, N_MELS), torch.ones(4)
+        frames, mask = compiled(feats, lens)
+        assert mask is None
+        torch.testing.assert_close(frames, encoder(feats, lens)[0])
+        counts.append(counter.frame_count)
+    assert counts[0] == counts[1] == counts[2]
+    # Little is left out of the graphs: one break, where the lengths are looked at.
+    assert counts[0] == 2
+    with torch.compiler.set_stance("eager_on_recompile"):  # as while it validates
+        assert compiled(torch.randn(4, 57, N_MELS), torch.ones(4))[0].shape[1] == 15
+    assert counter.frame_count == 2

@@ -132,3 +132,11 @@ def test_gradient_is_finite_where_nothing_varies(pooling_class):
         pooling(frames, None).sum().backward()
         assert frames.grad.isfinite().all()
         assert frames.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("pooling_class", [MeanPooling, StatisticsPooling])
+def test_frames_of_bf16_are_summed_in_float32(pooling_class):
+    frames = (5 + torch.randn(2, 999, CHANNELS)).bfloat16()
+    mask = frame_mask(torch.tensor([999, 777]), 999)
+    pooling = build(pooling_class)
+    torch.testing.assert_close(pooling(frames, mask), pooling(frames.float(), mask))

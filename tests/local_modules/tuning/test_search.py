@@ -50,6 +50,17 @@ def test_the_default_space_holds_what_the_reference_system_searched():
     assert search.objectives == ("eer",)
 
 
+@pytest.mark.parametrize(
+    ("search", "recipe"),
+    [("search_speech", "conformer"), ("search_voxceleb", "voxceleb")],
+)
+def test_other_spaces_hold_their_recipes_own_values(search, recipe):
+    files = [ROOT / "hparams" / f"{name}.yaml" for name in (search, recipe)]
+    found = read_search(files[0], str(files[1]), {})
+    assert found.defaults.keys() == found.space.keys()
+    make_sampler_and_pruner(files[0], seed=1)
+
+
 def test_the_defaults_are_the_recipes_own_values():
     search = read_search(SEARCH, RECIPE, {})
     assert search.defaults["lr"] == 0.002

@@ -1,0 +1,472 @@
+#!/usr/bin/env python3
+"""What a training step costs: crops per second and share of the device's peak.
+
+    python benchmarks/throughput.py [--rows NAME ...] [--modes NAME ...]
+                                    [--device cuda] [--seconds 20] [--speakers 7205]
+                                    [--batch_size N] [--crop_seconds S]
+
+Each row trains on random crops, all in memory and without augmentation, so that the
+network and its optimiser are measured and nothing else: ours by train_speaker.py's
+`SpeakerBrain`; SpeechBrain's ECAPA-TDNN with the classes of its VoxCeleb recipe as it
+ships them; torchaudio's Conformer in place of ours in mfa_conformer.yaml. --speakers is
+what the classifiers tell apart, three times as many where a recipe has three speeds.
+
+Operations are those of matrix products and convolutions, features left out; a
+multiply-add is two, and a step takes three times the forward pass. They are counted,
+and so is what is kept of the forward pass for the backward pass, in float32: the larger
+part of a GPU's memory. The peak is that of the same device's product of two large
+matrices, measured in the same precision. On a CPU, seconds are CPU time: a core's.
+Stopped, the same command continues.
+"""
+
+import argparse
+import functools
+import gc
+import logging
+import platform
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import speechbrain as sb
+import torch
+import torchaudio
+from speechbrain.lobes.features import Fbank
+from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN, Classifier
+from speechbrain.nnet.losses import AdditiveAngularMargin, LogSoftmaxWrapper
+from speechbrain.processing.features import InputNormalization
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.measuring import markdown, once  # noqa: E402
+from local_modules.audio import ReadableBatch  # noqa: E402
+from local_modules.config import load_hparams, plain_values  # noqa: E402
+from local_modules.embedder import SpeakerEmbedder  # noqa: E402
+from local_modules.manifest import replacing  # noqa: E402
+from train_speaker import SpeakerBrain  # noqa: E402
+
+FOLDER = Path("results/benchmarks/throughput")
+RATE, HOP, N_MELS = 16000, 160, 80
+WARM_UP = 2  # steps, in which what is compiled is compiled
+MATRIX = {"cuda": 8192, "cpu": 1024}  # rows and columns whose product is the peak
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# Of SpeechBrain's recipe: 32 utterances and four augmented copies of each.
+ECAPA_CROPS, ECAPA_SECONDS = 5 * 32, 3.0
+COMPILED = {"compile": True, "compile_module_keys": ["embedding_model"]}
+
+
+@dataclass(frozen=True)
+class Mode:
+    """How a row is trained.
+
+    Arguments
+    ---------
+    precision : str
+        fp32 or bf16.
+    compiled : bool
+        Whether the embedding model is compiled.
+    fused : bool
+        Whether the optimiser's update is one kernel; SpeechBrain's never is.
+    accumulation : int
+        Steps whose gradients are summed before an update.
+    """
+
+    precision: str
+    compiled: bool = False
+    fused: bool = True
+    accumulation: int = 1
+
+    def run_opts(self, device: str) -> dict:
+        """As SpeechBrain's run options."""
+        return {
+            "device": device,
+            "precision": self.precision,
+            "grad_accumulation_factor": self.accumulation,
+            **(COMPILED if self.compiled else {}),
+        }
+
+
+MODES = {
+    "fp32": Mode("fp32"),
+    "bf16": Mode("bf16"),
+    "bf16 compiled": Mode("bf16", compiled=True),
+    "fp32 compiled": Mode("fp32", compiled=True),
+    "fp32 not fused": Mode("fp32", fused=False),
+    "fp32 accumulated": Mode("fp32", accumulation=4),
+}
+
+
+class EcapaBrain(sb.Brain):
+    """SpeechBrain's VoxCeleb recipe without its augmentation."""
+
+    def compute_forward(self, batch, stage):
+        """Waveforms to the speakers' cosines."""
+        batch = batch.to(self.device)
+        wavs, lens = batch.sig
+        feats = self.modules.compute_features(wavs)
+        feats = self.modules.mean_var_norm(feats, lens)
+        return self.modules.classifier(self.modules.embedding_model(feats))
+
+    def compute_objectives(self, predictions, batch, stage):
+        """Its loss."""
+        _, lens = batch.sig
+        targets = batch.spk_id_encoded.data
+        return self.hparams.compute_cost(predictions, targets, lens)
+
+
+def ecapa(n_speakers: int, mode: Mode, device: str) -> sb.Brain:
+    """SpeechBrain's recipe `train_ecapa_tdnn.yaml`, with its values."""
+    modules = {
+        "compute_features": Fbank(n_mels=80),
+        "mean_var_norm": InputNormalization(norm_type="sentence", std_norm=False),
+        "embedding_model": ECAPA_TDNN(
+            80,
+            channels=[1024, 1024, 1024, 1024, 3072],
+            kernel_sizes=[5, 3, 3, 3, 1],
+            dilations=[1, 2, 3, 4, 1],
+            groups=[1, 1, 1, 1, 1],
+            attention_channels=128,
+            lin_neurons=192,
+        ),
+        "classifier": Classifier(192, out_neurons=n_speakers),
+    }
+    cost = LogSoftmaxWrapper(AdditiveAngularMargin(margin=0.2, scale=30))
+    return EcapaBrain(
+        modules,
+        functools.partial(torch.optim.Adam, lr=0.001, weight_decay=0.000002),
+        {"compute_cost": cost},
+        mode.run_opts(device),
+    )
+
+
+class TorchaudioEncoder(torch.nn.Module):
+    """torchaudio's Conformer as an encoder of `SpeakerEmbedder`.
+
+    Arguments
+    ---------
+    like : torch.nn.Module
+        The `ConformerEncoder` that it takes the place of; its subsampling is kept.
+    n_heads, d_ffn, kernel_size, dropout
+        As of `ConformerEncoder`.
+    """
+
+    def __init__(self, like, n_heads, d_ffn, kernel_size, dropout):
+        super().__init__()
+        self.subsampling, self.norm = like.subsampling, like.norm
+        self.output_size = like.output_size
+        n_blocks = len(like.blocks)
+        d_model = like.output_size // n_blocks
+        self.blocks = torchaudio.models.Conformer(
+            d_model, n_heads, d_ffn, n_blocks, kernel_size, dropout
+        ).conformer_layers
+
+    def forward(self, feats, lens):
+        """Crops of one length, so nothing is padded."""
+        x = self.subsampling(feats, None).transpose(0, 1)
+        outputs = []
+        for block in self.blocks:
+            x = block(x, None)
+            outputs.append(x)
+        return self.norm(torch.cat(outputs, dim=-1).transpose(0, 1)), None
+
+
+def ours(
+    recipe: str, n_speakers: int, mode: Mode, device: str, of_torchaudio: bool = False
+) -> sb.Brain:
+    """A recipe of `hparams/`, with torchaudio's Conformer in place of ours or not."""
+    overrides = {"n_speakers": n_speakers, "output_folder": str(FOLDER / recipe)}
+    overrides |= {"augment_prob": 0.0, "spec_augment": False}
+    hparams = load_hparams(recipe_file(recipe), overrides)
+    if of_torchaudio:
+        model = hparams["embedding_model"]
+        sizes = [hparams[k] for k in ("n_heads", "d_ffn", "kernel_size", "dropout")]
+        hparams["modules"]["embedding_model"] = SpeakerEmbedder(
+            TorchaudioEncoder(model.encoder, *sizes),
+            lambda _: model.pooling,
+            lambda _: model.projection,
+        )
+    opt_class = functools.partial(hparams["opt_class"], fused=mode.fused)
+    brain = SpeakerBrain(hparams["modules"], opt_class, hparams, mode.run_opts(device))
+    brain.n_train, brain.total_steps = 1, 10**9
+    brain.on_epoch = brain.teacher = None
+    return brain
+
+
+def recipe_file(recipe: str) -> str:
+    """A recipe as a path that can be read from anywhere."""
+    return str(ROOT / "hparams" / f"{recipe}.yaml")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A system of the table.
+
+    Arguments
+    ---------
+    title : str
+        What the table calls it.
+    make : callable
+        Of the number of speakers, the mode and the device; gives the brain.
+    batch_size : int
+        Crops in a step.
+    crop_seconds : float
+        Length of a crop.
+    n_speeds : int
+        Speakers that each one counts as.
+    """
+
+    title: str
+    make: Callable[[int, Mode, str], sb.Brain]
+    batch_size: int
+    crop_seconds: float
+    n_speeds: int = 1
+
+
+def our_row(title: str, recipe: str, **options) -> Row:
+    """A row of one of our recipes, at its own batch size."""
+    values = plain_values(recipe_file(recipe), {})
+    return Row(
+        title,
+        functools.partial(ours, recipe, **options),
+        values["batch_size"],
+        values["crop_seconds"],
+        len(values["speaker_speeds"]),
+    )
+
+
+ROWS = {
+    "conformer": our_row("conformer.yaml", "conformer"),
+    "mfa_conformer": our_row("mfa_conformer.yaml", "mfa_conformer"),
+    "torchaudio": our_row(
+        "the same with torchaudio's Conformer", "mfa_conformer", of_torchaudio=True
+    ),
+    "voxceleb": our_row("voxceleb.yaml", "voxceleb"),
+    "ecapa_tdnn": Row(
+        "SpeechBrain's ECAPA-TDNN recipe", ecapa, ECAPA_CROPS, ECAPA_SECONDS
+    ),
+}
+
+
+def random_batch(batch_size: int, seconds: float, n_speakers: int) -> ReadableBatch:
+    """Noise instead of speech: that changes no time."""
+    generator = torch.Generator().manual_seed(0)
+    targets = torch.randint(n_speakers, (batch_size,), generator=generator)
+    return ReadableBatch(
+        [
+            {
+                "id": str(number),
+                "sig": torch.randn(round(seconds * RATE), generator=generator),
+                "spk_id_encoded": target.view(1),
+            }
+            for number, target in enumerate(targets)
+        ]
+    )
+
+
+class Counts(NamedTuple):
+    """What a training step needs for one crop, whatever the device.
+
+    Arguments
+    ---------
+    operations : float
+        Floating-point operations.
+    bytes_kept : float
+        Bytes that the forward pass keeps for the backward pass in float32.
+    """
+
+    operations: float
+    bytes_kept: float
+
+
+def count(row: Row, n_speakers: int, seconds: float) -> Counts:
+    """Counts without computing: all tensors are of shape only."""
+    modules = row.make(n_speakers, MODES["fp32"], "cpu").modules.to("meta")
+    n_frames = 1 + round(seconds * RATE) // HOP
+    feats = torch.empty(2, n_frames, N_MELS, device="meta")
+    weights = {id(parameter) for parameter in modules.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        if id(tensor) not in weights:
+            storage = tensor.untyped_storage()
+            kept[storage._cdata] = storage.nbytes()
+        return tensor
+
+    keeping = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with FlopCounterMode(display=False) as counter, keeping:
+        modules["classifier"](modules["embedding_model"](feats, None))
+    # Backward, torch's counter takes a depthwise convolution for a full one.
+    operations = 3 * counter.get_total_flops()
+    return Counts(operations / len(feats), sum(kept.values()) / len(feats))
+
+
+def start(brain: sb.Brain) -> None:
+    """What `fit` does before its first step."""
+    brain.on_fit_start()
+    brain.modules.train()
+    brain.optimizer_step = 0
+
+
+def synchronise(device: str) -> None:
+    """Waits for what a GPU has been given to do."""
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def peak(device: str, precision: str, seconds: float) -> dict:
+    """`operations` per second in the product of two large matrices."""
+    n = MATRIX[torch.device(device).type]
+    one, other = torch.randn(2, n, n, dtype=DTYPES[precision], device=device)
+    n_done, taken = repeat(lambda: one @ other, device, seconds)
+    return {"operations": 2 * n**3 * n_done / taken}
+
+
+def repeat(step: Callable, device: str, seconds: float) -> tuple[int, float]:
+    """Does something for so many seconds, after a warm-up; says how often and how long
+    that was."""
+    clock = time.perf_counter if device.startswith("cuda") else time.process_time
+    for _ in range(WARM_UP):
+        step()
+    synchronise(device)
+    n_done, begin = 0, clock()
+    while n_done == 0 or clock() - begin < seconds:
+        step()
+        n_done += 1
+    synchronise(device)
+    return n_done, clock() - begin
+
+
+def measure(row: Row, mode: Mode, options: argparse.Namespace) -> dict:
+    """Trains a row for some seconds.
+
+    Returns
+    -------
+    dict
+        `crops` per second, and `gib`, the highest memory of a GPU; empty where its
+        memory is too small.
+    """
+    device = options.device
+    on_gpu = device.startswith("cuda")
+    n_speakers = row.n_speeds * options.speakers
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    try:
+        brain = row.make(n_speakers, mode, device)
+        start(brain)
+        batch = random_batch(*size_of(row, options), n_speakers)
+
+        def step():
+            brain.step += 1
+            brain.fit_batch(batch)
+
+        n_done, taken = repeat(step, device, options.seconds)
+    except torch.OutOfMemoryError:
+        return {}
+    finally:
+        brain = batch = None
+        torch.compiler.reset()
+        gc.collect()
+        if on_gpu:
+            torch.cuda.empty_cache()
+    return {
+        "crops": n_done * size_of(row, options)[0] / taken,
+        "gib": torch.cuda.max_memory_allocated(device) / 2**30 if on_gpu else None,
+    }
+
+
+def size_of(row: Row, options: argparse.Namespace) -> tuple[int, float]:
+    """Crops in a step and their seconds: the row's own, or what is asked for."""
+    return (
+        options.batch_size or row.batch_size,
+        options.crop_seconds or row.crop_seconds,
+    )
+
+
+def table(options: argparse.Namespace) -> str:
+    """All rows in all modes."""
+    modes = {name: MODES[name] for name in options.modes}
+    device = device_name(options.device)
+
+    def kept(measure: Callable[[], dict], *name) -> dict:
+        """What was measured, now or before."""
+        name = " ".join(str(part) for part in (device, torch.__version__, *name))
+        return once(FOLDER / f"{re.sub(r'[^\w.]+', '_', name)}.json", measure)
+
+    peaks = {}
+    for precision in sorted({mode.precision for mode in modes.values()}):
+        measure_peak = functools.partial(peak, options.device, precision, 1.0)
+        peaks[precision] = kept(measure_peak, "peak", precision)["operations"]
+    lines = []
+    for name in tqdm(options.rows, desc="rows"):
+        row = ROWS[name]
+        batch_size, seconds = size_of(row, options)
+        counts = count(row, row.n_speeds * options.speakers, seconds)
+        for mode_name, mode in modes.items():
+            found = kept(
+                functools.partial(measure, row, mode, options),
+                *(name, mode_name, batch_size, seconds, options.speakers),
+            )
+            line = [row.title, mode_name, f"{batch_size} x {seconds:g} s"]
+            line.append(f"{counts.operations / 1e9:.1f}")
+            line.append(f"{counts.bytes_kept / 2**20:.1f} MiB")
+            if found:
+                share = counts.operations * found["crops"] / peaks[mode.precision]
+                line += [f"{found['crops']:.1f}", f"{share:.1%}"]
+                line.append("" if found["gib"] is None else f"{found['gib']:.1f} GiB")
+            else:
+                line += ["out of memory", "", ""]
+            lines.append(line)
+    heading = ["system", "mode", "crops in a step", "GFLOP a crop", "kept a crop"]
+    peak_text = ", ".join(f"{p} {value / 1e12:.2f}" for p, value in peaks.items())
+    return (
+        f"{device}, torch {torch.__version__}; peak of a matrix product, TFLOP/s: "
+        f"{peak_text}\n\n"
+        + markdown([*heading, "crops/s", "share of peak", "highest memory"], lines)
+    )
+
+
+def device_name(device: str) -> str:
+    """In words."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options of this program."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks/throughput.py", description=__doc__.splitlines()[0]
+    )
+    on = "cuda" if torch.cuda.is_available() else "cpu"
+    add = parser.add_argument
+    add("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME")
+    add("--modes", nargs="+", choices=MODES, default=list(MODES)[:3], metavar="NAME")
+    add("--device", default=on)
+    add("--seconds", type=float, default=20.0, help="of a row in a mode")
+    add("--speakers", type=int, default=7205, help="default: VoxCeleb1 and 2")
+    add("--batch_size", type=int, help="instead of each recipe's own")
+    add("--crop_seconds", type=float, help="the same")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures and shows; returns the exit status."""
+    options = parse(sys.argv[1:] if argv is None else argv)
+    logging.getLogger("speechbrain").setLevel(logging.ERROR)
+    text = table(options)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with replacing(FOLDER / "throughput.md") as file:
+        file.write(f"{text}\n")
+    print(text, f"table    {FOLDER / 'throughput.md'}", sep="\n\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""What the processes of `torchrun`, the ranks, do together beyond what SpeechBrain has
+them do: share what is evaluated, and normalise over the batches of all."""
+
+from collections.abc import Mapping
+
+import torch
+from speechbrain.utils.distributed import is_distributed_initialized
+from torch import nn
+from torch.distributed.nn.functional import all_reduce
+
+
+def rank_and_count() -> tuple[int, int]:
+    """The number of this process and how many there are; 0 and 1 without `torchrun`.
+
+    Example
+    -------
+    >>> rank_and_count()
+    (0, 1)
+    """
+    if not is_distributed_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def rank_share(n: int) -> range:
+    """Which of `n` things are this rank's, so that each is somebody's once: every
+    so-many-th, for what is sorted by length comes out even that way.
+
+    Example
+    -------
+    >>> rank_share(3)
+    range(0, 3)
+    """
+    rank, count = rank_and_count()
+    return range(rank, n, count)
+
+
+def gather_on_first(embeddings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Brings the embeddings of all ranks together.
+
+    Arguments
+    ---------
+    embeddings : mapping of str to torch.Tensor
+        What this rank has embedded, on the CPU, [emb_dim] each; may be empty.
+
+    Returns
+    -------
+    dict
+        Those of all ranks on the first, none on the others.
+
+    Example
+    -------
+    >>> gather_on_first({"a.wav": torch.tensor([1.0, 2.0])})
+    {'a.wav': tensor([1., 2.])}
+    """
+    rank, count = rank_and_count()
+    if count == 1:
+        return dict(embeddings)
+    # One array travels faster than many.
+    vectors = torch.stack(list(embeddings.values())) if embeddings else []
+    shares = [None] * count if rank == 0 else None
+    torch.distributed.gather_object((list(embeddings), vectors), shares)
+    return {
+        path: vector
+        for paths, vectors in shares or []
+        for path, vector in zip(paths, vectors, strict=True)
+    }
+
+
+class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm whose batch is that of all ranks together.
+
+    It does what `torch.nn.SyncBatchNorm` does, which runs on GPUs only, in plain
+    operations. Arguments as of `torch.nn.BatchNorm1d`; input [batch, channels] or
+    [batch, channels, ...].
+    """
+
+    def _check_input_dim(self, input):
+        """Any number of dimensions will do."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalises a batch, by its own statistics in training."""
+        if not self.training:
+            return super().forward(x)
+        x, dtype = x.float(), x.dtype
+        others = [0, *range(2, x.dim())]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        count = all_reduce(x.new_tensor(x.numel() / x.shape[1]))
+        mean = all_reduce(x.sum(others)) / count
+        x = x - mean.view(shape)
+        variance = all_reduce(x.square().sum(others)) / count
+        with torch.no_grad():
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            unbiased = variance * count / (count - 1)
+            self.running_var.lerp_(unbiased, self.momentum)
+        x = x * (variance + self.eps).rsqrt().view(shape)
+        return (x * self.weight.view(shape) + self.bias.view(shape)).to(dtype)
+
+
+def synchronise_batch_norms(module: nn.Module) -> nn.Module:
+    """Lets the batch norms of a module see the batches of all ranks.
+
+    Arguments
+    ---------
+    module : torch.nn.Module
+        On its device; changed in place where it is not a batch norm itself.
+
+    Returns
+    -------
+    torch.nn.Module
+        The module, with the names of its weights as before.
+
+    Example
+    -------
+    >>> layers = synchronise_batch_norms(nn.Sequential(nn.BatchNorm1d(4)))
+    >>> type(layers[0]).__name__
+    'SynchronisedBatchNorm'
+    """
+    if any(parameter.device.type != "cpu" for parameter in module.parameters()):
+        return nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    for layer in module.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            # Its weights, statistics and hooks stay what they are.
+            layer.__class__ = SynchronisedBatchNorm
+    return module

@@ -1,0 +1,199 @@
+"""Training on several processes against one process with the same global batch."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_speaker
+from local_modules.checkpoints import WholeCheckpointer
+
+ROOT = Path(__file__).parents[1]
+BATCH = 8
+N_STEPS = 6  # of an epoch
+# What torchrun does, down to reading its options, but for a fork in place of a new
+# Python for each rank, which would take longer than the training. The first word says
+# how it is disturbed: in each attempt after so many checkpoints, by a kill of rank 1
+# (positive) or of all processes, the launcher's too (negative).
+TORCHRUN = """
+import json, os, signal, sys
+from torch.distributed.launcher.api import elastic_launch
+from torch.distributed.run import config_from_args, parse_args
+import train_speaker
+from local_modules.checkpoints import WholeCheckpointer
+
+def rank(kills, log, arguments):
+    attempt, rank = (int(os.environ[name]) for name in
+                     ("TORCHELASTIC_RESTART_COUNT", "RANK"))
+    n_left = kills[attempt] if attempt < len(kills) else None
+    save = WholeCheckpointer.save_checkpoint
+
+    def save_and_die(self, *args, **kwargs):
+        nonlocal n_left
+        checkpoint = save(self, *args, **kwargs)
+        if n_left is not None:
+            n_left -= 1 if n_left > 0 else -1
+            if n_left == 0 and rank == 1:
+                kill = os.kill if kills[attempt] > 0 else os.killpg
+                kill(os.getpid() if kills[attempt] > 0 else 0, signal.SIGKILL)
+        return checkpoint
+
+    class Watched(train_speaker.SpeakerBrain):
+        def compute_objectives(self, embeddings, batch, stage):
+            if stage.name == "TEST":
+                with open(f"{log}.{rank}", "a") as file:
+                    file.writelines(f"{path}\\n" for path in batch.path)
+            return super().compute_objectives(embeddings, batch, stage)
+
+    WholeCheckpointer.save_checkpoint = save_and_die
+    train_speaker.SpeakerBrain = Watched
+    sys.exit(train_speaker.main(arguments))
+
+kills, log, n_ranks, *arguments = sys.argv[1:]
+options = ["--nproc_per_node", n_ranks, "--max-restarts", "1", "--rdzv-backend", "c10d",
+           "--rdzv-endpoint", "localhost:0", "--rdzv-id", log, "train_speaker.py"]
+config, _, _ = config_from_args(parse_args(options))
+config.start_method = "fork"
+elastic_launch(config, rank)(json.loads(kills), log, arguments)
+"""
+
+
+def torchrun(n_ranks, arguments, log, kills=()):
+    """The exit status and what was printed."""
+    process = subprocess.run(
+        [sys.executable, "-c", TORCHRUN, json.dumps(kills), log, f"{n_ranks}"]
+        + [*arguments, "--distributed_backend", "gloo"],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            # A second attempt may else find the addresses of the first
+            # (github.com/pytorch/pytorch/issues/135712).
+            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=500,
+        start_new_session=True,
+    )
+    return process.returncode, process.stderr
+
+
+@pytest.fixture(scope="module")
+def data(voices_folder, tmp_path_factory):
+    """Voices of which no number of ranks gets equal shares."""
+    folder = tmp_path_factory.mktemp("data") / "voices"
+    shutil.copytree(voices_folder, folder)
+    (folder / "valid" / "valid0" / "0.wav").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def command_line(data, tmp_path_factory):
+    """Arguments by output folder and batch size. The optimizer is a plain one: Adam's
+    first steps are as long for a gradient that rounding makes as for any other."""
+    text = (ROOT / "hparams" / "conformer.yaml").read_text()
+    adam = "!name:torch.optim.AdamW\n    fused: True\n"
+    assert adam in text
+    recipe = tmp_path_factory.mktemp("recipe") / "sgd.yaml"
+    recipe.write_text(text.replace(adam, "!name:torch.optim.SGD\n"))
+    values = {
+        "corpus": "folder",
+        "data_folder": data,
+        "d_model": 16,
+        "n_blocks": 1,
+        "n_heads": 2,
+        "d_ffn": 16,
+        "emb_dim": 16,
+        "crop_seconds": 0.8,
+        "number_of_epochs": 2,
+        "lr": 0.05,
+    }
+
+    def arguments(output, batch_size, recipe=recipe):
+        pairs = {**values, "output_folder": output, "batch_size": batch_size}
+        return [
+            str(recipe),
+            *(text for key in pairs for text in (f"--{key}", f"{pairs[key]}")),
+            *("--device", "cpu", "--noprogressbar", "--ckpt_interval_steps", "1"),
+        ]
+
+    return arguments
+
+
+@pytest.fixture(scope="module")
+def alone(command_line, tmp_path_factory):
+    """The folder of a run on one process."""
+    folder = tmp_path_factory.mktemp("runs") / "alone"
+    assert train_speaker.main(command_line(folder, BATCH)) == 0
+    return folder
+
+
+def assert_same_result(folder, other):
+    """Epoch by epoch, to what the order of summation leaves; learning rate and margin
+    to the bit."""
+    rows, others = (
+        json.loads((latest(f) / "history.ckpt").read_text())["epochs"]
+        for f in (folder, other)
+    )
+    exact = {"epoch", "train_accuracy", "train_utterances", "learning_rate", "margin"}
+    for row, other_row in zip(rows, others, strict=True):
+        for key in row.keys() - {"seconds"}:
+            tolerance = 0.0 if key in exact else 1e-4
+            assert row[key] == pytest.approx(other_row[key], abs=tolerance), key
+    metrics, other_metrics = (
+        json.loads((f / "metrics.json").read_text()) for f in (folder, other)
+    )
+    for split in ("valid", "test"):
+        assert metrics[split] == pytest.approx(other_metrics[split], abs=1e-4)
+    for name in ("embedding_model", "classifier"):
+        weights, other_weights = (
+            torch.load(latest(f) / f"{name}.ckpt", weights_only=True)
+            for f in (folder, other)
+        )
+        assert weights.keys() == other_weights.keys()
+        for key, weight in weights.items():
+            torch.testing.assert_close(
+                weight, other_weights[key], atol=1e-4, rtol=1e-3, msg=key
+            )
+
+
+def latest(folder):
+    return WholeCheckpointer(folder / "save").find_checkpoint().path
+
+
+def test_killed_and_killed_again_it_ends_as_one_process_does(
+    alone, command_line, tmp_path
+):
+    """Two ranks. The launcher starts both again after the kill of one, in the first
+    epoch; in the second the plug is pulled, and the same command ends the run."""
+    folder, log = tmp_path / "run", str(tmp_path / "log")
+    arguments = command_line(folder, BATCH // 2)
+    status, error = torchrun(2, arguments, log, kills=[3, -(N_STEPS + 1)])
+    assert status == -signal.SIGKILL, error
+    assert not (folder / "metrics.json").exists()
+    status, error = torchrun(2, arguments, log)
+    assert status == 0, error
+    assert_same_result(folder, alone)
+
+
+def test_four_ranks_train_as_one_and_embed_each_utterance_once(
+    alone, command_line, data, tmp_path
+):
+    folder, log = tmp_path / "run", tmp_path / "log"
+    status, error = torchrun(4, command_line(folder, BATCH // 4), str(log))
+    assert status == 0, error
+    assert_same_result(folder, alone)
+    embedded = [Path(f"{log}.{rank}").read_text().splitlines() for rank in range(4)]
+    counts = Counter(path for paths in embedded for path in paths)
+    assert set(counts.values()) == {1}
+    for split, n in (("valid", 11), ("test", 12)):
+        shares = [sum(p.startswith(split) for p in paths) for paths in embedded]
+        assert sum(shares) == n and max(shares) - min(shares) <= 1
