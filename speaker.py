@@ -50,11 +50,12 @@ def verify(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str
 def embed(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str]:
     """Writes the embeddings of recordings and of folders of recordings."""
     from local_modules.inference.embedding_files import embed_to_file, find_recordings
+    from local_modules.preparation.recordings import printable
 
     paths = find_recordings(options.recordings)
     n, failures = embed_to_file(verifier.model, paths, Path(options.output))
     for path, reason in failures.items():
-        print(f"left out: {path}: {reason}", file=sys.stderr)
+        print(f"left out: {printable(f'{path}: {reason}')}", file=sys.stderr)
     if not n:
         raise RunError(f"none of {len(paths)} recordings could be embedded")
     found = {"output": options.output, "n": n, "n_left_out": len(failures)}
@@ -133,15 +134,13 @@ def listen(verifier: "Verifier", path: str) -> "Voice":
     return voice
 
 
-def open_voices(
-    options: argparse.Namespace, verifier: "Verifier"
-) -> "contextlib.closing[VoiceStore]":
+def open_voices(options: argparse.Namespace, verifier: "Verifier") -> "VoiceStore":
     """The file of enrolled voices, for a `with`."""
     from local_modules.inference.voices import VoiceStore
 
     model = verifier.model
     path = options.voices or Path(model.source).parent / VOICES
-    return contextlib.closing(VoiceStore(path, model.fingerprint, model.source))
+    return VoiceStore(path, model.fingerprint, model.source)
 
 
 def described(voice: "Enrolled") -> str:

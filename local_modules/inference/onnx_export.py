@@ -23,11 +23,15 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from speechbrain.processing.features import STFT
 from torch import nn
+from torch.onnx import ops
 
+from local_modules.conformer import SelfAttention, rotary_angles
 from local_modules.errors import RunError
 from local_modules.evaluation.backend import Backend
 from local_modules.inference.extraction import SpeakerModel
 
+OPSET = 23  # of ONNX: the first with operators for rotation and for attention
+PADDING = -1e9  # the product of a query and a key that no sum of others outweighs
 TOLERANCE = 1e-4  # of any number of an embedding
 CHECKED_SECONDS = (0.5, 3.01, 17.3, 60.0)  # and the shortest possible
 LEAST_COSINE = 0.9  # of an int8 embedding with its original, where something is broken
@@ -84,6 +88,65 @@ def power_spectrum(spectrum: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     `ConvolutionSTFT`, without an axis of two that is slow to sum over."""
     real, imaginary = spectrum
     return (real * real + imaginary * imaginary).transpose(1, 2)
+
+
+class WholeAttention(nn.Module):
+    """The Conformer's `SelfAttention` in the two operators that ONNX has for it. In the
+    many that it is otherwise made of, most time goes by between the products.
+
+    The mask is one more channel: 1 in each query, and `PADDING` in the keys of padding.
+    A mask proper would have to be written out for each pair of frames.
+
+    Arguments
+    ---------
+    attention : SelfAttention
+        Whose weights it takes on.
+
+    Example
+    -------
+    >>> attention = SelfAttention(32, 4).eval()
+    >>> x, mask = torch.rand(2, 9, 32), torch.arange(9) < torch.tensor([[9], [4]])
+    >>> found = WholeAttention(attention)(x, mask)
+    >>> torch.allclose(found, attention(x, mask), atol=1e-5)
+    True
+    """
+
+    def __init__(self, attention: SelfAttention):
+        super().__init__()
+        self.n_heads = attention.n_heads
+        self.in_proj = attention.in_proj
+        self.out_proj = attention.out_proj
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """As in `SelfAttention`."""
+        size = x.shape[-1] // self.n_heads
+        query, key, value = self.in_proj(x).chunk(3, dim=-1)
+        angles = rotary_angles(x.shape[1], size // 2, x.device)
+        turn = {"cos_cache": angles.cos(), "sin_cache": angles.sin()}
+        turn = {name: cache.expand(x.shape[0], -1, -1) for name, cache in turn.items()}
+        query, key = (
+            ops.rotary_embedding(part, **turn, num_heads=self.n_heads)
+            for part in (query, key)
+        )
+        ones = torch.ones_like(mask, dtype=x.dtype)
+        x, *_ = ops.attention(
+            self._with_channel(query, ones),
+            self._with_channel(key, torch.where(mask, 0.0, PADDING)),
+            self._with_channel(value, ones),  # as wide as the others, for the tracer
+            q_num_heads=self.n_heads,
+            kv_num_heads=self.n_heads,
+            scale=size**-0.5,
+        )
+        return self.out_proj(x.unflatten(-1, (self.n_heads, -1))[..., :-1].flatten(2))
+
+    def _with_channel(self, x: torch.Tensor, channel: torch.Tensor) -> torch.Tensor:
+        """Adds a channel, [batch, frames], to each head of [batch, frames, d_model]."""
+        heads = x.unflatten(-1, (self.n_heads, -1))
+        channel = channel[:, :, None, None].expand(-1, -1, self.n_heads, -1)
+        return torch.cat([heads, channel], dim=-1).flatten(2)
+
+
+IN_ONNX = {STFT: ConvolutionSTFT, SelfAttention: WholeAttention}
 
 
 class EmbeddingGraph(nn.Module):
@@ -208,6 +271,7 @@ def onnx_graph(model: SpeakerModel) -> onnx.ModelProto:
                 graph,
                 example,
                 dynamo=True,
+                opset_version=OPSET,
                 input_names=["waveforms", "lengths"],
                 output_names=["embeddings"],
                 dynamic_shapes={
@@ -378,12 +442,12 @@ def _name_dimensions(proto: onnx.ModelProto) -> None:
 def _traceable(graph: nn.Module) -> Iterator[None]:
     """Exchanges for a while what can't be traced as it is: the power spectrum, which
     is complex on its way, and the masks of ECAPA-TDNN, which ask for `len(lengths)` and
-    so fix the batch."""
-    transforms = [
-        (module, name, child)
+    so fix the batch. And attention, whose trace would be slow."""
+    exchanged = [
+        (module, name, child, IN_ONNX[type(child)])
         for module in graph.modules()
         for name, child in module.named_children()
-        if isinstance(child, STFT)
+        if type(child) in IN_ONNX
     ]
     # By an import statement they come in a lazy wrapper, whose attributes nobody reads.
     ecapa = importlib.import_module("speechbrain.lobes.models.ECAPA_TDNN")
@@ -397,12 +461,12 @@ def _traceable(graph: nn.Module) -> Iterator[None]:
     try:
         ecapa.length_to_mask = length_to_mask
         features.spectral_magnitude = power_spectrum
-        for module, name, child in transforms:
-            setattr(module, name, ConvolutionSTFT(child))
+        for module, name, child, in_onnx in exchanged:
+            setattr(module, name, in_onnx(child))
         yield
     finally:
         ecapa.length_to_mask, features.spectral_magnitude = masks, magnitude
-        for module, name, child in transforms:
+        for module, name, child, _ in exchanged:
             setattr(module, name, child)
 
 
