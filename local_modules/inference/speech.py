@@ -130,12 +130,14 @@ def read_speech(
 def _blocks(path: Path, sample_rate: int):
     """Mono blocks of a recording at the sample rate."""
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
         raise InputError(f"{path}: is {kind}")
+    if not status.st_size:
+        raise InputError(f"{path}: is empty")
     normalise = AudioNormalizer(sample_rate)
     try:
         with soundfile.SoundFile(path) as file:
@@ -152,6 +154,8 @@ def _blocks(path: Path, sample_rate: int):
                 raise InputError(f"{path}: {_breaks_off(n_frames, file.frames)}")
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "error_string", None) or str(error)
+        if reason.startswith("File does not exist"):  # so it says of some that do
+            reason = "Format not recognised."
         raise InputError(f"{path}: can't be decoded: {reason.strip()}") from None
 
 
@@ -188,7 +192,7 @@ def _ends_within_a_page(path: Path) -> bool:
 
 
 def _breaks_off(actual: int, declared: int) -> str:
-    return f"breaks off after {100 * actual / declared:.0f} % of what it declares"
+    return f"breaks off after {100 * actual // declared} % of what it declares"
 
 
 def _speech_of(block: np.ndarray, sample_rate: int) -> list[np.ndarray]:
