@@ -169,7 +169,7 @@ class ConvolutionModule(nn.Module):
         [batch, frames] is False count as zero."""
         x = F.glu(self.pointwise_in(x), dim=-1)
         if mask is not None:
-            x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
+            x = x * mask.unsqueeze(-1)
         x = self.depthwise(x.transpose(1, 2))
         if isinstance(self.norm, nn.BatchNorm1d):
             x = self.norm(x).transpose(1, 2)

@@ -34,12 +34,17 @@ OPSET = 23  # of ONNX: the first with operators for rotation and for attention
 PADDING = -1e9  # the product of a query and a key that no sum of others outweighs
 TOLERANCE = 1e-4  # of any number of an embedding
 CHECKED_SECONDS = (0.5, 3.01, 17.3, 60.0)  # and the shortest possible
+FEATURES = ".compute_features."  # in the names of what makes them
 LEAST_COSINE = 0.9  # of an int8 embedding with its original, where something is broken
 
 
-class ConvolutionSTFT(nn.Module):
-    """SpeechBrain's `STFT` as a strided convolution with windowed cosines and sines,
-    which every ONNX runtime has and computes fast.
+class FoldedSTFT(nn.Module):
+    """SpeechBrain's `STFT` as two matrix products, which every ONNX runtime has and
+    computes fast.
+
+    About the middle of a frame cosines are even and sines odd. So each frame is folded
+    there: the sum of its halves is all that the cosines need, the difference all that
+    the sines need, and either product is half as large.
 
     Arguments
     ---------
@@ -50,14 +55,14 @@ class ConvolutionSTFT(nn.Module):
     -------
     >>> stft = STFT(sample_rate=16000)
     >>> wavs = torch.rand(2, 1600)
-    >>> real, imaginary = ConvolutionSTFT(stft)(wavs)
-    >>> torch.allclose(real.transpose(1, 2), stft(wavs)[..., 0], atol=1e-4)
+    >>> real, imaginary = FoldedSTFT(stft)(wavs)
+    >>> torch.allclose(real, stft(wavs)[..., 0], atol=1e-4)
     True
     """
 
     def __init__(self, stft: STFT):
         super().__init__()
-        self.hop_length = stft.hop_length
+        self.n_fft, self.hop_length = stft.n_fft, stft.hop_length
         self.pad_mode = stft.pad_mode
         self.margin = stft.n_fft // 2 if stft.center else 0
         # A window shorter than the transform stands in its middle, as in torch.stft.
@@ -66,28 +71,50 @@ class ConvolutionSTFT(nn.Module):
         window[before : before + stft.win_length] = stft.window.double()
         if stft.normalized_stft:
             window /= math.sqrt(stft.n_fft)
+        self.register_buffer("window", window.float())
+        # Samples 1, 2, ... of a frame have a mirror image; the first has none, nor has
+        # the middle one of an even number.
+        self.n_pairs = (stft.n_fft - 1) // 2
+        middle = range(self.n_pairs + 1, stft.n_fft - self.n_pairs)
+        places = torch.tensor([*range(1, self.n_pairs + 1), 0, *middle])
         n_bins = stft.n_fft // 2 + 1 if stft.onesided else stft.n_fft
-        turns = torch.outer(torch.arange(n_bins), torch.arange(stft.n_fft)) % stft.n_fft
+        turns = torch.outer(places, torch.arange(n_bins)) % stft.n_fft
         angles = 2 * math.pi * turns.double() / stft.n_fft
-        kernel = torch.cat([angles.cos() * window, -angles.sin() * window])
-        self.register_buffer("kernel", kernel.float().unsqueeze(1))
+        self.register_buffer("cosines", angles.cos().float())
+        self.register_buffer("sines", -angles[: self.n_pairs].sin().float())
 
     def forward(self, wavs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Real and imaginary parts, [batch, bins, frames] each, of waveforms
+        """Real and imaginary parts, [batch, frames, bins] each, of waveforms
         [batch, time]."""
-        wavs = wavs.unsqueeze(1)
         if self.margin:
-            wavs = nn.functional.pad(wavs, (self.margin, self.margin), self.pad_mode)
-        spectrum = nn.functional.conv1d(wavs, self.kernel, stride=self.hop_length)
-        real, imaginary = spectrum.chunk(2, dim=1)
-        return real, imaginary
+            margins = (self.margin, self.margin)
+            wavs = nn.functional.pad(wavs.unsqueeze(1), margins, self.pad_mode)
+            wavs = wavs.squeeze(1)
+        frames = self._frames(wavs) * self.window
+        n = self.n_pairs
+        first, last = frames[..., 1 : n + 1], frames[..., self.n_fft - n :].flip(-1)
+        alone = frames[..., :1], frames[..., n + 1 : self.n_fft - n]
+        real = torch.cat([first + last, *alone], dim=-1) @ self.cosines
+        return real, (first - last) @ self.sines
+
+    def _frames(self, wavs: torch.Tensor) -> torch.Tensor:
+        """Overlapping frames, [batch, frames, n_fft], copied in pieces as long as hops
+        and frames have in common."""
+        size = math.gcd(self.n_fft, self.hop_length)
+        n_pieces = wavs.shape[1] // size
+        pieces = wavs[:, : n_pieces * size].reshape(-1, n_pieces, size)
+        n_frames = 1 + (wavs.shape[1] - self.n_fft) // self.hop_length
+        starts = torch.arange(n_frames, device=wavs.device) * (self.hop_length // size)
+        numbers = torch.arange(self.n_fft // size, device=wavs.device)
+        numbers = (starts.unsqueeze(1) + numbers).flatten()
+        return pieces[:, numbers].reshape(-1, n_frames, self.n_fft)
 
 
 def power_spectrum(spectrum: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """SpeechBrain's `spectral_magnitude`, [batch, frames, bins], of the output of
-    `ConvolutionSTFT`, without an axis of two that is slow to sum over."""
+    `FoldedSTFT`, without an axis of two that is slow to sum over."""
     real, imaginary = spectrum
-    return (real * real + imaginary * imaginary).transpose(1, 2)
+    return real * real + imaginary * imaginary
 
 
 class WholeAttention(nn.Module):
@@ -146,7 +173,7 @@ class WholeAttention(nn.Module):
         return torch.cat([heads, channel], dim=-1).flatten(2)
 
 
-IN_ONNX = {STFT: ConvolutionSTFT, SelfAttention: WholeAttention}
+IN_ONNX = {STFT: FoldedSTFT, SelfAttention: WholeAttention}
 
 
 class EmbeddingGraph(nn.Module):
@@ -308,8 +335,8 @@ def int8_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
     """The same with the weights of its matrix products and of its convolutions over
     many channels in 8 bits, and their inputs brought to 8 bits as they come.
 
-    Convolutions of one channel, or of two dimensions, stay: they hold few weights, and
-    the one over the waveform makes features, of which 8 bits would leave little.
+    Convolutions of one channel, or of two dimensions, stay, for they hold few weights;
+    and so do the products that make the spectrum, of which 8 bits would leave little.
 
     Arguments
     ---------
@@ -327,7 +354,8 @@ def int8_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
         kept = [
             node.name
             for node in graph.graph.node
-            if node.op_type == "Conv" and node.input[1] not in many_channels
+            if (node.op_type == "Conv" and node.input[1] not in many_channels)
+            or (node.op_type == "MatMul" and FEATURES in node.input[1])
         ]
         quantize_dynamic(
             graph,
