@@ -57,7 +57,7 @@ class SentenceMeanNorm(torch.nn.Module):
         mean = feats.sum(dim=1, keepdim=True) / counts.view(-1, 1, 1)
         if not self.per_band:
             mean = mean.mean(dim=-1, keepdim=True)
-        return (feats - mean) * mask
+        return (feats - mean).masked_fill(~mask, 0.0)
 
 
 class NoNorm(torch.nn.Module):
