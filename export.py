@@ -18,7 +18,7 @@ import onnx
 import torch
 
 from local_modules.config import plain_values
-from local_modules.errors import InputError
+from local_modules.errors import InputError, LineParser
 from local_modules.inference.extraction import EmbeddingStore, SpeakerModel, embed_files
 from local_modules.inference.onnx_export import (
     OnnxModel,
@@ -36,18 +36,12 @@ MANIFESTS = "manifests"  # beside the model, as training leaves them
 GIVE_TRIALS = "give --trials LIST --data_folder DIR for the error rates"
 
 
-class Parser(argparse.ArgumentParser):
-    """One whose complaints are one line, also those that `exit_on_error` forgets."""
-
-    def error(self, message: str):
-        raise InputError(message)
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options of this program."""
-    parser = Parser(
+    parser = LineParser(
         prog="export.py",
         description=__doc__.splitlines()[0],
+        epilog="example: python export.py results/conformer/1234/model --format onnx",
         allow_abbrev=False,
     )
     add = parser.add_argument

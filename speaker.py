@@ -12,22 +12,25 @@ python speaker.py serve
 
 import argparse
 import contextlib
+import gc
 import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from local_modules.errors import InputError, RunError
-from local_modules.inference.embedding_files import embed_to_file, find_recordings
-from local_modules.inference.identification import Identifier
-from local_modules.inference.speech import AUDIBLY_CLIPPED
-from local_modules.inference.verification import Verifier, Voice
-from local_modules.inference.voices import VoiceStore
+from local_modules.errors import InputError, LineParser, RunError
+
+# All that needs PyTorch is imported where it is used: neither --help nor a mistake on
+# the command line waits for it.
+if TYPE_CHECKING:
+    from local_modules.inference.verification import Verifier, Voice
+    from local_modules.inference.voices import Enrolled, VoiceStore
 
 VOICES = "voices.db"  # beside the model's folder
 
 
-def verify(options: argparse.Namespace, verifier: Verifier) -> tuple[dict, str]:
+def verify(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str]:
     """Tells whether two recordings are of one person."""
     one, other = (listen(verifier, path) for path in (options.one, options.other))
     (verdict,) = verifier.compare([[one]], other, options.prior)
@@ -44,19 +47,22 @@ def verify(options: argparse.Namespace, verifier: Verifier) -> tuple[dict, str]:
     return asdict(verdict), "\n".join(lines)
 
 
-def embed(options: argparse.Namespace, verifier: Verifier) -> tuple[dict, str]:
+def embed(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str]:
     """Writes the embeddings of recordings and of folders of recordings."""
+    from local_modules.inference.embedding_files import embed_to_file, find_recordings
+    from local_modules.preparation.recordings import printable
+
     paths = find_recordings(options.recordings)
     n, failures = embed_to_file(verifier.model, paths, Path(options.output))
     for path, reason in failures.items():
-        print(f"left out: {path}: {reason}", file=sys.stderr)
+        print(f"left out: {printable(f'{path}: {reason}')}", file=sys.stderr)
     if not n:
         raise RunError(f"none of {len(paths)} recordings could be embedded")
     found = {"output": options.output, "n": n, "n_left_out": len(failures)}
     return found, f"{n} embeddings in {options.output}; {len(failures)} left out"
 
 
-def enroll(options: argparse.Namespace, verifier: Verifier) -> tuple[dict, str]:
+def enroll(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str]:
     """Keeps recordings of a person who has consented to it."""
     voices = [listen(verifier, path) for path in options.recordings]
     with open_voices(options, verifier) as store:
@@ -66,9 +72,11 @@ def enroll(options: argparse.Namespace, verifier: Verifier) -> tuple[dict, str]:
 
 
 def identify_recording(
-    options: argparse.Namespace, verifier: Verifier
+    options: argparse.Namespace, verifier: "Verifier"
 ) -> tuple[dict, str]:
     """Tells whose voice it is, or nobody's of those enrolled."""
+    from local_modules.inference.identification import Identifier
+
     voice = listen(verifier, options.recording)
     with open_voices(options, verifier) as store:
         answer = Identifier(verifier).identify(store, voice, options.top, options.prior)
@@ -83,7 +91,7 @@ def identify_recording(
     return asdict(answer), "\n".join(lines)
 
 
-def list_voices(options: argparse.Namespace, verifier: Verifier) -> tuple[dict, str]:
+def list_voices(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str]:
     """Lists who is enrolled."""
     with open_voices(options, verifier) as store:
         voices = store.enrolled()
@@ -93,16 +101,15 @@ def list_voices(options: argparse.Namespace, verifier: Verifier) -> tuple[dict, 
         )
 
 
-def remove(options: argparse.Namespace, verifier: Verifier) -> tuple[dict, str]:
+def remove(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str]:
     """Forgets a person."""
     with open_voices(options, verifier) as store:
         store.remove(options.name)
         return {"removed": options.name}, f"{options.name} is gone from {store.path}"
 
 
-def serve_page(options: argparse.Namespace, verifier: Verifier) -> tuple[dict, str]:
+def serve_page(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str]:
     """Shows a local page to do all that with a microphone, until Ctrl-C."""
-    # The pictures take a second to import.
     from local_modules.page.answers import Answers
     from local_modules.page.server import serve
 
@@ -113,8 +120,10 @@ def serve_page(options: argparse.Namespace, verifier: Verifier) -> tuple[dict, s
     return {}, "The page is closed."
 
 
-def listen(verifier: Verifier, path: str) -> Voice:
+def listen(verifier: "Verifier", path: str) -> "Voice":
     """Embeds a recording, and says what may be wrong with it."""
+    from local_modules.inference.speech import AUDIBLY_CLIPPED
+
     voice = verifier.listen(path)
     if voice.quality.clipped > AUDIBLY_CLIPPED:
         share = 100 * voice.quality.clipped
@@ -125,14 +134,16 @@ def listen(verifier: Verifier, path: str) -> Voice:
     return voice
 
 
-def open_voices(options: argparse.Namespace, verifier: Verifier):
+def open_voices(options: argparse.Namespace, verifier: "Verifier") -> "VoiceStore":
     """The file of enrolled voices, for a `with`."""
+    from local_modules.inference.voices import VoiceStore
+
     model = verifier.model
     path = options.voices or Path(model.source).parent / VOICES
-    return contextlib.closing(VoiceStore(path, model.fingerprint, model.source))
+    return VoiceStore(path, model.fingerprint, model.source)
 
 
-def described(voice) -> str:
+def described(voice: "Enrolled") -> str:
     """An enrolled voice in one line."""
     return (
         f"{voice.name}: {voice.n_recordings} recording(s), "
@@ -158,9 +169,21 @@ def latest_model() -> str:
     return str(max(found, key=lambda path: path.stat().st_mtime))
 
 
+@contextlib.contextmanager
+def nothing_is_garbage():
+    """For imports: they leave hundreds of thousands of objects that stay, and the
+    collector, which looks through them again and again, takes a fifth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command and its options."""
-    shared = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument(
         "--model",
         metavar="MODEL",
@@ -175,11 +198,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "have made or audited yourself",
     )
     shared.add_argument("--json", action="store_true", help="for machines")
-    of_store = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    of_store = argparse.ArgumentParser(add_help=False)
     of_store.add_argument(
         "--voices", metavar="FILE", help="who is enrolled; default: beside the model"
     )
-    with_prior = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    with_prior = argparse.ArgumentParser(add_help=False)
     with_prior.add_argument(
         "--prior",
         type=float,
@@ -188,11 +211,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="how probable it is beforehand that it is the same person, or one of "
         "those enrolled (default: 0.5)",
     )
-    parser = argparse.ArgumentParser(
+    parser = LineParser(
         prog="speaker.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        exit_on_error=False,
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -203,7 +225,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
             help=function.__doc__.rstrip("."),
             description=function.__doc__,
             epilog=f"example: python speaker.py {example}",
-            exit_on_error=False,
             fromfile_prefix_chars="@",
         )
         added.set_defaults(run=function)
@@ -237,10 +258,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add("--host", default="127.0.0.1", help="where others reach it, with a password")
     add("--port", type=int, default=7860, help="0: any that is free")
-    try:
-        options = parser.parse_args(argv)
-    except argparse.ArgumentError as error:
-        raise InputError(str(error)) from None
+    options = parser.parse_args(argv)
     if not 0 < getattr(options, "prior", 0.5) < 1:
         raise InputError(f"--prior {options.prior}: has to be above 0 and below 1")
     if getattr(options, "top", 1) < 1:
@@ -263,6 +281,8 @@ def main(argv: list[str] | None = None) -> int:
         # SpeechBrain says what it loads.
         with contextlib.redirect_stdout(sys.stderr):
             source = options.model or latest_model()
+            with nothing_is_garbage():
+                from local_modules.inference.verification import Verifier
             verifier = Verifier(source, options.device, options.trust)
             found, text = options.run(options, verifier)
     except InputError as error:

@@ -34,13 +34,18 @@ def rotate(x: torch.Tensor) -> torch.Tensor:
     >>> torch.allclose(rotate(x).norm(dim=-1), x.norm(dim=-1))
     True
     """
-    n_frames, half = x.shape[-2], x.shape[-1] // 2
-    positions = torch.arange(n_frames, device=x.device, dtype=torch.float32)
-    steps = torch.arange(half, device=x.device, dtype=torch.float32)
-    angles = torch.outer(positions, 10000.0 ** (-steps / half))
+    half = x.shape[-1] // 2
+    angles = rotary_angles(x.shape[-2], half, x.device)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def rotary_angles(n_frames: int, half: int, device: torch.device) -> torch.Tensor:
+    """By what `rotate` turns the pairs of channels, [frames, half of the size]."""
+    positions = torch.arange(n_frames, device=device, dtype=torch.float32)
+    steps = torch.arange(half, device=device, dtype=torch.float32)
+    return torch.outer(positions, 10000.0 ** (-steps / half))
 
 
 class SelfAttention(nn.Module):
@@ -164,7 +169,7 @@ class ConvolutionModule(nn.Module):
         [batch, frames] is False count as zero."""
         x = F.glu(self.pointwise_in(x), dim=-1)
         if mask is not None:
-            x = x.masked_fill(~mask.unsqueeze(-1), 0.0)
+            x = x * mask.unsqueeze(-1)
         x = self.depthwise(x.transpose(1, 2))
         # Under torchrun a batch norm becomes one of another class.
         if isinstance(self.norm, nn.LayerNorm):

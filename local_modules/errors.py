@@ -1,5 +1,7 @@
 """What is raised when a person, not the program, has to change something."""
 
+import argparse
+
 
 class InputError(Exception):
     """A person's mistake: bad usage, a missing key, an unreadable corpus.
@@ -16,3 +18,22 @@ class RunError(InputError):
     """A run that was started correctly and could not be finished."""
 
     exit_status = 1
+
+
+class LineParser(argparse.ArgumentParser):
+    """A command line whose complaints are an `InputError`, without the usage before
+    them, also those that `exit_on_error` forgets.
+
+    Example
+    -------
+    >>> try:
+    ...     LineParser(prog="sing.py").parse_args(["--loud"])
+    ... except InputError as error:
+    ...     print(error)
+    unrecognized arguments: --loud
+    """
+
+    def error(self, message: str):
+        """Raises it; of a command of several, with its name."""
+        _, _, command = self.prog.partition(" ")
+        raise InputError(f"{command}: {message}" if command else message)

@@ -74,7 +74,7 @@ class ConvSubsampling(nn.Module):
             if counts is not None:
                 counts = (counts + 1) // 2
                 mask = frame_mask(counts, x.shape[2])
-                x = x.masked_fill(~mask[:, None, :, None], 0.0)
+                x = x * mask[:, None, :, None]
         return self.linear(x.transpose(1, 2).flatten(2))
 
 

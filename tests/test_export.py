@@ -259,3 +259,10 @@ def test_wrong_usage_is_one_line(run, tmp_path, monkeypatch, capsys, arguments, 
     assert error.startswith("export.py: ") and error.count("\n") == 1
     assert words in error
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_help_has_an_example(capsys):
+    with pytest.raises(SystemExit) as end:
+        export.main(["--help"])
+    assert end.value.code == 0
+    assert "example: python export.py" in capsys.readouterr().out

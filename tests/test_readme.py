@@ -4,17 +4,28 @@ import re
 import runpy
 import shlex
 import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 import torch
 
+import export
 import speaker
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 SECTION = re.search(r"^## Using the model\n(.*?)^## ", README, re.M | re.S)[1]
-COMMANDS = re.findall(r"^    python speaker\.py (?!serve)(.+)$", SECTION, re.M)
+# Commands, block by block.
+BLOCKS = [
+    [shlex.split(line)[1:] for line in block.splitlines()]
+    for block in re.findall(r"(?:^    python .+\n)+", SECTION, re.M)
+]
 (PYTHON,) = re.findall(r"^```python\n(.*?)^```", SECTION, re.M | re.S)
 
 
@@ -36,16 +47,45 @@ def here(tmp_path_factory, trained_run, voices_folder):
     return here
 
 
-def test_commands(here, monkeypatch, capsys):
+def test_there_are_five_blocks():
+    assert len(BLOCKS) == 4  # and one in Python
+
+
+def test_compare_and_identify(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
     said = {}
-    for command in COMMANDS:
-        assert speaker.main(shlex.split(command)) == 0, command
-        said[command.split()[0]] = capsys.readouterr().out
-    assert said.keys() == {"verify", "enroll", "identify", "embed"}
+    for _, command, *arguments in BLOCKS[0] + BLOCKS[1]:
+        assert speaker.main([command, *arguments]) == 0, command
+        said[command] = capsys.readouterr().out
+    assert said.keys() == {"verify", "embed", "enroll", "identify", "list", "remove"}
     assert said["verify"].startswith(("the same person", "two persons"))
     assert re.search(r"cosine \d\.\d+  ann", said["identify"])
-    assert (here / "vectors.npy").exists()
+    assert said["list"].startswith("ann: 2 recording(s)")
+    assert len(np.load(here / "vectors.npy")) == 4
+
+
+def test_page(here):
+    ((program, *arguments),) = BLOCKS[2]
+    # Any port that is free instead of the one that README names.
+    page = subprocess.Popen(
+        [sys.executable, str(ROOT / program), *arguments, "--port", "0"],
+        cwd=here,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    address = next(line.split()[-1] for line in page.stderr if "http://" in line)
+    with urllib.request.urlopen(address, timeout=60) as answer:
+        assert answer.status == 200 and b"Who is speaking?" in answer.read()
+    page.send_signal(signal.SIGINT)
+    page.communicate(timeout=60)
+    assert page.returncode == 0
+
+
+def test_export(here, monkeypatch, capsys):
+    monkeypatch.chdir(here)
+    ((program, *arguments),) = BLOCKS[3]
+    assert program == "export.py" and export.main(arguments) == 0
+    assert (here / "results/conformer/1234/model/model.onnx").exists()
 
 
 def test_python(here, monkeypatch, tmp_path):

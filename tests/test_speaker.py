@@ -244,6 +244,17 @@ def test_every_command_shows_an_example(capsys):
         assert f"example: python speaker.py {name}" in capsys.readouterr().out
 
 
+def test_help_waits_for_no_model():
+    """PyTorch takes seconds, of which a person who asks for help has none."""
+    program = (
+        "import contextlib, speaker, sys\n"
+        "with contextlib.suppress(SystemExit):\n"
+        "    speaker.main(['verify', '--help'])\n"
+        "assert not {'torch', 'numpy', 'speechbrain'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
+
+
 def test_two_processes_enrol_at_once(here, words):
     command = [sys.executable, str(ROOT / "speaker.py"), "enroll"]
     processes = [

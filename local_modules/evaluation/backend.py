@@ -262,7 +262,7 @@ class Backend:
             A file is broken.
         """
         path = Path(folder) / STATISTICS
-        if not path.exists():
+        if not path.is_file():
             return None
         try:
             statistics = load_file(str(path))
@@ -274,7 +274,7 @@ class Backend:
         except (OSError, KeyError, SafetensorError) as error:
             raise InputError(f"{path}: can't be read: {error}") from None
         path = Path(folder) / CALIBRATION
-        calibration = Calibration.load(path) if path.exists() else None
+        calibration = Calibration.load(path) if path.is_file() else None
         return cls(mean, cohort, plda, calibration)
 
 

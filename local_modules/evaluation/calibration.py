@@ -81,7 +81,7 @@ class Calibration:
         """
         try:
             return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise InputError(f"{path}: is no calibration: {error}") from None
 
 

@@ -11,9 +11,11 @@ from safetensors.numpy import save_file
 from local_modules.errors import InputError
 from local_modules.inference.extraction import EmbeddingStore, SpeakerModel, embed_files
 from local_modules.manifest import replacing
+from local_modules.preparation.recordings import printable
 from local_modules.preparation.scan import AUDIO_SUFFIXES
 
 SUFFIXES = (".npy", ".safetensors")
+NO_LINE = "has a name that no list of paths can hold, one a line"
 
 
 def audio_below(folder: Path) -> list[Path]:
@@ -74,12 +76,14 @@ def embed_to_file(
     if output.suffix not in SUFFIXES:
         raise InputError(f"{output}: the name has to end in {' or '.join(SUFFIXES)}")
     failures = {p: "is no regular file" for p in paths if not p.is_file()}
+    failures |= {p: NO_LINE for p in paths if printable(str(p)) != str(p)}
     absolute = {path.resolve(): path for path in paths if path not in failures}
     kept = output.with_name(f".{output.name}.db")
     try:
         with contextlib.closing(EmbeddingStore(kept)) as store:
             embedded, failed = embed_files(model, absolute, store)
-        failures |= {absolute[path]: reason for path, reason in failed.items()}
+        for path, reason in failed.items():
+            failures[absolute[path]] = reason.removeprefix(f"{path}: ")
         vectors = {p: embedded[q].vector for q, p in absolute.items() if q in embedded}
         if vectors:
             _write(vectors, output)

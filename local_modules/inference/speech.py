@@ -20,6 +20,11 @@ from local_modules.errors import InputError
 
 RATES = 4000, 192_000  # Hz
 MAX_CHANNELS = 2
+# libsndfile reads on where there are fewer samples than a header says, and notes it in
+# its log. Programs that write to a pipe leave the largest number there.
+SIZES = r"data|Data Size|SSND|BODY|riff|Riff size"
+SHORTER = re.compile(rf"^ *(?:{SIZES}) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
+MAX_OGG_PAGE = 65_307  # octets
 BLOCK_SECONDS = 30  # decoded at a time
 MAX_SPEECH_SECONDS = 3600.0  # more of it says nothing new
 FRAME_SECONDS = 0.03
@@ -125,20 +130,22 @@ def read_speech(
 def _blocks(path: Path, sample_rate: int):
     """Mono blocks of a recording at the sample rate."""
     try:
-        mode = path.stat().st_mode
+        status = path.stat()
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "no regular file"
+    if not stat.S_ISREG(status.st_mode):
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
         raise InputError(f"{path}: is {kind}")
+    if not status.st_size:
+        raise InputError(f"{path}: is empty")
     normalise = AudioNormalizer(sample_rate)
     try:
         with soundfile.SoundFile(path) as file:
             _check_header(path, file)
             n_frames = 0
-            for block in file.blocks(
-                BLOCK_SECONDS * file.samplerate, dtype="float32", always_2d=True
-            ):
+            # Not file.blocks, which gives back what was in memory where samples lack.
+            n = BLOCK_SECONDS * file.samplerate
+            while len(block := file.read(n, dtype="float32", always_2d=True)):
                 if not np.isfinite(block).all():
                     raise InputError(f"{path}: holds samples that are no numbers")
                 n_frames += len(block)
@@ -147,6 +154,8 @@ def _blocks(path: Path, sample_rate: int):
                 raise InputError(f"{path}: {_breaks_off(n_frames, file.frames)}")
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "error_string", None) or str(error)
+        if reason.startswith("File does not exist"):  # so it says of some that do
+            reason = "Format not recognised."
         raise InputError(f"{path}: can't be decoded: {reason.strip()}") from None
 
 
@@ -162,16 +171,28 @@ def _check_header(path: Path, file: soundfile.SoundFile) -> None:
             f"{path}: has a sample rate of {file.samplerate} Hz; {low} to {high} Hz "
             "can be taken"
         )
-    # libsndfile reads on when a chunk is shorter than it says, and notes it in its log.
-    # Programs that write to a pipe leave the largest number instead.
-    log = file.extra_info
-    for declared, actual in re.findall(r"data\s*: (\d+) \(should be (\d+)\)", log):
+    for declared, actual in SHORTER.findall(file.extra_info):
         if int(actual) < int(declared) < 0x7FFFFFFF:
             raise InputError(f"{path}: {_breaks_off(int(actual), int(declared))}")
+    if file.format == "OGG" and _ends_within_a_page(path):
+        raise InputError(f"{path}: breaks off in the middle of a page of Ogg")
+
+
+def _ends_within_a_page(path: Path) -> bool:
+    """Whether an Ogg file, which declares no length, was cut short: pages do (RFC
+    3533, section 6)."""
+    with open(path, "rb") as file:
+        file.seek(max(0, path.stat().st_size - MAX_OGG_PAGE))
+        tail = file.read()
+    page = tail[tail.rfind(b"OggS") :]
+    if len(page) < 27:
+        return True
+    body = 27 + page[26]
+    return len(page) < body + sum(page[27:body])
 
 
 def _breaks_off(actual: int, declared: int) -> str:
-    return f"breaks off after {100 * actual / declared:.0f} % of what it declares"
+    return f"breaks off after {100 * actual // declared} % of what it declares"
 
 
 def _speech_of(block: np.ndarray, sample_rate: int) -> list[np.ndarray]:

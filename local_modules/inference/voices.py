@@ -85,8 +85,8 @@ class VoiceStore:
 
     def __init__(self, path: str | os.PathLike, fingerprint: str, source: str):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(self.path, timeout=60.0)
             self._database.execute("PRAGMA secure_delete = ON")
             with self._database:
@@ -97,7 +97,7 @@ class VoiceStore:
                 if made_with is None:
                     made_with = fingerprint, source
                     self._database.execute("INSERT INTO model VALUES (?, ?)", made_with)
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise InputError(f"{path}: is no file of voices: {error}") from None
         if made_with[0] != fingerprint:
             self.close()
@@ -105,6 +105,15 @@ class VoiceStore:
                 f"{path}: the voices were enrolled with another model, {made_with[1]}; "
                 f"use that one, or enrol them anew into another --voices file"
             )
+
+    def __enter__(self) -> "VoiceStore":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        """Closes the file; a disk that is full or broken is a person's to know."""
+        self.close()
+        if isinstance(error, sqlite3.Error):
+            raise InputError(f"{self.path}: {error}") from None
 
     def add(self, name: str, voices: Sequence[Voice]) -> None:
         """Keeps recordings of a voice, all or none; a voice that is there gets more.

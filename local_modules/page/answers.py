@@ -5,7 +5,6 @@ import base64
 import functools
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +61,7 @@ class Answers:
     def __init__(
         self,
         verifier: Verifier,
-        open_store: Callable[[], AbstractContextManager[VoiceStore]],
+        open_store: Callable[[], VoiceStore],
         prior: float = 0.5,
     ):
         self.verifier = verifier

@@ -1,6 +1,7 @@
 """Folders from elsewhere: hostile ones are refused before their payload runs, good ones
 load. The payload leaves a marker."""
 
+import contextlib
 import os
 import pickle
 import shutil
@@ -16,6 +17,7 @@ from local_modules.errors import InputError
 from local_modules.evaluation.backend import Backend
 from local_modules.inference.extraction import SpeakerModel
 from local_modules.inference.model_folder import write_model_folder
+from local_modules.inference.verification import Verifier
 
 ROOT = Path(__file__).parents[3]
 SPLIT = {"eer": 0.1, "eer_threshold": 0.5, "min_dcf": 0.4}
@@ -280,6 +282,18 @@ def test_changed_in_the_parameters(name, folder, marker):
     assert refusal(folder, marker).startswith("hyperparams.yaml")
 
 
+@pytest.mark.parametrize("end", ["\r", "\x85", "\u2028", "\u2029"])
+@pytest.mark.parametrize("quote", ["", '"', "'"])
+def test_what_one_reader_takes_for_the_end_of_a_line(end, quote, folder, marker):
+    """And another one for a letter. It may be text to both; it is code to neither."""
+    path = folder / "hyperparams.yaml"
+    line = f"x: {quote}a{end}y: !apply:os.system ['touch {marker}']{end}z: 1{quote}\n"
+    path.write_text(path.read_text() + line, encoding="utf-8", newline="")
+    with contextlib.suppress(InputError):
+        SpeakerModel(str(folder))
+    assert not marker.exists()
+
+
 class Payload:
     def __init__(self, marker):
         self._command = f"touch {marker}"
@@ -403,8 +417,30 @@ def test_changed_in_a_folder_of_ones_own(name, marker, tmp_path):
     assert found in refusal(folder, marker)
 
 
-def test_broken_safetensors(marker, tmp_path):
+@pytest.mark.parametrize("kind", ["words", "raw pickle", "file of torch.save"])
+def test_broken_safetensors(kind, marker, tmp_path):
     folder = tmp_path / "model"
     write_own(folder, "conformer")
-    (folder / "classifier.safetensors").write_bytes(b"no tensors")
+    path = folder / "classifier.safetensors"
+    if kind == "file of torch.save":
+        torch.save({"weight": Payload(marker)}, path)
+    else:
+        pickled = pickle.dumps(Payload(marker))
+        path.write_bytes(b"no tensors" if kind == "words" else pickled)
     assert "classifier.safetensors: is no file of tensors" in refusal(folder, marker)
+
+
+def test_what_is_beside_the_model_runs_nothing_either(marker, tmp_path):
+    folder = tmp_path / "model"
+    write_own(folder, "conformer")
+    for name, octets in {
+        "calibration.json": b"[" * 100_000,
+        "backend.safetensors": pickle.dumps(Payload(marker)),
+    }.items():
+        (folder / name).write_bytes(octets)
+        with pytest.raises(InputError, match=name):
+            Verifier(folder)
+        (folder / name).unlink()
+        os.mkfifo(folder / name)  # would be waited for for ever
+        assert not Verifier(folder).is_calibrated
+    assert not marker.exists()

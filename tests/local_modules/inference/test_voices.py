@@ -8,7 +8,9 @@ import time
 from itertools import count
 
 import numpy as np
+import pytest
 
+from local_modules.errors import InputError
 from local_modules.inference.speech import Quality
 from local_modules.inference.verification import Voice
 from local_modules.inference.voices import VoiceStore
@@ -72,3 +74,23 @@ def test_every_change_is_another_state(tmp_path):
     assert one.matrix()[0] == []
     for store in (one, other):
         store.close()
+
+
+def test_a_broken_disk_is_one_line(tmp_path):
+    path = tmp_path / "voices.db"
+    with VoiceStore(path, "f", "m") as store:
+        for number in range(20):
+            store.add(f"p{number}", [VOICE])
+    with open(path, "r+b") as file:  # all but the first page, which says what it is
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+    problem = pytest.raises(InputError, match="voices.db: ")
+    with problem as error, VoiceStore(path, "f", "m") as store:
+        store.matrix()
+    assert "\n" not in str(error.value)
+
+
+def test_a_place_for_no_file_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="is no file of voices"):
+        VoiceStore(tmp_path / "file" / "voices.db", "f", "m")

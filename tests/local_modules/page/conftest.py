@@ -1,6 +1,5 @@
 """What the tests of the page share: somebody who answers, and recordings."""
 
-import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,7 @@ def answers(verifier, tmp_path):
     """Answers of that model, with nobody enrolled."""
     path = tmp_path / "voices.db"
     store = path, verifier.model.fingerprint, verifier.model.source
-    return Answers(verifier, lambda: contextlib.closing(VoiceStore(*store)))
+    return Answers(verifier, lambda: VoiceStore(*store))
 
 
 @pytest.fixture(scope="package")

@@ -126,7 +126,7 @@ def test_what_is_no_name(name, answers, words):
 def test_each_question_opens_the_voices_anew(answers, words, verifier):
     """So that another process's changes are seen."""
     store = VoiceStore(
-        answers.open_store().thing.path,
+        answers.open_store().path,
         verifier.model.fingerprint,
         verifier.model.source,
     )
