@@ -247,6 +247,12 @@ class SpeakerBrain(sb.Brain):
         self.optimizer.zero_grad(set_to_none=True)
         self.optimizer_step += 1
 
+    def evaluate_batch(self, batch, stage):
+        """As in SpeechBrain, but --compile is for the one length of the crops: for all
+        lengths there are, it would take hours."""
+        with torch.compiler.set_stance("eager_on_recompile"):
+            return super().evaluate_batch(batch, stage)
+
     def check_loss_isfinite(self, loss):
         """As in SpeechBrain, but of all ranks' losses, and ends in one line once
         patience is exhausted."""
@@ -262,9 +268,6 @@ class SpeakerBrain(sb.Brain):
 
     def on_stage_start(self, stage, epoch=None):
         """Moves on to the crops of this epoch, or begins to collect embeddings."""
-        # Crops have one length; for all lengths there are, --compile would take hours.
-        is_training = stage == sb.Stage.TRAIN
-        torch.compiler.set_stance("default" if is_training else "eager_on_recompile")
         if stage == sb.Stage.TRAIN:
             self.hparams.history.start_clock()
             self.train_reader.set_epoch(epoch)

@@ -397,7 +397,7 @@ def table(options: argparse.Namespace) -> str:
     def kept(measure: Callable[[], dict], *name) -> dict:
         """What was measured, now or before."""
         name = " ".join(str(part) for part in (device, torch.__version__, *name))
-        return once(FOLDER / f"{re.sub(r'[^\w.]+', '_', name)}.json", measure)
+        return once(FOLDER / (re.sub(r"[^\w.]+", "_", name) + ".json"), measure)
 
     peaks = {}
     for precision in sorted({mode.precision for mode in modes.values()}):
