@@ -138,7 +138,7 @@ class SpeakerBrain(sb.Brain):
         )
         loss_sum, correct, seen = ddp_all_reduce(figures, ReduceOp.SUM).tolist()
         self.hparams.history.count(int(correct), int(seen))
-        self.loss = torch.tensor(loss_sum / rank_and_count()[1])
+        self.batch_loss = torch.tensor(loss_sum / rank_and_count()[1])
         return loss
 
     def make_dataloader(self, dataset, stage, **options):
@@ -232,7 +232,7 @@ class SpeakerBrain(sb.Brain):
     def fit_batch(self, batch):
         """As in SpeechBrain, but returns the loss of all ranks."""
         super().fit_batch(batch)
-        return self.loss
+        return self.batch_loss
 
     def optimizers_step(self):
         """Clips all parameters together (SpeechBrain clips the first group only), and
@@ -257,7 +257,7 @@ class SpeakerBrain(sb.Brain):
         """As in SpeechBrain, but of all ranks' losses, and ends in one line once
         patience is exhausted."""
         try:
-            super().check_loss_isfinite(self.loss)
+            super().check_loss_isfinite(self.batch_loss)
         except ValueError:
             raise RunError(
                 f"{self.hparams.output_folder}: the loss was not finite in "

@@ -98,6 +98,9 @@ class SplitClassifier(nn.Module):
         self.drawn_share = drawn_share
         self.rows = rows_of(rank, count, out_neurons)
         self.weight = nn.Parameter(torch.empty(len(self.rows), input_size))
+        if count > 1:
+            # What goes between the ranks can't be compiled.
+            self.forward = torch.compiler.disable(self.forward)
         # As `xavier_uniform_` draws the whole matrix, whoever has which rows.
         bound = math.sqrt(6 / (out_neurons + input_size))
         for start in range(0, out_neurons, ROWS_DRAWN_AT_ONCE):
@@ -105,7 +108,6 @@ class SplitClassifier(nn.Module):
             numbers = torch.empty(stop - start, input_size).uniform_(-bound, bound)
             _copy_common(range(start, stop), numbers, self.rows, self.weight.data)
 
-    @torch.compiler.disable  # what goes between the ranks can't be compiled
     def forward(self, embeddings: torch.Tensor, targets: torch.Tensor | None = None):
         """Compares a batch with the speakers, in float32.
 
