@@ -195,7 +195,7 @@ class Worker:
         None
             After each trial.
         """
-        # What has been imported stays: collecting a trial's garbage doesn't look through.
+        # What is imported stays: no collection of a trial's garbage looks it through.
         gc.freeze()
         try:
             yield from self._run_trials()
