@@ -12,41 +12,29 @@ import contextlib
 import copy
 import json
 import os
-import random
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import (
-    ddp_all_reduce,
     ddp_barrier,
-    ddp_broadcast,
-    get_rank,
     main_process_only,
     run_on_main,
 )
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
-from torch.distributed import ReduceOp
 from torch.nn.parallel import DistributedDataParallel
 
 from local_modules import adaptation, config
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader, speaker_at
-from local_modules.class_parallel import (
-    OptimizerRows,
-    SplitClassifier,
-    gradient_norm,
-    split_classifiers,
-)
+from local_modules.brain import RepeatableBrain
+from local_modules.class_parallel import SplitClassifier, split_classifiers
 from local_modules.corpus import prepare_corpus, read_corpus
 from local_modules.distributed import (
     gather_on_first,
     rank_and_count,
-    rank_share,
-    synchronise_batch_norms,
 )
 from local_modules.errors import InputError, RunError
 from local_modules.evaluation.backend import COHORT_UTTERANCES, Backend, fit_backend
@@ -66,14 +54,13 @@ logger = get_logger(__name__)
 LABELS = "label_encoder.txt"
 
 
-class SpeakerBrain(sb.Brain):
+class SpeakerBrain(RepeatableBrain):
     """Trains by classifying the training speakers, validates by verifying others.
 
-    `train` gives it what it needs beside SpeechBrain's own: `train_reader` (decides on
-    the crops), `n_train` (how many utterances there are), `cache`, `features_text`
-    (what the YAML says of the features), `trials` by split, `reporter`, `on_epoch`,
-    `total_steps`, the modules that are `frozen`, and the `teacher` to stay near to, or
-    None.
+    `train` gives it what it needs beside a Brain's own: `train_reader` (decides on the
+    crops), `n_train` (how many utterances there are), `cache`, `features_text` (what
+    the YAML says of the features), `trials` by split, `reporter`, `on_epoch`, the
+    modules that are `frozen`, and the `teacher` to stay near to, or None.
     """
 
     def compute_forward(self, batch, stage):
@@ -132,80 +119,19 @@ class SpeakerBrain(sb.Brain):
         if self.teacher is not None:
             drift = adaptation.distance(embeddings, self.anchors)
             loss = loss + self.hparams.distillation * drift
-        # Of all ranks: what is kept in a checkpoint has to be of the whole batch.
-        figures = torch.stack(
-            [loss.detach(), correct.sum(), correct.new_tensor(len(targets), dtype=int)]
-        )
-        loss_sum, correct, seen = ddp_all_reduce(figures, ReduceOp.SUM).tolist()
-        self.hparams.history.count(int(correct), int(seen))
-        self.batch_loss = torch.tensor(loss_sum / rank_and_count()[1])
+        self.count(loss, correct)
         return loss
 
-    def make_dataloader(self, dataset, stage, **options):
-        """As in SpeechBrain, but each rank evaluates a share instead of everything."""
-        if stage != sb.Stage.TRAIN:
-            options["sampler"] = rank_share(len(dataset))
-        return super().make_dataloader(dataset, stage, **options)
-
-    def _wrap_distributed(self):
-        """As in SpeechBrain, but with synchronised batch norm on a CPU too, and without
-        what each rank has for itself."""
-        if not self.distributed_launch:
-            super()._wrap_distributed()
-            return
-        for name, module in self.modules.items():
-            is_trained = any(p.requires_grad for p in module.parameters())
-            if is_trained and not split_classifiers(module):
-                self.modules[name] = DistributedDataParallel(
-                    synchronise_batch_norms(module),
-                    find_unused_parameters=self.find_unused_parameters,
-                )
-
-    def init_optimizers(self):
-        """As in SpeechBrain, but a checkpoint has the optimizer of all ranks' rows."""
-        super().init_optimizers()
-        for classifier in split_classifiers(self.modules):
-            if self.scaler.is_enabled():
-                raise InputError(
-                    "--precision fp16: the ranks of a SplitClassifier may not scale "
-                    "their losses differently; --precision bf16 needs no scale"
-                )
-            if self.checkpointer is not None:
-                rows = OptimizerRows(self.optimizer, classifier)
-                self.checkpointer.add_recoverable("optimizer_rows", rows)
-
     def on_fit_start(self):
-        """Resumes, and lets a run that has used its budget end."""
+        """Tells of the epochs that an earlier process has done."""
         super().on_fit_start()
         self.lost = {}  # IDs, in the order found
-        self.seconds = self.hparams.history.seconds
         if self.on_epoch is not None and self.hparams.history.epochs:
             # A kill may have come between the last checkpoint and this.
             self.on_epoch(self.hparams.history.epochs)
-        # In the middle of an epoch, its validation is still to be done.
-        if self.progress >= 1.0 and self.step == 0:
-            self.hparams.epoch_counter.limit = self.hparams.epoch_counter.current
-
-    @property
-    def progress(self):
-        """Share of the training budget that is used, from 0 to 1: of the steps or, if
-        that is more, of the minutes."""
-        share = self.optimizer_step / self.total_steps
-        if self.hparams.train_time_limit_minutes is not None:
-            limit = 60.0 * self.hparams.train_time_limit_minutes
-            share = max(share, self.seconds / limit)
-        return min(share, 1.0)
-
-    @property
-    def _optimizer_step_limit_exceeded(self):
-        return self.progress >= 1.0
 
     def on_fit_batch_start(self, batch, should_step):
-        """Sets the learning rate and the margin, and seeds the step; ends the run if
-        too many recordings can't be read.
-
-        A step that depends on its number alone is the same step after a restart.
-        """
+        """Sets the margin; ends the run if too many recordings can't be read."""
         self.lost.update(dict.fromkeys(batch.lost))
         if len(self.lost) > self.hparams.max_bad_share * self.n_train:
             raise RunError(
@@ -215,56 +141,8 @@ class SpeakerBrain(sb.Brain):
                 f"{self.hparams.output_folder}/log.txt names all: repair them or raise "
                 "max_bad_share"
             )
-        if self.hparams.train_time_limit_minutes is not None:
-            # All ranks have to agree on the rate, the margin and the end.
-            self.seconds = ddp_broadcast(self.hparams.history.seconds)
+        super().on_fit_batch_start(batch, should_step)
         self.margin_share = self.hparams.margin_schedule(self.progress)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.hparams.lr_schedule(self.progress)
-        epoch = self.hparams.epoch_counter.current
-        key = np.random.SeedSequence(
-            [self.hparams.seed, epoch, self.step, get_rank() or 0]
-        )
-        seed = int(key.generate_state(1)[0])
-        random.seed(seed)
-        torch.manual_seed(seed)
-
-    def fit_batch(self, batch):
-        """As in SpeechBrain, but returns the loss of all ranks."""
-        super().fit_batch(batch)
-        return self.batch_loss
-
-    def optimizers_step(self):
-        """Clips all parameters together (SpeechBrain clips the first group only), and
-        leaves out a step whose gradient is not finite."""
-        self.scaler.unscale_(self.optimizer)
-        limit = self.max_grad_norm if self.max_grad_norm > 0 else float("inf")
-        norm = gradient_norm(self.modules)
-        torch.nn.utils.clip_grads_with_norm_(self.modules.parameters(), limit, norm)
-        if torch.isfinite(norm) or self.scaler.is_enabled():
-            self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.optimizer_step += 1
-
-    def evaluate_batch(self, batch, stage):
-        """As in SpeechBrain, but --compile is for the one length of the crops: for all
-        lengths there are, it would take hours."""
-        with torch.compiler.set_stance("eager_on_recompile"):
-            return super().evaluate_batch(batch, stage)
-
-    def check_loss_isfinite(self, loss):
-        """As in SpeechBrain, but of all ranks' losses, and ends in one line once
-        patience is exhausted."""
-        try:
-            super().check_loss_isfinite(self.batch_loss)
-        except ValueError:
-            raise RunError(
-                f"{self.hparams.output_folder}: the loss was not finite in "
-                f"{self.nonfinite_count} steps of one epoch; the last good checkpoint "
-                f"is kept in {self.hparams.save_folder}. A lower --lr or "
-                "--max_grad_norm may help"
-            ) from None
 
     def on_stage_start(self, stage, epoch=None):
         """Moves on to the crops of this epoch, or begins to collect embeddings."""

@@ -1,0 +1,151 @@
+"""SpeechBrain's training loop, made repeatable: the same steps however often it is
+stopped and, with the same batch in all, on however many processes it runs."""
+
+import random
+
+import numpy as np
+import speechbrain as sb
+import torch
+from speechbrain.utils.distributed import ddp_all_reduce, ddp_broadcast
+from torch.distributed import ReduceOp
+from torch.nn.parallel import DistributedDataParallel
+
+from local_modules.class_parallel import (
+    OptimizerRows,
+    gradient_norm,
+    split_classifiers,
+)
+from local_modules.distributed import (
+    rank_and_count,
+    rank_share,
+    synchronise_batch_norms,
+)
+from local_modules.errors import InputError, RunError
+
+
+class RepeatableBrain(sb.Brain):
+    """A Brain whose budget is counted in steps or minutes, and whose steps depend on
+    their numbers alone.
+
+    It needs `total_steps`, and in its hyperparameters `seed`, `epoch_counter`,
+    `history` (`RunHistory`), `lr_schedule` (learning rate by progress),
+    `train_time_limit_minutes`, and for messages `output_folder` and `save_folder`.
+    `compute_objectives` has to `count` each training batch.
+    """
+
+    @property
+    def progress(self):
+        """Share of the training budget that is used, from 0 to 1: of the steps or, if
+        that is more, of the minutes."""
+        share = self.optimizer_step / self.total_steps
+        if self.hparams.train_time_limit_minutes is not None:
+            limit = 60.0 * self.hparams.train_time_limit_minutes
+            share = max(share, self.seconds / limit)
+        return min(share, 1.0)
+
+    @property
+    def _optimizer_step_limit_exceeded(self):
+        return self.progress >= 1.0
+
+    def on_fit_start(self):
+        """Resumes, and lets a run that has used its budget end."""
+        super().on_fit_start()
+        self.seconds = self.hparams.history.seconds
+        # In the middle of an epoch, its validation is still to be done.
+        if self.progress >= 1.0 and self.step == 0:
+            self.hparams.epoch_counter.limit = self.hparams.epoch_counter.current
+
+    def on_fit_batch_start(self, batch, should_step):
+        """Sets the learning rate, and seeds the step: one that depends on its number
+        alone is the same step after a restart."""
+        if self.hparams.train_time_limit_minutes is not None:
+            # All ranks have to agree on the rate and on the end.
+            self.seconds = ddp_broadcast(self.hparams.history.seconds)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.hparams.lr_schedule(self.progress)
+        epoch = self.hparams.epoch_counter.current
+        key = np.random.SeedSequence(
+            [self.hparams.seed, epoch, self.step, rank_and_count()[0]]
+        )
+        seed = int(key.generate_state(1)[0])
+        random.seed(seed)
+        torch.manual_seed(seed)
+
+    def count(self, loss, correct):
+        """Notes the loss of a batch on all ranks, and which of its utterances were
+        classified right: what a checkpoint keeps has to be of the whole batch."""
+        n = correct.new_tensor(correct.numel(), dtype=int)
+        figures = torch.stack([loss.detach(), correct.sum(), n])
+        loss_sum, n_correct, n = ddp_all_reduce(figures, ReduceOp.SUM).tolist()
+        self.hparams.history.count(int(n_correct), int(n))
+        self.batch_loss = torch.tensor(loss_sum / rank_and_count()[1])
+
+    def fit_batch(self, batch):
+        """As in SpeechBrain, but returns the loss of all ranks."""
+        super().fit_batch(batch)
+        return self.batch_loss
+
+    def optimizers_step(self):
+        """Clips all parameters together (SpeechBrain clips the first group only), and
+        leaves out a step whose gradient is not finite."""
+        self.scaler.unscale_(self.optimizer)
+        limit = self.max_grad_norm if self.max_grad_norm > 0 else float("inf")
+        norm = gradient_norm(self.modules)
+        torch.nn.utils.clip_grads_with_norm_(self.modules.parameters(), limit, norm)
+        if torch.isfinite(norm) or self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer_step += 1
+
+    def check_loss_isfinite(self, loss):
+        """As in SpeechBrain, but of all ranks' losses, and ends in one line once
+        patience is exhausted."""
+        try:
+            super().check_loss_isfinite(self.batch_loss)
+        except ValueError:
+            raise RunError(
+                f"{self.hparams.output_folder}: the loss was not finite in "
+                f"{self.nonfinite_count} steps of one epoch; the last good checkpoint "
+                f"is kept in {self.hparams.save_folder}. A lower --lr or "
+                "--max_grad_norm may help"
+            ) from None
+
+    def evaluate_batch(self, batch, stage):
+        """As in SpeechBrain, but --compile is for the one length of the crops: for all
+        lengths there are, it would take hours."""
+        with torch.compiler.set_stance("eager_on_recompile"):
+            return super().evaluate_batch(batch, stage)
+
+    def make_dataloader(self, dataset, stage, **options):
+        """As in SpeechBrain, but each rank evaluates a share instead of everything."""
+        if stage != sb.Stage.TRAIN:
+            options["sampler"] = rank_share(len(dataset))
+        return super().make_dataloader(dataset, stage, **options)
+
+    def _wrap_distributed(self):
+        """As in SpeechBrain, but with synchronised batch norm on a CPU too, and without
+        what each rank has for itself."""
+        if not self.distributed_launch:
+            super()._wrap_distributed()
+            return
+        for name, module in self.modules.items():
+            is_trained = any(p.requires_grad for p in module.parameters())
+            if is_trained and not split_classifiers(module):
+                self.modules[name] = DistributedDataParallel(
+                    synchronise_batch_norms(module),
+                    find_unused_parameters=self.find_unused_parameters,
+                )
+
+    def init_optimizers(self):
+        """As in SpeechBrain, but a checkpoint has the optimizer of all ranks' rows."""
+        super().init_optimizers()
+        for classifier in split_classifiers(self.modules):
+            if self.scaler.is_enabled():
+                raise InputError(
+                    "--precision fp16: the ranks of a SplitClassifier may not scale "
+                    "their losses differently; --precision bf16 needs no scale"
+                )
+            if self.checkpointer is not None:
+                rows = OptimizerRows(self.optimizer, classifier)
+                self.checkpointer.add_recoverable("optimizer_rows", rows)
