@@ -21,7 +21,7 @@ def run(rank, count, folder):
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv1d(2, 5, 3), nn.BatchNorm1d(5), nn.Conv1d(5, 1, 1))
     model = DistributedDataParallel(synchronise_batch_norms(layers))
-    x = (torch.randn({sum(SHARES)}, 2, 6) + 100.0).split({SHARES})[rank]
+    x = (torch.randn({sum(SHARES)}, 2, 6) + 10.0).split({SHARES})[rank]
     y = model(x).square().sum()
     # The sum over all, of which DDP takes the mean over the ranks.
     (y * count).backward()
@@ -46,7 +46,7 @@ def test_the_first_rank_gets_all_embeddings_once(results):
 def test_batch_norm_over_ranks_is_that_of_the_whole_batch(results):
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv1d(2, 5, 3), nn.BatchNorm1d(5), nn.Conv1d(5, 1, 1))
-    layers(torch.randn(sum(SHARES), 2, 6) + 100.0).square().sum().backward()
+    layers(torch.randn(sum(SHARES), 2, 6) + 10.0).square().sum().backward()
     for _, state, grads in results:
         torch.testing.assert_close(state, layers.state_dict())
         for grad, parameter in zip(grads, layers.parameters(), strict=True):
