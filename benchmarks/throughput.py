@@ -271,7 +271,7 @@ def random_batch(batch_size: int, seconds: float, n_speakers: int) -> ReadableBa
 
 
 class Counts(NamedTuple):
-    """What a training step needs for one crop, whatever the device.
+    """What a training step needs for some crops, or for one, whatever the device.
 
     Arguments
     ---------
@@ -286,25 +286,30 @@ class Counts(NamedTuple):
 
 
 def count(row: Row, n_speakers: int, seconds: float) -> Counts:
-    """Counts without computing: all tensors are of shape only."""
+    """Counts for one crop."""
     modules = row.make(n_speakers, MODES["fp32"], "cpu").modules.to("meta")
+    # Of one crop more, for weights are kept too.
+    two, four = (count_batch(modules, n, seconds) for n in (2, 4))
+    return Counts(*((more - less) / 2 for less, more in zip(two, four, strict=True)))
+
+
+def count_batch(modules, batch_size: int, seconds: float) -> Counts:
+    """Counts without computing: all tensors are of shape only."""
     n_frames = 1 + round(seconds * RATE) // HOP
-    feats = torch.empty(2, n_frames, N_MELS, device="meta")
-    weights = {id(parameter) for parameter in modules.parameters()}
+    feats = torch.empty(batch_size, n_frames, N_MELS, device="meta")
     kept = {}
 
     def keep(tensor):
-        if id(tensor) not in weights:
-            storage = tensor.untyped_storage()
-            kept[storage._cdata] = storage.nbytes()
+        storage = tensor.untyped_storage()
+        kept[storage._cdata] = storage.nbytes()
         return tensor
 
     keeping = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with FlopCounterMode(display=False) as counter, keeping:
-        modules["classifier"](modules["embedding_model"](feats, None))
+        cosines = modules["classifier"](modules["embedding_model"](feats, None))
+    del cosines  # until here, no storage can have taken another's place
     # Backward, torch's counter takes a depthwise convolution for a full one.
-    operations = 3 * counter.get_total_flops()
-    return Counts(operations / len(feats), sum(kept.values()) / len(feats))
+    return Counts(3 * counter.get_total_flops(), sum(kept.values()))
 
 
 def start(brain: sb.Brain) -> None:
