@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How many augmented crops a core makes in a second, and what a step waits for them.
 
-    python benchmarks/data.py [--files 200] [--rounds 5] [--epochs 3]
+    python benchmarks/data.py [--files 400] [--rounds 5] [--epochs 3] [--key value ...]
 
 Makes its own corpus in a temporary folder (`TMPDIR`): WAV files of 8 s, as VoxCeleb's,
 noises of 10 s and room responses of half a second. One thread reads crops of 3 s, from
@@ -10,8 +10,8 @@ into another noise and into a room; so does the loader of SpeechBrain's VoxCeleb
 with its own augmentation. Loaders take turns within a round, CPU time is counted (files
 just written are in the system's memory), and the median counts.
 
-Then hparams/conformer.yaml is trained on the same files: what share of a step goes to
-waiting for data and to augmenting it.
+Then hparams/conformer.yaml, with the keys given, is trained on the same files: what
+share of a step goes to waiting for data and to augmenting it.
 """
 
 import argparse
@@ -286,7 +286,7 @@ class TimedBrain(train_speaker.SpeakerBrain):
         counts[what] += amount
 
 
-def waiting_table(folder: Path, epochs: int) -> str:
+def waiting_table(folder: Path, epochs: int, keys: list[str]) -> str:
     """Shares of a training step."""
     train_speaker.SpeakerBrain = TimedBrain
     trainings = {
@@ -306,12 +306,11 @@ def waiting_table(folder: Path, epochs: int) -> str:
             "manifest_folder": folder / MANIFESTS,
             "output_folder": folder / f"run{number}",
             "skip_prep": True,
-            "crop_seconds": CROP_SECONDS,
             "number_of_epochs": epochs,
             **changes,
         }
         words = [str(word) for key in values for word in (f"--{key}", values[key])]
-        parsed = parse_command_line([RECIPE, *words, "--noprogressbar"])
+        parsed = parse_command_line([RECIPE, *words, *keys, "--noprogressbar"])
         train_speaker.train(*parsed, test=False)
         first, *later = TimedBrain.sums.values()
         for epoch, sums in (("first", first), ("later", sum(later, Counter()))):
@@ -328,21 +327,23 @@ def waiting_table(folder: Path, epochs: int) -> str:
     return markdown(heading, rows)
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """The options of this program."""
+def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The options of this program, and the rest of the command line."""
     parser = argparse.ArgumentParser(
-        prog="benchmarks/data.py", description=__doc__.splitlines()[0]
+        prog="benchmarks/data.py",
+        description=__doc__.splitlines()[0],
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--files", type=int, default=400, help="of the corpus")
     add("--rounds", type=int, default=5, help="of which the median counts")
     add("--epochs", type=int, default=3, help="of each training")
-    return parser.parse_args(argv)
+    return parser.parse_known_args(argv)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measures and shows; returns the exit status."""
-    options = parse(sys.argv[1:] if argv is None else argv)
+    options, keys = parse(sys.argv[1:] if argv is None else argv)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -351,8 +352,7 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(1)
         tables = [speed_table(folder, options.rounds)]
         torch.set_num_threads(n_threads)
-        if options.epochs:
-            tables.append(waiting_table(folder, options.epochs))
+        tables.append(waiting_table(folder, options.epochs, keys))
     with replacing(FOLDER / "data.md") as file:
         file.write("\n\n".join(tables) + "\n")
     print("\n\n".join(tables), f"table    {FOLDER / 'data.md'}", sep="\n\n")

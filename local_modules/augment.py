@@ -65,7 +65,7 @@ class ColouredNoise:
 
 
 class RecordedNoise:
-    """Noise from the recordings of a folder, kept in memory.
+    """Noise from the recordings of a folder, kept in memory (`read_noises`).
 
     Arguments
     ---------
@@ -73,9 +73,6 @@ class RecordedNoise:
         MUSAN, or any folder of noises.
     sample_rate : int
         Sample rate, in Hz.
-    gib : float
-        How much of it to keep, in GiB: as many of its stretches as there is room for,
-        at 16 kHz 9 hours in one GiB.
 
     Raises
     ------
@@ -83,40 +80,32 @@ class RecordedNoise:
         There is no noise in the folder.
     """
 
-    def __init__(self, folder: str, sample_rate: int, gib: float = 1.0):
+    def __init__(self, folder: str, sample_rate: int):
         find_noises(folder)  # what is wrong with it is told before the training
-        self.settings = folder, sample_rate, gib
-        self.samples = None
+        self.folder = folder
+        self.sample_rate = sample_rate
+        self.noises = {}  # by device
 
     def __call__(self, wavs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """As of `ColouredNoise`, each kind of noise as probable as the others."""
-        if self.samples is None or self.samples.device != wavs.device:
-            self._load(wavs.device)
+        device = wavs.device
+        if device not in self.noises:
+            noises = read_noises(self.folder, self.sample_rate)
+            self.noises[device] = [tensor.to(device) for tensor in noises]
+        samples, kinds = self.noises[device]
         batch, n_samples = wavs.shape
-        length = self.samples.shape[1]
+        length = samples.shape[1]
         n_read = min(n_samples, length)
-        draws = torch.rand(4, batch, dtype=torch.float64, device=wavs.device)
-        kinds = self.kinds[(draws[0] * len(self.kinds)).long()]
-        first, count, snr_low, snr_high = kinds.unbind(dim=1)
-        stretch = (first + (draws[1] * count).floor()).long()
+        draws = torch.rand(4, batch, device=device)
+        first, count, snr_low, snr_high = kinds[(draws[0] * len(kinds)).long()].T
+        stretch = first.long() + (draws[1] * count).long()
         place = (draws[2] * (length - n_read + 1)).long()
-        # All stretches of the memory that are as long as the crops, without copies.
-        windows = self.samples.view(-1).unfold(0, n_read, 1)
+        # All windows of the memory that are as long as the crops, without copies.
+        windows = samples.view(-1).unfold(0, n_read, 1)
         noise = windows[stretch * length + place].to(wavs.dtype)
         if n_read < n_samples:
             noise = noise.repeat(1, -(-n_samples // n_read))[:, :n_samples]
-        snr = _uniform(snr_low, snr_high, draws[3])
-        return noise, snr.to(wavs.dtype).unsqueeze(1)
-
-    def _load(self, device: torch.device) -> None:
-        stretches = read_noises(*self.settings)
-        self.samples = torch.cat([kind.samples for kind in stretches]).to(device)
-        # Where a kind begins, how many stretches it has, and its range of ratios.
-        kinds, first = [], 0
-        for samples, snr_low, snr_high in stretches:
-            kinds.append((first, len(samples), snr_low, snr_high))
-            first += len(samples)
-        self.kinds = torch.tensor(kinds, dtype=torch.float64, device=device)
+        return noise, _uniform(snr_low, snr_high, draws[3]).unsqueeze(1)
 
 
 class AddNoise(nn.Module):

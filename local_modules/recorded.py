@@ -23,6 +23,7 @@ from local_modules.preparation.scan import find_audio
 logger = get_logger(__name__)
 
 NOISE_SECONDS = 10  # of a stretch of noise
+NOISE_GIB = 1.0  # kept in memory, at 16 kHz 9 hours
 VOICES = 3, 7  # in babble
 RESPONSE_SECONDS = 1.0  # of a room response, from its direct path on
 MAX_RESPONSES = 1000  # their spectra take 1/4 GiB for crops of 3 s
@@ -47,20 +48,20 @@ KINDS = (
 )
 
 
-class Stretches(NamedTuple):
-    """Stretches of one kind of noise.
+class Noises(NamedTuple):
+    """What is kept of a folder of noises.
 
     Arguments
     ---------
     samples : torch.Tensor
-        Integers of 16 bits, [stretches, time], each as loud as these allow.
-    snr_low, snr_high : float
-        Range of the signal-to-noise ratio, in dB.
+        Integers of 16 bits, [stretches, time], each stretch as loud as these allow.
+    kinds : torch.Tensor
+        [kinds, 4]: the first stretch of each kind, how many there are, and the range of
+        the signal-to-noise ratio, in dB.
     """
 
     samples: torch.Tensor
-    snr_low: float
-    snr_high: float
+    kinds: torch.Tensor
 
 
 def find_noises(folder: str) -> dict[Kind, tuple[str, ...]]:
@@ -124,9 +125,9 @@ def find_responses(folder: str) -> tuple[str, ...]:
 
 
 @functools.cache
-def read_noises(folder: str, sample_rate: int, gib: float) -> tuple[Stretches, ...]:
+def read_noises(folder: str, sample_rate: int) -> Noises:
     """Stretches of noise, drawn from all recordings of a folder if they are more than
-    the memory allows, always the same ones.
+    the memory allows, always the same ones. A recording that is shorter is repeated.
 
     Arguments
     ---------
@@ -134,13 +135,11 @@ def read_noises(folder: str, sample_rate: int, gib: float) -> tuple[Stretches, .
         What `find_noises` looks through.
     sample_rate : int
         Sample rate to resample to, in Hz.
-    gib : float
-        The limit, in GiB, which the kinds share alike.
 
     Returns
     -------
-    tuple of Stretches
-        One of each kind that is there. A recording shorter than a stretch is repeated.
+    Noises
+        The stretches, of each kind as many, if there are so many.
 
     Raises
     ------
@@ -148,25 +147,28 @@ def read_noises(folder: str, sample_rate: int, gib: float) -> tuple[Stretches, .
         The recordings of a kind can't be read.
     """
     found = find_noises(folder)
-    n_samples = NOISE_SECONDS * sample_rate
-    limit = int(gib * 2**30 / (2 * n_samples * len(found)))
+    bytes_each = 2 * NOISE_SECONDS * sample_rate
+    limit = int(NOISE_GIB * 2**30 / len(found) / bytes_each)
     rng = random.Random(0)
-    return tuple(
-        Stretches(
-            _read_kind(folder, paths, kind.is_babble, sample_rate, limit, rng),
-            kind.snr_low,
-            kind.snr_high,
-        )
-        for kind, paths in found.items()
-    )
+    stretches, kinds = [], []
+    for kind, paths in found.items():
+        first = len(stretches)
+        stretches += _stretches(folder, paths, kind.is_babble, sample_rate, limit, rng)
+        count = len(stretches) - first
+        if not count:
+            raise InputError(
+                f"noise_folder {folder}: {paths[0]} and the rest are unusable"
+            )
+        kinds.append((first, count, kind.snr_low, kind.snr_high))
+    return Noises(torch.stack(stretches), torch.tensor(kinds))
 
 
-def _read_kind(folder, paths, is_babble, sample_rate, limit, rng) -> torch.Tensor:
+def _stretches(folder, paths, is_babble, sample_rate, limit, rng) -> list[torch.Tensor]:
     """Stretches of some recordings, or sums of them."""
     places = [
-        (row, first)
+        (row, number)
         for row in _rows(folder, paths)
-        for first in range(max(1, int(row.duration / NOISE_SECONDS)))
+        for number in range(max(1, int(row.duration / NOISE_SECONDS)))
     ]
     reader = UtteranceReader(sample_rate, crop_seconds=NOISE_SECONDS)
 
@@ -185,11 +187,7 @@ def _read_kind(folder, paths, is_babble, sample_rate, limit, rng) -> torch.Tenso
         waves = [wave for wave in starmap(read, mixed) if wave is not None]
         if waves and (noise := sum(waves)).any():
             stretches.append((noise * (FULL_SCALE / noise.abs().max())).short())
-    if not stretches:
-        raise InputError(
-            f"noise_folder {folder}: {paths[0]} and all others are unusable"
-        )
-    return torch.stack(stretches)
+    return stretches
 
 
 def _rows(folder: str, paths: Sequence[str]) -> list[Utterance]:

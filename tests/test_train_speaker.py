@@ -452,6 +452,10 @@ def test_the_classifier_knows_the_training_speakers(finished, voices_folder):
             ["{recipe}", "--corpus", "folder", "--data_folder", "/nowhere"],
             ["/nowhere"],
         ),
+        (
+            ["{recipe}", "{data}", "--noise_folder", "/nowhere"],
+            ["noise_folder /nowhere: does not exist"],
+        ),
         ([], ["param_file"]),
     ],
 )
@@ -655,9 +659,12 @@ class TestShards:
             pack(manifest, voices_folder, folder, per_shard=10)
         return folder
 
-    def test_a_killed_run_continues_to_the_same_bits(self, shards, finished, tmp_path):
+    def test_a_killed_run_continues_to_the_same_bits(
+        self, shards, finished, voices_folder, tmp_path
+    ):
         """From a pipe, the recordings themselves being elsewhere; one of each run's
-        checkpoints after each of 6 steps."""
+        checkpoints after each of 6 steps. With noise and room responses from folders,
+        which need not be any."""
         more = ("--ckpt_interval_steps", "1", "--skip_prep", "True")
         values = {
             "shards": f"pipe:cat {shards}/{{}}",
@@ -665,6 +672,9 @@ class TestShards:
             "open_shards": 2,
             "manifest_folder": finished[0] / "manifests",
             "number_of_epochs": 1,
+            "augment_prob": 1.0,
+            "noise_folder": voices_folder / "valid",
+            "rir_folder": voices_folder / "test",
         }
         whole, killed = (
             command_line("/nowhere", tmp_path / name, *more, **values)

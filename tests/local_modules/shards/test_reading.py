@@ -96,6 +96,20 @@ def test_what_arrives_damaged_is_not_kept(packed, tmp_path, monkeypatch):
     assert not list(cache.glob("*.tar")) and not list(cache.glob("*.part"))
 
 
+def test_what_fails_once_is_fetched_again(packed, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(reading, "WAITS", (0.0,))
+    failed = tmp_path / "failed"
+    command = (
+        f"case {{}} in *.tar) if ! [ -e {failed} ]; then touch {failed}; exit 3; fi;; "
+        f"esac; cat {packed.folder}/{{}}"
+    )
+    shards = ShardReader(f"pipe:{command}", "train", tmp_path / "cache")
+    local = ShardReader(str(packed.folder), "train", tmp_path)
+    first = packed.utterances[0].id
+    assert shards.read(first) == local.read(first)
+    assert "fetched again" in caplog.text and "status 3" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("location", "words"),
     [
@@ -167,9 +181,9 @@ def test_ranks_and_workers_share_an_epoch(n_workers, packed, tmp_path):
     assert sorted(found) == list(range(len(packed.utterances)))  # 30, 10 for each
 
 
-@pytest.mark.parametrize("n_workers", [0, 2])
-def test_an_epoch_continues_in_its_middle(n_workers, packed, tmp_path):
-    options = {"n_workers": n_workers}
+@pytest.mark.parametrize(("n_ranks", "n_workers"), [(1, 0), (1, 2), (2, 2)])
+def test_an_epoch_continues_in_its_middle(n_ranks, n_workers, packed, tmp_path):
+    options = {"n_ranks": n_ranks, "rank": n_ranks - 1, "n_workers": n_workers}
     whole = list(loader_of(packed, tmp_path, 3, **options))
     stopped = loader_of(packed, tmp_path, 3, **options)
     batches = iter(stopped)
