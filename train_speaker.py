@@ -123,7 +123,7 @@ class SpeakerBrain(sb.Brain):
         )
         loss_sum, correct, seen = ddp_all_reduce(figures, ReduceOp.SUM).tolist()
         self.hparams.history.count(int(correct), int(seen))
-        self.loss = torch.tensor(loss_sum / rank_and_count()[1])
+        self.batch_loss = torch.tensor(loss_sum / rank_and_count()[1])
         return loss
 
     def make_dataloader(self, dataset, stage, **options):
@@ -139,8 +139,10 @@ class SpeakerBrain(sb.Brain):
             super()._wrap_distributed()
             return
         for name, module in self.modules.items():
-            is_trained = any(p.requires_grad for p in module.parameters())
-            if is_trained and not split_classifiers(module):
+            if split := split_classifiers(module):
+                # Without --compile, which knows no order of what goes between ranks.
+                (self.modules[name],) = split
+            elif any(parameter.requires_grad for parameter in module.parameters()):
                 self.modules[name] = DistributedDataParallel(
                     synchronise_batch_norms(module),
                     find_unused_parameters=self.find_unused_parameters,
@@ -217,7 +219,7 @@ class SpeakerBrain(sb.Brain):
     def fit_batch(self, batch):
         """As in SpeechBrain, but returns the loss of all ranks."""
         super().fit_batch(batch)
-        return self.loss
+        return self.batch_loss
 
     def optimizers_step(self):
         """Clips all parameters together (SpeechBrain clips the first group only), and
@@ -242,7 +244,7 @@ class SpeakerBrain(sb.Brain):
         """As in SpeechBrain, but of all ranks' losses, and ends in one line once
         patience is exhausted."""
         try:
-            super().check_loss_isfinite(self.loss)
+            super().check_loss_isfinite(self.batch_loss)
         except ValueError:
             raise RunError(
                 f"{self.hparams.output_folder}: the loss was not finite in "

@@ -1,6 +1,7 @@
 """What the benchmarks share: measured once, CPU time of others, tables."""
 
 import json
+import re
 import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -29,3 +30,10 @@ def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A table."""
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def peak_mib() -> float:
+    """The highest memory that this process has had, in MiB; not `ru_maxrss`, which a
+    process takes over from the one that starts it."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024

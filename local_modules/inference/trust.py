@@ -66,6 +66,7 @@ ALLOWED = {
     "torch.nn.ReLU",
     "torch.nn.SiLU",
     "torch.nn.Tanh",
+    "local_modules.class_parallel.SplitClassifier",
     "local_modules.conformer.ConformerEncoder",
     "local_modules.embedder.BottleneckProjection",
     "local_modules.embedder.FrameStatistics",

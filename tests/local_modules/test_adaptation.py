@@ -9,6 +9,7 @@ from speechbrain.inference.speaker import EncoderClassifier
 from torch import nn
 
 from local_modules.adaptation import check_parts, distance, drift, freeze, start_from
+from local_modules.class_parallel import SplitClassifier
 from local_modules.config import load_hparams, resolved_text
 from local_modules.errors import InputError
 from local_modules.trials import TrialList
@@ -57,6 +58,18 @@ def test_weights_come_and_those_of_speakers_by_their_names(trained_run, recipe):
     assert torch.equal(classifier.weight[1], of_the_stranger)
     assert classifier.weight.requires_grad
     assert not any(parameter.requires_grad for parameter in old.parameters())
+
+
+def test_a_rank_gets_the_rows_of_its_speakers(trained_run, recipe):
+    text, (embedding_model, classifier, encoder), _ = recipe
+    folder = str(trained_run / "model")
+    before = classifier.weight.detach().clone()
+    start_from(folder, text, embedding_model, classifier, encoder)
+    part = SplitClassifier(16, 3, angular_scale=30.0)
+    part.rows, part.weight = range(1, 3), nn.Parameter(before[1:])
+    start_from(folder, text, embedding_model, part, encoder)
+    assert not torch.equal(before[2], classifier.weight[2])
+    assert torch.equal(part.weight, classifier.weight[1:])
 
 
 def test_the_copy_stays_what_it_was(trained_run, recipe):

@@ -158,7 +158,8 @@ def test_one_process_has_the_loss_and_gradients_of_autograd(loss, margin_share, 
     torch.testing.assert_close(found, expected)
     found.backward()
     expected.backward()
-    torch.testing.assert_close(others.grad, embeddings.grad)
+    # The shorter an embedding, the steeper.
+    torch.testing.assert_close(size * others.grad, size * embeddings.grad)
     torch.testing.assert_close(split.weight.grad, whole.weight.grad)
     assert torch.equal(correct, whole(embeddings).argmax(dim=-1) == TARGETS)
     torch.testing.assert_close(split(embeddings), whole(embeddings))

@@ -1,0 +1,184 @@
+#!/usr/bin/env python3
+"""What a classifier of many speakers costs: the whole matrix on each rank, or its rows
+split over the ranks.
+
+    python benchmarks/classes.py [--classes 10000 100000 1000000] [--batch 64]
+                                 [--emb_dim 192] [--share 0.1] [--steps 3] [--gib 7]
+
+On two processes that talk over gloo, forward and backward of the classifier and the
+additive-angular-margin loss, with the mean of the gradients over the ranks for the
+whole matrix; no optimizer, which adds two numbers to each weight if it is Adam. Memory
+is what the use of a process has grown to at its highest; time is CPU time of a process,
+for others may be at work, the median of the steps after the first. What both processes
+would need more than --gib for is left out, and 10 million follow from how both grow
+between the two largest measured.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from speechbrain.lobes.models.ECAPA_TDNN import Classifier
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.measuring import markdown, peak_mib  # noqa: E402
+from local_modules.class_parallel import SplitClassifier  # noqa: E402
+from local_modules.losses import AdditiveAngularMargin  # noqa: E402
+from local_modules.manifest import replacing  # noqa: E402
+
+FOLDER = Path("results/benchmarks/classes")
+N_RANKS = 2
+SCALE = 30.0
+FAR = 10**7  # speakers that are extrapolated to
+COPIES = 6  # of the matrix that a step may need, for the decision to leave out
+
+
+def whole(n_classes: int, options: argparse.Namespace):
+    """The loss of a batch, by SpeechBrain's classifier under DDP."""
+    classifier = Classifier(options.emb_dim, out_neurons=n_classes)
+    classifier = DistributedDataParallel(classifier)
+    loss = AdditiveAngularMargin(angular_scale=SCALE, angular_margin=0.2)
+    return lambda embeddings, targets: loss(classifier(embeddings), targets)
+
+
+def split(n_classes: int, options: argparse.Namespace, share: float = 1.0):
+    """The loss of a batch, by rows that the ranks share."""
+    classifier = SplitClassifier(options.emb_dim, n_classes, SCALE, share)
+    loss = AdditiveAngularMargin(angular_scale=SCALE, angular_margin=0.2)
+    return lambda embeddings, targets: loss(*classifier(embeddings, targets)[:2])
+
+
+def drawn(n_classes: int, options: argparse.Namespace):
+    """As `split`, a share of the rows taking part."""
+    return split(n_classes, options, options.share)
+
+
+WAYS = (whole, split, drawn)
+
+
+def run_rank(rank, make, n_classes, options, folder):
+    """One process of a measurement: its memory in MiB and seconds a step, to a file."""
+    torch.set_num_threads(1)
+    distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=N_RANKS
+    )
+    before = peak_mib()
+    compute = make(n_classes, options)
+    times = []
+    for step in range(1 + options.steps):
+        torch.manual_seed(N_RANKS * step + rank)
+        embeddings = torch.randn(options.batch, 1, options.emb_dim, requires_grad=True)
+        targets = torch.randint(n_classes, (options.batch, 1))
+        start = time.process_time()
+        compute(embeddings, targets).backward()
+        times.append(time.process_time() - start)
+    result = peak_mib() - before, statistics.median(times[1:])
+    torch.save(result, f"{folder}/{rank}.pt")
+
+
+def measure(make, n_classes: int, options: argparse.Namespace) -> tuple[float, float]:
+    """MiB of a process and its CPU seconds a step, the larger of the two."""
+    with tempfile.TemporaryDirectory() as folder:
+        torch.multiprocessing.start_processes(
+            run_rank,
+            (make, n_classes, options, folder),
+            N_RANKS,
+            start_method="fork",  # each begins without what earlier ones needed
+        )
+        results = [torch.load(f"{folder}/{rank}.pt") for rank in range(N_RANKS)]
+    return tuple(max(values) for values in zip(*results, strict=True))
+
+
+def expected_gib(make, n_classes: int, options: argparse.Namespace) -> float:
+    """What all processes together may need at most."""
+    n_rows = n_classes * (N_RANKS if make is whole else 1)
+    return COPIES * 4 * n_rows * (options.emb_dim + options.batch) / 2**30
+
+
+def cell(found: tuple[float, float]) -> str:
+    """Memory and time as the table shows them."""
+    mib, seconds = found
+    return f"{mib:,.0f} MiB, {seconds:,.3f} s"
+
+
+def extrapolated(
+    measured: dict[int, tuple[float, float]],
+) -> tuple[tuple[float, float], str]:
+    """Memory and time for `FAR` speakers, and how they follow.
+
+    Arguments
+    ---------
+    measured : dict
+        MiB and seconds by the number of speakers, of two numbers at least.
+
+    Returns
+    -------
+    found : tuple of float
+        MiB and seconds.
+    arithmetic : str
+        The way there.
+    """
+    smaller, larger = sorted(measured)[-2:]
+    slopes = [
+        (high - low) / (larger - smaller)
+        for low, high in zip(measured[smaller], measured[larger], strict=True)
+    ]
+    found = tuple(
+        high + slope * (FAR - larger)
+        for high, slope in zip(measured[larger], slopes, strict=True)
+    )
+    arithmetic = (
+        f"{slopes[0] * 2**20:,.0f} bytes and {slopes[1] * 1e6:.2f} microseconds a "
+        f"speaker between {smaller:,} and {larger:,}; x {FAR - larger:,} more"
+    )
+    return found, arithmetic
+
+
+def main() -> int:
+    """Measures and shows; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--classes", type=int, nargs="+", default=[10**4, 10**5, 10**6])
+    add("--batch", type=int, default=64, help="utterances of each process")
+    add("--emb_dim", type=int, default=192)
+    add("--share", type=float, default=0.1, help="of the rows, drawn for a step")
+    add("--steps", type=int, default=3)
+    add("--gib", type=float, default=7.0)
+    options = parser.parse_args()
+    if len(set(options.classes)) < 2:
+        parser.error("--classes: at least two, to extrapolate from")
+    names = ("whole", "split", f"split, {options.share:.0%} drawn")
+    found = {make: {} for make in WAYS}
+    rows = []
+    for n_classes in sorted(set(options.classes)):
+        row = [f"{n_classes:,}"]
+        for make in WAYS:
+            if expected_gib(make, n_classes, options) > options.gib:
+                row.append("left out")
+                continue
+            found[make][n_classes] = measure(make, n_classes, options)
+            row.append(cell(found[make][n_classes]))
+        rows.append(row)
+    far = [extrapolated(found[make]) for make in WAYS]
+    rows.append([f"{FAR:,}, extrapolated", *(cell(result) for result, _ in far)])
+    table = markdown([f"speakers, {N_RANKS} ranks", *names], rows)
+    arithmetic = "\n".join(
+        f"- {name}: {words}" for name, (_, words) in zip(names, far, strict=True)
+    )
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with replacing(FOLDER / "classes.md") as file:
+        file.write(f"{table}\n\n{arithmetic}\n")
+    print(f"{table}\n\n{arithmetic}\n\ntable    {FOLDER / 'classes.md'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
