@@ -130,8 +130,10 @@ class RepeatableBrain(sb.Brain):
             super()._wrap_distributed()
             return
         for name, module in self.modules.items():
-            is_trained = any(p.requires_grad for p in module.parameters())
-            if is_trained and not split_classifiers(module):
+            if split := split_classifiers(module):
+                # Without --compile, which knows no order of what goes between ranks.
+                (self.modules[name],) = split
+            elif any(parameter.requires_grad for parameter in module.parameters()):
                 self.modules[name] = DistributedDataParallel(
                     synchronise_batch_norms(module),
                     find_unused_parameters=self.find_unused_parameters,

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from local_modules.distributed import rank_and_count
 
-ROWS_DRAWN_AT_ONCE = 2**16
+ROWS_AT_ONCE = 2**16
 
 # SpeechBrain's savers run on the first rank only.
 every_rank_saves = functools.partial(register_checkpoint_hooks, save_on_main_only=False)
@@ -98,13 +98,10 @@ class SplitClassifier(nn.Module):
         self.drawn_share = drawn_share
         self.rows = rows_of(rank, count, out_neurons)
         self.weight = nn.Parameter(torch.empty(len(self.rows), input_size))
-        if count > 1:
-            # What goes between the ranks can't be compiled.
-            self.forward = torch.compiler.disable(self.forward)
         # As `xavier_uniform_` draws the whole matrix, whoever has which rows.
         bound = math.sqrt(6 / (out_neurons + input_size))
-        for start in range(0, out_neurons, ROWS_DRAWN_AT_ONCE):
-            stop = min(start + ROWS_DRAWN_AT_ONCE, out_neurons)
+        for start in range(0, out_neurons, ROWS_AT_ONCE):
+            stop = min(start + ROWS_AT_ONCE, out_neurons)
             numbers = torch.empty(stop - start, input_size).uniform_(-bound, bound)
             _copy_common(range(start, stop), numbers, self.rows, self.weight.data)
 

@@ -1,35 +1,47 @@
 """The benchmark of training steps, with little to do."""
 
-import subprocess
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from benchmarks import throughput
+
+FILE = Path("results/benchmarks/throughput/throughput.md")
+TINY = ["--device", "cpu", "--seconds", "0.1", "--speakers", "20"]
+TINY += ["--batch_size", "2", "--crop_seconds", "0.3"]
 
 
-def test_a_small_run_fills_the_table(tmp_path):
-    subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "throughput.py")]
-        + ["--rows", "conformer", "torchaudio", "ecapa_tdnn", "--modes", "fp32", "bf16"]
-        + ["--device", "cpu", "--seconds", "0.1", "--speakers", "20"]
-        + ["--batch_size", "2", "--crop_seconds", "0.3"],
-        cwd=tmp_path,
-        check=True,
-        timeout=300,
-    )
-    folder = tmp_path / "results" / "benchmarks" / "throughput"
-    head, table = (folder / "throughput.md").read_text().split("\n\n")
-    assert "TFLOP/s: bf16 " in head and ", fp32 " in head
-    lines = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in table.splitlines()[2:]
-    ]
-    assert [line[1] for line in lines] == ["fp32", "bf16"] * 3
-    assert "SpeechBrain" in lines[4][0] and "torchaudio" in lines[2][0]
-    assert all(line[2] == "2 x 0.3 s" and float(line[5]) > 0 for line in lines)
-    # Operations are of the crop, whatever the precision; ECAPA-TDNN's 20.8 M weights
-    # take more than our 1 M.
-    assert all(
-        one[3:5] == two[3:5] for one, two in zip(lines[::2], lines[1::2], strict=True)
-    )
-    assert float(lines[4][3]) > float(lines[0][3]) > 0
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_a_small_run_fills_the_table(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = ["--rows", "conformer", "torchaudio", "ecapa_tdnn"]
+    assert throughput.main([*rows, "--modes", "fp32", *TINY]) == 0
+    head, table = FILE.read_text().split("\n\n")
+    assert "TFLOP/s: fp32 0." in head
+    lines = [cells(line) for line in table.splitlines()[2:]]
+    assert "torchaudio" in lines[1][0] and "SpeechBrain" in lines[2][0]
+    assert all(line[1:3] == ["fp32", "2 x 0.3 s"] for line in lines)
+    assert all(float(line[5]) > 0 for line in lines)
+    # ECAPA-TDNN has 20.8 M weights, our Conformer 1 M.
+    assert float(lines[2][3]) > float(lines[0][3]) > 0
+
+    modes = ["--modes", "fp32", "bf16"]
+    assert throughput.main(["--rows", "conformer", *modes, *TINY]) == 0
+    head, table = FILE.read_text().split("\n\n")
+    assert "TFLOP/s: bf16 0." in head and ", fp32 0." in head
+    once, bf16 = map(cells, table.splitlines()[2:])
+    assert once == lines[0]  # kept
+    assert bf16[1] == "bf16" and bf16[2:5] == once[2:5] and float(bf16[5]) > 0
+
+
+def test_operations_of_a_training_step():
+    """Three times the multiply-adds of hparams/mfa_conformer.yaml, by hand."""
+    n, d, ffn = 151, 256, 2048  # frames of 3 s after the subsampling
+    block = 2 * 2 * d * ffn + 4 * d * d + 3 * d * d + 15 * d + 2 * n * d
+    pooling = 2 * (6 * d) * 128
+    subsampling = 9 * 40 * 32 + 40 * 32 * d
+    once = 2 * (6 * d) * 128 + 2 * (6 * d) * 192 + 192 * 7205
+    operations = 3 * 2 * (n * (6 * block + pooling + subsampling) + once)
+    row = throughput.ROWS["mfa_conformer"]
+    assert throughput.count(row, 7205, 3.0).operations == operations
