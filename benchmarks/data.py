@@ -291,7 +291,7 @@ def waiting_table(folder: Path, epochs: int, keys: list[str]) -> str:
     train_speaker.SpeakerBrain = TimedBrain
     trainings = {
         "the recipe": {},
-        "always in noise and in a room": {
+        "every batch augmented": {
             "augment_prob": 1.0,
             "noise_folder": folder / "noise",
             "rir_folder": folder / "rooms",
