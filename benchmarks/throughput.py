@@ -418,7 +418,7 @@ def table(options: argparse.Namespace) -> str:
                 *(name, mode_name, batch_size, seconds, options.speakers),
             )
             line = [row.title, mode_name, f"{batch_size} x {seconds:g} s"]
-            line.append(f"{counts.operations / 1e9:.1f}")
+            line.append(f"{counts.operations / 1e9:.2f}")
             line.append(f"{counts.bytes_kept / 2**20:.1f} MiB")
             if found:
                 share = counts.operations * found["crops"] / peaks[mode.precision]
