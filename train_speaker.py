@@ -176,6 +176,7 @@ class SpeakerBrain(RepeatableBrain):
                     "valid_eer": metrics["eer"],
                     "valid_min_dcf": metrics["min_dcf"],
                     "seconds": history.seconds,
+                    "budget_used": self.budget_used(history.seconds),
                 }
             )
             self.checkpointer.save_and_keep_only(

@@ -36,11 +36,15 @@ class RepeatableBrain(sb.Brain):
     @property
     def progress(self):
         """Share of the training budget that is used, from 0 to 1: of the steps or, if
-        that is more, of the minutes."""
+        that is more, of the minutes; the same on all ranks."""
+        return self.budget_used(self.seconds)
+
+    def budget_used(self, seconds):
+        """That share after so many seconds."""
         share = self.optimizer_step / self.total_steps
         if self.hparams.train_time_limit_minutes is not None:
             limit = 60.0 * self.hparams.train_time_limit_minutes
-            share = max(share, self.seconds / limit)
+            share = max(share, seconds / limit)
         return min(share, 1.0)
 
     @property

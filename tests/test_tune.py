@@ -198,14 +198,14 @@ def test_torchrun_trains_each_trial_on_all_processes(here):
 
     pruned, failed = live_after(4, "ThresholdPruner {upper: -1.0}")
     assert pruned.state.name == "PRUNED"
-    assert list(pruned.intermediate_values) == [1]
+    assert list(pruned.intermediate_values) == [5]
     assert failed.state.name == "FAIL"
     assert "kernel_size 4" in failure_reason(failed)
 
     options = ("--trials", "3", "--retrain", "1", "--number_of_epochs", "1")
     complete = live_after(15, "NopPruner", *options)[-1]
     assert complete.state.name == "COMPLETE"
-    assert list(complete.intermediate_values) == [1, 2]
+    assert list(complete.intermediate_values) == [5, 6, 7, 8, 9, 10]
     results = here / "results" / "tune" / "small" / "retrained.json"
     assert len(json.loads(results.read_text())["best"]["test_eer"]) == 1
 

@@ -172,7 +172,8 @@ def make_pictures(study: optuna.Study) -> list[Picture]:
             _optuna_s(
                 "intermediate_values",
                 "Trials as they learnt",
-                f"The {label} after each epoch; lines that end early were pruned.",
+                f"The {label} at each tenth of a trial's budget; lines that end early "
+                "were pruned.",
                 shown,
             )
         )

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
 
 from local_modules.manifest import replacing
-from local_modules.tuning.study import SLOT, failure_reason, live_trials
+from local_modules.tuning.study import SLOT, STEPS, failure_reason, live_trials
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
@@ -66,7 +66,9 @@ def trial_line(trial: FrozenTrial, objectives: tuple[str, ...]) -> str:
         what = ", ".join(objective_text(name, value) for name, value in pairs)
     elif trial.state == TrialState.PRUNED:
         last, value = max(trial.intermediate_values.items())
-        what = f"pruned after epoch {last} at {objective_text(objectives[0], value)}"
+        share = 100 * last // STEPS
+        value = objective_text(objectives[0], value)
+        what = f"pruned after {share} % of its budget at {value}"
     else:
         what = f"failed: {failure_reason(trial)}"
     number, minutes = trial.user_attrs[SLOT], trial.duration.total_seconds() / 60

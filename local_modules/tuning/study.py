@@ -43,6 +43,7 @@ GRACE_SECONDS = 40
 CREATIONS = 10  # tries to create the tables of a database
 OUTAGE_SECONDS = 300  # how long a database may be away, for a restart
 BEGINNING_SECONDS = 300  # within which a trial under way has its slot
+STEPS = 10  # that the pruner knows of a trial: tenths of its budget
 
 # User attributes of a trial.
 SLOT = "slot"

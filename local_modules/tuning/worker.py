@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
@@ -37,6 +37,7 @@ from local_modules.tuning.study import (
     EPOCHS,
     REASON,
     SLOT,
+    STEPS,
     SURPLUS,
     Turnstile,
     begin_attempt,
@@ -306,7 +307,7 @@ class Worker:
             raise _TrialFailed(reason) from error
 
     def _train(self, trial: optuna.Trial, folder: Path) -> dict:
-        self.n_reported = 0
+        self.last_step = -1
         overrides = {
             **self.job.overrides,
             **suggest(trial, self.job.search.space),
@@ -333,13 +334,14 @@ class Worker:
         )
 
     def _report(self, trial: optuna.Trial, epochs: list[dict]) -> None:
-        """Gives the pruner the epochs that this attempt hasn't reported yet; Optuna
-        knows no pruning by several objectives."""
+        """Gives the pruner what this attempt hasn't reported yet; Optuna knows no
+        pruning by several objectives."""
         by_epoch = OBJECTIVES[self.job.search.objectives[0]]
         if len(self.job.search.objectives) == 1 and by_epoch is not None:
-            for row in epochs[self.n_reported :]:
-                trial.report(row[by_epoch], row["epoch"])
-            self.n_reported = len(epochs)
+            for step, value in by_budget(epochs, by_epoch).items():
+                if step > self.last_step:
+                    trial.report(value, step)
+                    self.last_step = step
 
     def _close(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """A trial that has ended keeps its figures, not its checkpoints."""
@@ -353,6 +355,38 @@ class Worker:
             metrics = {f"best/{name}": best[name] for name in BEST_OF_A_TRIAL}
             with SummaryWriter(folder / "tensorboard") as writer:
                 writer.add_hparams(trial.params, metrics, run_name=".")
+
+
+def by_budget(epochs: Sequence[Mapping], key: str) -> dict[int, float]:
+    """What is known of a trial at each tenth of its budget, so that one whose epochs
+    take long is compared with what others have reached in the same time.
+
+    Arguments
+    ---------
+    epochs : sequence of mapping
+        Rows of `RunHistory`.
+    key : str
+        Which of their figures.
+
+    Returns
+    -------
+    dict
+        The figure of the latest epoch so far, by tenths from the first epoch's end on.
+
+    Example
+    -------
+    >>> rows = [{"eer": 0.3, "budget_used": 0.25}, {"eer": 0.2, "budget_used": 0.5}]
+    >>> by_budget(rows, "eer")
+    {2: 0.3, 3: 0.3, 4: 0.3, 5: 0.2}
+    """
+    known: dict[int, float] = {}
+    for row in epochs:
+        # Shares such as 3 / 10 are a little less than they should be.
+        step = int(STEPS * row["budget_used"] + 1e-6)
+        for passed in range(max(known, default=step), step):
+            known.setdefault(passed, known[max(known)])
+        known.setdefault(step, row[key])
+    return known
 
 
 def objective_value(metrics: dict, objective: str) -> float:
