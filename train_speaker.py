@@ -131,7 +131,8 @@ class SpeakerBrain(RepeatableBrain):
             self.on_epoch(self.hparams.history.epochs)
 
     def on_fit_batch_start(self, batch, should_step):
-        """Sets the margin; ends the run if too many recordings can't be read."""
+        """Sets the margin, and holds what is frozen still; ends the run if too many
+        recordings can't be read."""
         self.lost.update(dict.fromkeys(batch.lost))
         if len(self.lost) > self.hparams.max_bad_share * self.n_train:
             raise RunError(
@@ -142,6 +143,9 @@ class SpeakerBrain(RepeatableBrain):
                 "max_bad_share"
             )
         super().on_fit_batch_start(batch, should_step)
+        # Not earlier: SpeechBrain puts all into training mode when an epoch begins.
+        for module in self.frozen:
+            module.eval()
         self.margin_share = self.hparams.margin_schedule(self.progress)
 
     def on_stage_start(self, stage, epoch=None):
@@ -149,8 +153,6 @@ class SpeakerBrain(RepeatableBrain):
         if stage == sb.Stage.TRAIN:
             self.hparams.history.start_clock()
             self.train_reader.set_epoch(epoch)
-            for module in self.frozen:
-                module.eval()
         else:
             self.embeddings = {}
 

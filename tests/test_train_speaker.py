@@ -509,9 +509,20 @@ def test_real_speech_with_its_trial_list(tmp_path):
 
 
 class TestStartingFromATrainedModel:
-    def test_frozen_and_held_near(self, finished, voices_folder, tmp_path, capsys):
-        """On the same speakers: what is frozen keeps its bits, the rest is trained but
-        stays near what it was, nearer than without distillation."""
+    def test_frozen_and_held_near(
+        self, finished, voices_folder, tmp_path, capsys, monkeypatch
+    ):
+        """On the same speakers: what is frozen keeps its bits, and its dropout and
+        batch norms still, the rest is trained but stays near what it was, nearer than
+        without distillation."""
+        modes = set()
+        step = train_speaker.SpeakerBrain.optimizers_step
+
+        def watched(brain):
+            modes.update(module.training for module in brain.frozen)
+            step(brain)
+
+        monkeypatch.setattr(train_speaker.SpeakerBrain, "optimizers_step", watched)
         folder, _ = finished
         old = load_file(folder / "model/embedding_model.safetensors")
         drifts = []
@@ -539,6 +550,7 @@ class TestStartingFromATrainedModel:
             metrics = metrics_of(run)
             assert metrics["drift"]["eer_old"] == metrics_of(folder)["valid"]["eer"]
             drifts.append(metrics["drift"])
+        assert modes == {False}
         held, free = drifts
         assert held["cosine"] > free["cosine"] + 0.03, drifts
         shown = capsys.readouterr().out
