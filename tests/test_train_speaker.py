@@ -535,7 +535,7 @@ class TestStartingFromATrainedModel:
                 frozen_blocks=1,
                 distillation=weight,
                 number_of_epochs=2,
-                lr=0.002,
+                lr=0.01,
                 margin_ramp_start=0.0,
                 margin_ramp_end=0.0,
                 angular_margin=0.5,
