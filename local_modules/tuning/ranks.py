@@ -60,8 +60,8 @@ class Ranks:
                 raise RunError(
                     f"{self.job.folder}: a trial has failed in a way that not all "
                     "ranks need to have met; the same command continues after it, and "
-                    "does so by itself with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun "
-                    "--max-restarts 3"
+                    "does so by itself with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
+                    "torchrun --max-restarts 3"
                 )
 
     def train(
