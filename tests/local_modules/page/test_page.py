@@ -55,8 +55,8 @@ def open_page(tmp_path, words):
             executable_path=BROWSER, args=["--no-sandbox", *hears]
         )
         page = browser.new_page(permissions=["microphone"])
-        page.set_default_timeout(15_000)
-        expect.set_options(timeout=15_000)
+        page.set_default_timeout(60_000)
+        expect.set_options(timeout=60_000)
         asked, complaints = [], []
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -145,7 +145,7 @@ def test_a_person_with_a_microphone(serving, open_page, words):
 
     # With a browser that still looks on.
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=30)
+    _, error = process.communicate(timeout=120)
     assert process.returncode == 0 and "Traceback" not in error
     assert not list((folder / "tmp").iterdir())
     written = {path.name for path in (folder / "here").rglob("*") if path.is_file()}
