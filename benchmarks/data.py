@@ -258,7 +258,7 @@ class TimedBrain(train_speaker.SpeakerBrain):
         def timed_augment(*args):
             start = time.perf_counter()
             augmented = augment(*args)
-            self.count("augmenting", time.perf_counter() - start)
+            self.add("augmenting", time.perf_counter() - start)
             return augmented
 
         self.hparams.wav_augment = timed_augment
@@ -269,18 +269,18 @@ class TimedBrain(train_speaker.SpeakerBrain):
         self.last = time.perf_counter()
 
     def on_fit_batch_start(self, batch, should_step):
-        self.count("waiting", time.perf_counter() - self.last)
+        self.add("waiting", time.perf_counter() - self.last)
         super().on_fit_batch_start(batch, should_step)
 
     def on_fit_batch_end(self, batch, outputs, loss, should_step):
         super().on_fit_batch_end(batch, outputs, loss, should_step)
-        self.count("steps", 1)
+        self.add("steps", 1)
         # From the end of a step to that of the next.
         now = time.perf_counter()
-        self.count("all", now - self.last)
+        self.add("all", now - self.last)
         self.last = now
 
-    def count(self, what, amount):
+    def add(self, what, amount):
         """Adds to a sum of this epoch."""
         counts = self.sums.setdefault(self.hparams.epoch_counter.current, Counter())
         counts[what] += amount

@@ -66,7 +66,7 @@ def test_a_rank_gets_the_rows_of_its_speakers(trained_run, recipe):
     before = classifier.weight.detach().clone()
     start_from(folder, text, embedding_model, classifier, encoder)
     part = SplitClassifier(16, 3, angular_scale=30.0)
-    part.rows, part.weight = range(1, 3), nn.Parameter(before[1:])
+    part.rows, part.weight = range(1, 3), nn.Parameter(before[1:].clone())
     start_from(folder, text, embedding_model, part, encoder)
     assert not torch.equal(before[2], classifier.weight[2])
     assert torch.equal(part.weight, classifier.weight[1:])

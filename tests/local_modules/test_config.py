@@ -94,7 +94,8 @@ class TestCommandLine:
     def test_every_key_gets_through(self):
         """None is taken for the abbreviation of a run option."""
         keys = {key for system in SYSTEMS for key in plain_values(system, {})}
-        argv = [word for key in sorted(keys) for word in (f"--{key}", "3")]
+        values = dict.fromkeys(sorted(keys), "3") | {"precision": "bf16"}
+        argv = [word for key in values for word in (f"--{key}", values[key])]
         _, run_opts, overrides = parse_command_line(["a.yaml", *argv])
         assert keys - set(overrides) == keys & set(run_opts.overridden_args)
 
