@@ -380,12 +380,14 @@ def by_budget(epochs: Sequence[Mapping], key: str) -> dict[int, float]:
     {2: 0.3, 3: 0.3, 4: 0.3, 5: 0.2}
     """
     known: dict[int, float] = {}
+    latest = None
     for row in epochs:
         # Shares such as 3 / 10 are a little less than they should be.
         step = int(STEPS * row["budget_used"] + 1e-6)
-        for passed in range(max(known, default=step), step):
-            known.setdefault(passed, known[max(known)])
-        known.setdefault(step, row[key])
+        if known:
+            known |= dict.fromkeys(range(max(known) + 1, step), latest)
+        known.setdefault(step, row[key])  # what the pruner has been told stays
+        latest = row[key]
     return known
 
 
