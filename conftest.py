@@ -12,6 +12,8 @@ from pathlib import Path
 
 # Before torch is imported: two threads fight over tensors as small as these.
 os.environ["OMP_NUM_THREADS"] = "1"
+# A model that isn't there would be asked for again and again.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import pytest

@@ -33,6 +33,7 @@ from local_modules.brain import RepeatableBrain
 from local_modules.class_parallel import SplitClassifier, split_classifiers
 from local_modules.corpus import prepare_corpus, read_corpus
 from local_modules.distributed import (
+    gather_on_all,
     gather_on_first,
     rank_and_count,
 )
@@ -132,8 +133,8 @@ class SpeakerBrain(RepeatableBrain):
 
     def on_fit_batch_start(self, batch, should_step):
         """Sets the margin, and holds what is frozen still; ends the run if too many
-        recordings can't be read."""
-        self.lost.update(dict.fromkeys(batch.lost))
+        recordings can't be read, by whichever rank."""
+        self.lost.update(dict.fromkeys(gather_on_all(batch.lost)))
         if len(self.lost) > self.hparams.max_bad_share * self.n_train:
             raise RunError(
                 f"{len(self.lost)} of {self.n_train} training recordings can't be "

@@ -195,6 +195,7 @@ def ours(
     brain = SpeakerBrain(hparams["modules"], opt_class, hparams, mode.run_opts(device))
     brain.n_train, brain.total_steps = 1, 10**9
     brain.on_epoch = brain.teacher = None
+    brain.frozen = []
     return brain
 
 

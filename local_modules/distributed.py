@@ -1,7 +1,8 @@
 """What the processes of `torchrun`, the ranks, do together beyond what SpeechBrain has
 them do: share what is evaluated, and normalise over the batches of all."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 
 import torch
 from speechbrain.utils.distributed import is_distributed_initialized
@@ -65,6 +66,22 @@ def gather_on_first(embeddings: Mapping[str, torch.Tensor]) -> dict[str, torch.T
         for paths, vectors in shares or []
         for path, vector in zip(paths, vectors, strict=True)
     }
+
+
+def gather_on_all(items: Sequence[str]) -> list[str]:
+    """What all ranks have, one rank after the other, on each of them.
+
+    Example
+    -------
+    >>> gather_on_all(["a.wav"])
+    ['a.wav']
+    """
+    _, count = rank_and_count()
+    if count == 1:
+        return list(items)
+    shares = [None] * count
+    torch.distributed.all_gather_object(shares, list(items))
+    return list(itertools.chain.from_iterable(shares))
 
 
 class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):

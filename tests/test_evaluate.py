@@ -217,8 +217,7 @@ def test_a_mistake_is_one_line_and_status_2(
     assert last.startswith("evaluate.py: ") and words in last
 
 
-def test_no_model_is_one_line(voices_folder, run, here, capsys, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_no_model_is_one_line(voices_folder, run, here, capsys):
     arguments = command(run, voices_folder)
     assert evaluate.main(["nothing/model", *arguments[1:]]) == 2
     assert "nothing/model: is no speaker model" in capsys.readouterr().err

@@ -251,7 +251,6 @@ def test_killed_at_any_operation_it_leaves_a_whole_file(run, made, tmp_path):
 )
 def test_wrong_usage_is_one_line(run, tmp_path, monkeypatch, capsys, arguments, words):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "empty").mkdir()
     arguments = [str(run / "model") if a == "MODEL" else a for a in arguments]
     assert export.main(arguments) == 2

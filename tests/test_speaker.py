@@ -200,7 +200,7 @@ def test_killed_while_writing_vectors_never_stand_beside_others_paths(tmp_path):
         (["embed", "empty", "-o", "out.npy"], "empty: no audio in it"),
         (["enroll", " ", "good.wav"], "' ': is no name"),
         (["list", "--voices", "broken.db"], "broken.db: is no file of voices"),
-        (["list", "--model", "nowhere"], "nowhere: is no speaker model"),
+        (["list", "--model", "nowhere"], "nowhere: is no speaker model: there is"),
         (["serve", "--host", "0.0.0.0"], "--host 0.0.0.0: others reach the page there"),
         (["serve", "--host", "no.such"], "--host no.such: is no address"),
         (["serve", "--port", "65536"], "--port 65536: has to be from 0 to 65535"),

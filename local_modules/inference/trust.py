@@ -153,6 +153,11 @@ def _fetched(filename, source, folder, save_filename) -> Path:
             )
         if not path.is_file():
             raise InputError(f"{source}: is no speaker model: has no file {filename}")
+    elif "/" not in str(source):
+        raise InputError(
+            f"{source}: is no speaker model: there is no such folder, and models on a "
+            "hub are called OWNER/NAME"
+        )
     return fetch(filename, source, folder, save_filename, LocalStrategy.COPY)
 
 

@@ -11,7 +11,7 @@ def test_a_small_run_fills_the_tables(tmp_path):
     subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "scoring.py")]
         + ["--trials", "300", "600", "--files", "20", "--cohort", "30"]
-        + ["--list", "200", "40"],
+        + ["--list", "200", "40", "--seconds", "0"],
         cwd=tmp_path,
         check=True,
         timeout=300,
@@ -25,6 +25,7 @@ def test_a_small_run_fills_the_tables(tmp_path):
         "| SpeechBrain: EER",
         "| SpeechBrain: minDCF",
     ]
-    assert all(line.count(" s, ") == 2 for line in lines[2:6])
+    for line in lines[2:6]:
+        assert line.count(" s, ") == 1 and line.endswith("MiB | left out |")
     assert "SpeechBrain's recipe, as many (from 20 of them)" in lines[-2]
     assert "ours, 200 trials of 40 files" in lines[-1]

@@ -12,12 +12,13 @@ SOURCE = f"""
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from local_modules.distributed import (
-    gather_on_first, rank_share, synchronise_batch_norms
+    gather_on_all, gather_on_first, rank_share, synchronise_batch_norms
 )
 
 def run(rank, count, folder):
     share = rank_share({N_UTTERANCES})
     gathered = gather_on_first({{f"{{i}}.wav": torch.full((3,), i) for i in share}})
+    names = gather_on_all(rank * [f"{{rank}}.wav"])
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv1d(2, 5, 3), nn.BatchNorm1d(5), nn.Conv1d(5, 1, 1))
     model = DistributedDataParallel(synchronise_batch_norms(layers))
@@ -26,7 +27,7 @@ def run(rank, count, folder):
     # The sum over all, of which DDP takes the mean over the ranks.
     (y * count).backward()
     grads = [parameter.grad for parameter in layers.parameters()]
-    return gathered, layers.state_dict(), grads
+    return gathered, layers.state_dict(), grads, names
 """
 
 
@@ -43,11 +44,15 @@ def test_the_first_rank_gets_all_embeddings_once(results):
     assert gathered[1:] == [{}, {}]
 
 
+def test_all_ranks_get_all_names(results):
+    assert [result[3] for result in results] == 3 * [["1.wav", "2.wav", "2.wav"]]
+
+
 def test_batch_norm_over_ranks_is_that_of_the_whole_batch(results):
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv1d(2, 5, 3), nn.BatchNorm1d(5), nn.Conv1d(5, 1, 1))
     layers(torch.randn(sum(SHARES), 2, 6) + 10.0).square().sum().backward()
-    for _, state, grads in results:
+    for _, state, grads, _ in results:
         torch.testing.assert_close(state, layers.state_dict())
         for grad, parameter in zip(grads, layers.parameters(), strict=True):
             # Before a batch norm, a bias has no gradient but by rounding.

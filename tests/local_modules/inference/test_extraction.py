@@ -177,8 +177,7 @@ def test_two_processes_use_one_store(model, store, files, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nothing", "empty"])
-def test_no_model_is_one_line(name, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+def test_no_model_is_one_line(name, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="is no speaker model") as error:
         SpeakerModel(str(tmp_path / name))

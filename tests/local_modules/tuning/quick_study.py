@@ -11,6 +11,7 @@ epoch, "sampler": in place of a random one, "late": whether its time is over}.
 
 import json
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -19,9 +20,9 @@ from pathlib import Path
 
 from local_modules.manifest import replacing
 from local_modules.tuning import study as study_module
+from local_modules.tuning import supervisor
 from local_modules.tuning.search import read_search
 from local_modules.tuning.study import Turnstile, enqueue_defaults
-from local_modules.tuning.supervisor import run_workers
 from local_modules.tuning.worker import Job
 
 # A killed worker of a database is noticed in seconds instead of a minute.
@@ -121,10 +122,13 @@ def main():
         cache_gib=0.0,
         seed=1,
     )
+    if job.storage is None:
+        # At work at once; the connection to a database isn't one to be inherited.
+        supervisor.CONTEXT = multiprocessing.get_context("fork")
     study = job.open_study()
     enqueue_defaults(study, job.search.defaults)
     Turnstile(folder).recover(study)
-    for _ in run_workers(job, int(n_workers), train):
+    for _ in supervisor.run_workers(job, int(n_workers), train):
         pass
 
 
