@@ -41,7 +41,7 @@ sys.path.insert(0, str(ROOT))
 import train_speaker  # noqa: E402
 from benchmarks.measuring import markdown  # noqa: E402
 from local_modules.audio import ReadableBatch, SpeechCache  # noqa: E402
-from local_modules.augment import AddNoise, AddReverb  # noqa: E402
+from local_modules.augmentation.waveforms import AddNoise, AddReverb  # noqa: E402
 from local_modules.config import load_hparams, parse_command_line  # noqa: E402
 from local_modules.manifest import (  # noqa: E402
     Utterance,

@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy.signal import butter, sosfilt
 
-from local_modules import rooms
-from local_modules.rooms import image_response, simulated_responses
+from local_modules.augmentation import rooms
+from local_modules.augmentation.rooms import image_response, simulated_responses
 
 RATE = 16000
 SIZE, SOURCE, MICROPHONE = (5.3, 4.1, 2.9), (1.2, 3.3, 1.7), (4.0, 0.9, 1.1)

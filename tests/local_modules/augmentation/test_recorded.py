@@ -5,14 +5,14 @@ import pytest
 import soundfile
 import torch
 
-from local_modules import recorded
-from local_modules.errors import InputError
-from local_modules.recorded import (
+from local_modules.augmentation import recorded
+from local_modules.augmentation.recorded import (
     find_noises,
     find_responses,
     read_noises,
     read_responses,
 )
+from local_modules.errors import InputError
 
 RATE = 16000
 MUSAN = {

@@ -13,13 +13,13 @@ import torch
 from scipy.fft import next_fast_len
 from torch import nn
 
-from local_modules.recorded import (
+from local_modules.augmentation.recorded import (
     find_noises,
     find_responses,
     read_noises,
     read_responses,
 )
-from local_modules.rooms import simulated_responses
+from local_modules.augmentation.rooms import simulated_responses
 
 EPSILON = 1e-8
 CPU_ROWS = 16  # of a batch at a time: what is computed stays in a processor's cache

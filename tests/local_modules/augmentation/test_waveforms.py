@@ -6,7 +6,12 @@ import soundfile
 import torch
 from scipy import stats
 
-from local_modules.augment import AddNoise, AddReverb, ColouredNoise, RecordedNoise
+from local_modules.augmentation.waveforms import (
+    AddNoise,
+    AddReverb,
+    ColouredNoise,
+    RecordedNoise,
+)
 from local_modules.errors import InputError
 
 RATE = 16000
