@@ -17,7 +17,7 @@ from pathlib import Path
 import onnx
 import torch
 
-from local_modules.config import plain_values
+from local_modules.config import load_plain
 from local_modules.errors import InputError, LineParser
 from local_modules.inference.extraction import EmbeddingStore, SpeakerModel, embed_files
 from local_modules.inference.onnx_export import (
@@ -33,6 +33,7 @@ from local_modules.scoring import score_trials
 from local_modules.trials import TrialList, read_trials
 
 MANIFESTS = "manifests"  # beside the model, as training leaves them
+TRIALS = "test_trials.txt"
 GIVE_TRIALS = "give --trials LIST --data_folder DIR for the error rates"
 
 
@@ -81,15 +82,29 @@ def trials_to_compare(options: argparse.Namespace) -> tuple[TrialList, Path] | N
     if options.trials is not None:
         return read_trials(options.trials), Path(options.data_folder).resolve()
     run = Path(options.model).resolve().parent
-    trials, recipe = run / MANIFESTS / "test_trials.txt", run / "hyperparams.yaml"
-    if not trials.is_file() or not recipe.is_file():
+    values = values_of(run / "hyperparams.yaml")
+    trials = run / MANIFESTS / TRIALS
+    if not trials.is_file():
+        trials = Path(values.get("manifest_folder", ""), TRIALS)
+    if not trials.is_file() or "data_folder" not in values:
         print(f"{run}: has no test trials; {GIVE_TRIALS}")
         return None
-    folder = Path(str(plain_values(str(recipe), {})["data_folder"]))
+    folder = Path(values["data_folder"])
     if not folder.is_dir():
         print(f"{folder}: the recordings are not there; {GIVE_TRIALS}")
         return None
     return read_trials(trials), folder.resolve()
+
+
+def values_of(recipe: Path) -> dict[str, str]:
+    """What a recipe says in plain text; nothing, if there is none. References were
+    resolved when it was written, and must not be here: HyperPyYAML calls what a file
+    names for that, and this one may have come with a model from anywhere."""
+    if not recipe.is_file():
+        return {}
+    text = recipe.read_text(encoding="utf-8", errors="replace")
+    tree = load_plain(str(recipe), text)
+    return {key: value for key, value in tree.items() if isinstance(value, str)}
 
 
 def error_rates(

@@ -148,6 +148,19 @@ def test_int8_says_what_it_costs(run, made, voices_folder, tmp_path, capsys):
     assert int8.session.get_modelmeta().custom_metadata_map["quantization"] == "int8"
 
 
+def test_trials_that_training_had_elsewhere(run, made, tmp_path, capsys):
+    """As the trainings of a study have: the manifests are the study's."""
+    copy = tmp_path / "copy"
+    shutil.copytree(run / "model", copy / "model")
+    elsewhere = shutil.copytree(run / "manifests", tmp_path / "elsewhere")
+    text = (run / "hyperparams.yaml").read_text()
+    text = re.sub("(?m)^manifest_folder: .*", f"manifest_folder: {elsewhere}", text)
+    (copy / "hyperparams.yaml").write_text(text)
+    output = tmp_path / "small.onnx"
+    assert export.main(command(copy, output, "--quantize", "int8")) == 0
+    assert "on 66 test trials" in capsys.readouterr().out
+
+
 def test_trials_of_ones_own(run, made, voices_folder, tmp_path, capsys):
     lines = (run / "manifests" / "test_trials.txt").read_text().splitlines()
     (tmp_path / "list.txt").write_text("\n".join(lines[:40]))
@@ -178,6 +191,18 @@ def test_without_its_trials_it_says_so_and_goes_on(
     said = capsys.readouterr().out
     assert "give --trials LIST --data_folder DIR" in said and "EER on" not in said
     assert output.exists()
+
+
+def test_the_recipe_beside_a_model_runs_nothing(run, made, tmp_path, capsys):
+    copy, victim = tmp_path / "copy", tmp_path / "victim"
+    shutil.copytree(run / "model", copy / "model")
+    shutil.copytree(run / "manifests", copy / "manifests")
+    command_line = f"!applyref:os.system ['touch {victim}']"
+    (copy / "hyperparams.yaml").write_text(f"data_folder: {command_line}\n")
+    output = tmp_path / "small.onnx"
+    assert export.main(command(copy, output, "--quantize", "int8")) == 0
+    assert "has no test trials" in capsys.readouterr().out
+    assert not victim.exists()
 
 
 @pytest.mark.parametrize("quantize", [(), ("--quantize", "int8")])
