@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+import soundfile
 
 import evaluate
 from local_modules.metrics import equal_error_rate
@@ -125,6 +126,20 @@ def test_lines_of_no_use_are_left_out_or_end_it(run, voices_folder, here, capsys
     trials.write_text("\n".join(lines))
     assert evaluate.main(command(run, data, "--strict", trials=trials)) == 2
     assert f"{trials}:1: {broken}: " in capsys.readouterr().err
+
+
+def test_samples_that_are_no_numbers_are_left_out(run, voices_folder, here, capsys):
+    data = here / "data"
+    shutil.copytree(voices_folder, data)
+    lines = (run / "manifests" / "test_trials.txt").read_text().splitlines()
+    broken = lines[0].split()[1]
+    samples, rate = soundfile.read(data / broken)
+    samples[5] = np.nan
+    soundfile.write(data / broken, samples, rate, subtype="FLOAT")
+    assert evaluate.main(command(run, data)) == 0
+    results = results_in(here / "results" / "evaluation" / "test_trials")
+    assert results["n_left_out"] == sum(broken in line.split() for line in lines)
+    assert f"{broken}: holds samples that are no numbers" in capsys.readouterr().out
 
 
 def test_models_are_compared_and_enrolled_with_several(run, voices_folder, here):

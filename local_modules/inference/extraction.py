@@ -103,8 +103,16 @@ class SpeakerModel:
         return digest.hexdigest()
 
     def read(self, path: Path) -> torch.Tensor:
-        """A file's waveform, mono and at the model's rate, [time]."""
+        """A file's waveform, mono and at the model's rate, [time].
+
+        Raises
+        ------
+        RuntimeError
+            It can't be decoded, or holds NaN or infinity.
+        """
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        if not np.isfinite(samples).all():
+            raise RuntimeError("holds samples that are no numbers")
         return self.classifier.audio_normalizer(torch.from_numpy(samples), rate)
 
     @torch.no_grad()
@@ -281,9 +289,13 @@ def _embed_batch(
     found = {}
     for path in seconds:
         own = [v for v, o in zip(vectors, owners, strict=True) if o == path]
-        if path not in failures:
-            vector = torch.stack(own).mean(dim=0).numpy()
+        if path in failures:
+            continue
+        vector = torch.stack(own).mean(dim=0).numpy()
+        if np.isfinite(vector).all():
             found[path] = Embedded(vector, seconds[path])
+        else:
+            failures[path] = "holds samples too large for an embedding"
     return found
 
 

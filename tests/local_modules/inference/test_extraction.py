@@ -154,6 +154,26 @@ def test_bad_files_are_named_and_the_others_embedded(model, store, files, tmp_pa
     )
 
 
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (np.nan, "holds samples that are no numbers"),
+        (-np.inf, "holds samples that are no numbers"),
+        (1e30, "holds samples too large for an embedding"),
+    ],
+)
+def test_an_embedding_that_is_no_number_is_a_failure(
+    value, reason, model, store, files, tmp_path
+):
+    samples, rate = soundfile.read(files[0])
+    samples[100] = value
+    soundfile.write(tmp_path / "bad.wav", samples, rate, subtype="FLOAT")
+    found, failures = embed_files(model, [tmp_path / "bad.wav", *files], store)
+    assert failures == {tmp_path / "bad.wav": reason}
+    assert set(found) == set(files)
+    assert all(np.isfinite(embedded.vector).all() for embedded in found.values())
+
+
 def test_a_killed_batch_leaves_a_whole_store(model, store, files):
     embed_files(model, files[:2], store)
 
