@@ -13,6 +13,7 @@ import copy
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,8 @@ import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import (
     ddp_barrier,
+    ddp_broadcast,
+    if_main_process,
     main_process_only,
     run_on_main,
 )
@@ -103,8 +106,8 @@ class SpeakerBrain(RepeatableBrain):
     def compute_objectives(self, embeddings, batch, stage):
         """The margin loss in training; elsewhere embeddings are kept for the trials."""
         if stage != sb.Stage.TRAIN:
-            for path, embedding in zip(batch.path, embeddings, strict=True):
-                self.embeddings[path] = embedding.squeeze(0).float().cpu()
+            for name, embedding in zip(batch.name, embeddings, strict=True):
+                self.embeddings[name] = embedding.squeeze(0).float().cpu()
             return torch.zeros(())
         targets = batch.spk_id_encoded.data
         # Cosines of bf16 vectors are too coarse for a margin.
@@ -133,8 +136,11 @@ class SpeakerBrain(RepeatableBrain):
 
     def on_fit_batch_start(self, batch, should_step):
         """Sets the margin, and holds what is frozen still; ends the run if too many
-        recordings can't be read, by whichever rank."""
+        recordings can't be read, by whichever rank, or all of a batch can't."""
         self.lost.update(dict.fromkeys(gather_on_all(batch.lost)))
+        if batch.is_empty:
+            ids = ", ".join(batch.lost[:3])
+            raise RunError(f"{ids}: none of the recordings of a batch can be decoded")
         if len(self.lost) > self.hparams.max_bad_share * self.n_train:
             raise RunError(
                 f"{len(self.lost)} of {self.n_train} training recordings can't be "
@@ -148,6 +154,12 @@ class SpeakerBrain(RepeatableBrain):
         for module in self.frozen:
             module.eval()
         self.margin_share = self.hparams.margin_schedule(self.progress)
+
+    def evaluate_batch(self, batch, stage):
+        """Passes over a batch of which nothing can be read: it may have been one."""
+        if batch.is_empty:
+            return torch.zeros(())
+        return super().evaluate_batch(batch, stage)
 
     def on_stage_start(self, stage, epoch=None):
         """Moves on to the crops of this epoch, or begins to collect embeddings."""
@@ -167,6 +179,8 @@ class SpeakerBrain(RepeatableBrain):
         if epoch is not None:
             metrics = self.verify("valid")[0]
             history.stop_clock()
+            # The validation may have used up the minutes.
+            self.seconds = ddp_broadcast(history.seconds)
             history.end_epoch(
                 {
                     "epoch": epoch,
@@ -211,6 +225,11 @@ class SpeakerBrain(RepeatableBrain):
                 f"{split}: {n_lost} of {len(trials)} trials left out, for their "
                 "recordings can't be decoded"
             )
+        if not (len(target) and len(nontarget)):
+            raise RunError(
+                f"{split}: of one kind of trials none can be scored; with --debug, a "
+                "larger --debug_batches has more of the recordings"
+            )
         eer, threshold = equal_error_rate(target, nontarget)
         metrics = {
             "eer": eer,
@@ -230,17 +249,20 @@ def dataio_prep(hparams: dict, cache: SpeechCache) -> tuple[dict, UtteranceReade
     hparams : dict
         The loaded hyperparameters.
     cache : SpeechCache
-        Keeps decoded speech of `train` and `valid`.
+        Keeps decoded speech of `train` and `valid`, without data workers.
 
     Returns
     -------
     datasets : dict
         `train` gives crops and encoded speakers; `valid`, `test` and `cohort` whole
-        utterances, the longest first. `cohort` is a part of `train`.
+        utterances, the longest first, by the names that the trials know them by or,
+        those of `cohort`, a part of `train`, by their IDs.
     train_reader : UtteranceReader
         Decides on the crops of an epoch.
     """
     rate = hparams["sample_rate"]
+    if hparams["num_workers"] > 0:
+        cache = None  # each worker would have its own, and lose it after the epoch
     shards = dict.fromkeys(("train", "valid", "test"))
     if hparams["shards"]:
         for split in shards:
@@ -270,14 +292,16 @@ def dataio_prep(hparams: dict, cache: SpeechCache) -> tuple[dict, UtteranceReade
         def audio_pipeline(utt_id, wav, start, stop, reader=reader):
             return reader(utt_id, wav, start, stop)
 
-        @sb.utils.data_pipeline.takes("wav")
-        @sb.utils.data_pipeline.provides("path")
-        def path_pipeline(wav):
-            return os.path.relpath(wav, hparams["data_folder"])
+        @sb.utils.data_pipeline.takes("id", "wav")
+        @sb.utils.data_pipeline.provides("name")
+        def name_pipeline(utt_id, wav, is_in_trials=split in ("valid", "test")):
+            # Of the others, a file may hold several.
+            folder = hparams["data_folder"]
+            return os.path.relpath(wav, folder) if is_in_trials else utt_id
 
         dataset.add_dynamic_item(audio_pipeline)
-        dataset.add_dynamic_item(path_pipeline)
-        dataset.set_output_keys(["id", "sig", "path"])
+        dataset.add_dynamic_item(name_pipeline)
+        dataset.set_output_keys(["id", "sig", "name"])
         datasets[split] = dataset
 
     label_encoder = hparams["label_encoder"]
@@ -350,6 +374,12 @@ def train(
     overrides = dict(overrides or {})
     config.check_overrides(hparams_file, overrides)
     settings = config.plain_values(hparams_file, overrides)
+    config.check_positive(settings)
+    if settings["batch_size"] * rank_and_count()[1] == 1:
+        raise InputError("--batch_size 1: has to be 2 or more, for batch norm")
+    for key in ("frozen_blocks", "distillation"):
+        if settings.get(key) and not settings["pretrained"]:
+            raise InputError(f"--{key} {settings[key]}: is for a --pretrained model")
     if not settings["skip_prep"]:
         run_on_main(prepare_corpus, [settings])
     splits, trials = read_corpus(settings["manifest_folder"])
@@ -366,10 +396,12 @@ def train(
     hparams = config.load_hparams(hparams_file, overrides)
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
-        hyperparams_to_save=hparams_file,
-        overrides=overrides,
         save_env_desc=test,  # takes a second
     )
+    if if_main_process():
+        # SpeechBrain's own way would leave half of it to a kill.
+        with replacing(Path(hparams["output_folder"], "hyperparams.yaml")) as file:
+            file.write(hparams_text)
     if cache is None:
         cache = SpeechCache(hparams["cache_gib"])
     datasets, train_reader = dataio_prep(hparams, cache)
@@ -424,8 +456,13 @@ def train(
     )
     if brain.train_sampler is None:  # not wrapped for several processes
         brain.train_sampler = sampler
-    steps = hparams["number_of_epochs"] * len(train_loader)
-    steps = max(1, steps // brain.grad_accumulation_factor)
+    brain.steps_per_epoch = len(train_loader) // brain.grad_accumulation_factor
+    if brain.steps_per_epoch == 0:
+        raise InputError(
+            f"--grad_accumulation_factor {brain.grad_accumulation_factor}: an epoch "
+            f"has {len(train_loader)} batches only"
+        )
+    steps = hparams["number_of_epochs"] * brain.steps_per_epoch
     # SpeechBrain hands the option over as it was typed.
     brain.total_steps = min(steps, int(brain.optimizer_step_limit or steps))
     eval_options = {"batch_size": hparams["valid_batch_size"], **loader_options}
@@ -442,6 +479,8 @@ def train(
         best = history.epochs[history.best_epoch - 1]
         rates = {"eer": best["valid_eer"], "min_dcf": best["valid_min_dcf"]}
         return {"valid": rates} | summary(hparams, history)
+    if brain.test_only and not hparams["checkpointer"].recover_if_possible():
+        raise InputError(f"--test_only: {hparams['save_folder']} has no checkpoint")
     # Evaluation loads the best checkpoint, and with it the history up to there.
     history = copy.deepcopy(hparams["history"])
     scores, embeddings = {}, {}
@@ -457,7 +496,7 @@ def train(
             {row.path: row.duration for row in splits["valid"]},
             trials["valid"],
             embeddings["cohort"],
-            {row.path: row.speaker for row in splits["train"]},
+            {row.id: row.speaker for row in splits["train"]},
         ],
     )
     drift = None
@@ -540,7 +579,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         command_line = sys.argv[1:] if argv is None else argv
         hparams_file, run_opts, overrides = config.parse_command_line(command_line)
+        if "cuda" in str(run_opts["device"]) and not torch.cuda.is_available():
+            raise InputError(f"--device {run_opts['device']}: torch sees no GPU here")
         sb.utils.distributed.ddp_init_group(run_opts)
+        if run_opts["debug"] and not run_opts["debug_persistently"]:
+            # A few batches shall not take the place of a training, as in SpeechBrain.
+            folder = tempfile.mkdtemp(prefix="debug-") if if_main_process() else None
+            overrides["output_folder"] = ddp_broadcast(folder)
         if "hpopt" in overrides:
             driven = Driven(overrides)
             metrics = train(hparams_file, run_opts, driven.overrides, test=False)

@@ -13,7 +13,7 @@ from speechbrain.dataio.preprocess import AudioNormalizer
 from speechbrain.utils.logger import get_logger
 from torch.nn.utils.rnn import pad_sequence
 
-from local_modules.errors import InputError, RunError
+from local_modules.errors import InputError
 from local_modules.shards.reading import ShardReader
 
 logger = get_logger(__name__)
@@ -129,7 +129,7 @@ class UtteranceReader:
         self.cache = cache
         self.shards = shards
         self.speeds = speeds
-        # Shared with the data workers, which outlive an epoch.
+        # Shared with data workers, which may outlive an epoch.
         self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
@@ -214,6 +214,8 @@ def _read(file: soundfile.SoundFile, start: int, stop: int, dtype: str) -> np.nd
     samples = file.read(stop - start, dtype=dtype)
     if not 0 < stop - start <= len(samples):
         raise RuntimeError(f"{len(samples)} samples where {stop - start} should be")
+    if not np.isfinite(samples).all():
+        raise RuntimeError("it holds samples that are no numbers")
     return samples
 
 
@@ -228,12 +230,11 @@ def _padded(tensors: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 
 class ReadableBatch(PaddedBatch):
     """A padded batch of those utterances of which `sig` could be read; `lost` has the
-    IDs of the others."""
+    IDs of the others. Where that are all, `is_empty`, and there is nothing else."""
 
     def __init__(self, examples, *args, **kwargs):
         readable = [example for example in examples if example["sig"] is not None]
-        if not readable:
-            ids = ", ".join(example["id"] for example in examples[:3])
-            raise RunError(f"{ids}: none of the recordings of a batch can be decoded")
-        super().__init__(readable, *args, padding_func=_padded, **kwargs)
+        self.is_empty = not readable
+        if readable:
+            super().__init__(readable, *args, padding_func=_padded, **kwargs)
         self.lost = [e["id"] for e in examples if e["sig"] is None]

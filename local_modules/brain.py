@@ -27,9 +27,10 @@ class RepeatableBrain(sb.Brain):
     """A Brain whose budget is counted in steps or minutes, and whose steps depend on
     their numbers alone.
 
-    It needs `total_steps`, and in its hyperparameters `seed`, `epoch_counter`,
-    `history` (`RunHistory`), `lr_schedule` (learning rate by progress),
-    `train_time_limit_minutes`, and for messages `output_folder` and `save_folder`.
+    It needs `steps_per_epoch` and `total_steps`, of the optimizer, and in its
+    hyperparameters `seed`, `epoch_counter`, `history` (`RunHistory`), `lr_schedule`
+    (learning rate by progress), `train_time_limit_minutes`, and for messages
+    `output_folder` and `save_folder`.
     `compute_objectives` has to `count` each training batch.
     """
 
@@ -54,6 +55,15 @@ class RepeatableBrain(sb.Brain):
     def on_fit_start(self):
         """Resumes, and lets a run that has used its budget end."""
         super().on_fit_start()
+        history = self.hparams.history
+        if history.steps_per_epoch not in (None, self.steps_per_epoch):
+            raise InputError(
+                f"{self.hparams.output_folder}: holds a run of "
+                f"{history.steps_per_epoch} optimizer steps an epoch, not "
+                f"{self.steps_per_epoch}; continue it with as many processes and the "
+                "--grad_accumulation_factor that it had"
+            )
+        history.steps_per_epoch = self.steps_per_epoch
         self.seconds = self.hparams.history.seconds
         # In the middle of an epoch, its validation is still to be done.
         if self.progress >= 1.0 and self.step == 0:
@@ -120,6 +130,12 @@ class RepeatableBrain(sb.Brain):
         lengths there are, it would take hours."""
         with torch.compiler.set_stance("eager_on_recompile"):
             return super().evaluate_batch(batch, stage)
+
+    def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
+        """As in SpeechBrain, but not between the batches whose gradients make one
+        step: a checkpoint has no gradients."""
+        due = super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
+        return due and self.step % self.grad_accumulation_factor == 0
 
     def make_dataloader(self, dataset, stage, **options):
         """As in SpeechBrain, but each rank evaluates a share instead of everything."""

@@ -1,11 +1,14 @@
-"""Checkpoints that survive a kill at any moment."""
+"""Checkpoints that survive a kill or a power cut at any moment."""
 
 import json
 import os
 import shutil
+from pathlib import Path
 
 from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
+
+from local_modules.manifest import replacing
 
 MARKER = "complete.json"
 
@@ -15,8 +18,8 @@ class WholeCheckpointer(Checkpointer):
 
     SpeechBrain's writes a checkpoint file by file into its final folder and deletes it
     file by file, so a process killed meanwhile leaves a folder that a restart tries to
-    load. This one lists the files in a marker that is written last, and ignores
-    folders without it or without one of the files. Arguments as
+    load. This one lists the files and their sizes in a marker that is written last,
+    when they are on the disk, and ignores folders with other files. Arguments as
     `speechbrain.utils.checkpoints.Checkpointer`.
 
     Example
@@ -37,10 +40,11 @@ class WholeCheckpointer(Checkpointer):
         checkpoint = super().save_checkpoint(*args, **kwargs)
         ddp_barrier()  # each rank may have written
         if if_main_process():
-            files = sorted(os.listdir(checkpoint.path))
-            partial = checkpoint.path / (MARKER + ".tmp")
-            partial.write_text(json.dumps(files), encoding="utf-8")
-            os.replace(partial, checkpoint.path / MARKER)
+            sizes = {p.name: p.stat().st_size for p in checkpoint.path.iterdir()}
+            for name in sizes:
+                _put_on_disk(checkpoint.path / name)
+            with replacing(checkpoint.path / MARKER) as file:
+                json.dump(sizes, file)
             for folder in self.checkpoints_dir.glob(f"{CKPT_PREFIX}+*"):
                 if not _is_whole(folder):
                     shutil.rmtree(folder)
@@ -53,9 +57,14 @@ class WholeCheckpointer(Checkpointer):
         ]
 
 
-def _is_whole(folder) -> bool:
+def _put_on_disk(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _is_whole(folder: Path) -> bool:
     try:
-        files = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        sizes = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        return all((folder / n).stat().st_size == size for n, size in sizes.items())
+    except (FileNotFoundError, ValueError):
         return False
-    return all((folder / name).exists() for name in files)

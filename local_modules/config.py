@@ -40,6 +40,15 @@ KINDS = (
     (list, list, "a list, as in [1.0,0.9]"),
 )
 
+POSITIVE = (
+    "number_of_epochs",
+    "epochs_per_pass",
+    "train_time_limit_minutes",
+    "batch_size",
+    "valid_batch_size",
+    "crop_seconds",
+)
+
 
 def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, dict]:
     """Splits a command line into the YAML file, SpeechBrain's run options and the
@@ -117,6 +126,25 @@ def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -
                 break
 
 
+def check_positive(values: Mapping) -> None:
+    """Checks that what has to be a number above 0, or null where it may be, is one.
+
+    Raises
+    ------
+    InputError
+        One isn't.
+
+    Example
+    -------
+    >>> check_positive({"batch_size": 8, "train_time_limit_minutes": None})
+    """
+    for key in POSITIVE:
+        value = values.get(key)
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if value is not None and not (is_number and value > 0):
+            raise InputError(f"--{key} {value}: has to be a number above 0")
+
+
 def check_keys(
     given: Iterable[str], known: Iterable[str], prefix: str, owner: str
 ) -> None:
@@ -148,11 +176,8 @@ def plain_values(hparams_file: str, overrides: Mapping) -> dict:
     dict
         Values by key; what is an object, or holds one, is left out.
     """
-    # Whatever the number of speakers is, no plain value depends on it.
-    text = resolved_text(hparams_file, {"n_speakers": 0, **overrides})
-    tree = load_plain(hparams_file, text)
     values = {}
-    for key, value in tree.items():
+    for key, value in _resolved(hparams_file, overrides).items():
         is_plain = getattr(value, "tag", None) is None or value.tag.value is None
         # The parser's own kinds of number and list become Python's; objects within
         # a list or mapping can't.
@@ -160,6 +185,19 @@ def plain_values(hparams_file: str, overrides: Mapping) -> dict:
             if is_plain:
                 values[key] = json.loads(json.dumps(value))
     return values
+
+
+def texts_of_objects(hparams_file: str, overrides: Mapping) -> dict[str, str]:
+    """What `plain_values` leaves out, each as a line of text."""
+    plain = plain_values(hparams_file, overrides)
+    texts = _dumped(_resolved(hparams_file, overrides))
+    return {k: " ".join(t.split()) for k, t in texts.items() if k not in plain}
+
+
+def _resolved(hparams_file: str, overrides: Mapping) -> Mapping:
+    # Whatever the number of speakers is, no plain value depends on it.
+    text = resolved_text(hparams_file, {"n_speakers": 0, **overrides})
+    return load_plain(hparams_file, text)
 
 
 def resolved_text(hparams_file: str, overrides: Mapping) -> str:

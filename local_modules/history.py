@@ -8,13 +8,13 @@ from speechbrain.utils.checkpoints import (
     mark_as_saver,
     register_checkpoint_hooks,
 )
-from speechbrain.utils.distributed import main_process_only
 
 
 @register_checkpoint_hooks
 class RunHistory:
     """One row of figures per finished epoch, the running counts of the epoch under
-    way, and the seconds spent; saved and restored with the checkpoint.
+    way, the optimizer steps of an epoch (None before the first), and the seconds spent;
+    saved and restored with the checkpoint.
 
     Example
     -------
@@ -31,6 +31,7 @@ class RunHistory:
     def __init__(self):
         self.epochs: list[dict] = []
         self.correct = self.seen = 0
+        self.steps_per_epoch: int | None = None
         self._earlier_seconds = 0.0
         self._started = None
 
@@ -69,12 +70,12 @@ class RunHistory:
         return min(reversed(self.epochs), key=lambda row: row["valid_eer"])["epoch"]
 
     @mark_as_saver
-    @main_process_only
     def _save(self, path):
         state = {
             "epochs": self.epochs,
             "correct": self.correct,
             "seen": self.seen,
+            "steps_per_epoch": self.steps_per_epoch,
             "seconds": self.seconds,
         }
         with open(path, "w", encoding="utf-8") as file:
@@ -87,6 +88,7 @@ class RunHistory:
             state = json.load(file)
         self.epochs = state["epochs"]
         self.correct, self.seen = state["correct"], state["seen"]
+        self.steps_per_epoch = state["steps_per_epoch"]
         self._earlier_seconds = state["seconds"]
         if self._started is not None:
             self.start_clock()

@@ -6,6 +6,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,7 @@ from local_modules.checkpoints import WholeCheckpointer
 from local_modules.config import load_hparams
 from local_modules.evaluation.backend import Backend
 from local_modules.losses import AdditiveAngularMargin
+from local_modules.manifest import read_manifest, write_manifest
 from local_modules.shards import reading
 from local_modules.shards.index import read_index
 from local_modules.shards.packing import pack
@@ -343,7 +346,6 @@ def test_two_processes_train_one_model_and_stop_together(
         ("--grad_accumulation_factor", "2"),
         ("--optimizer_step_limit", "4"),
         ("--ckpt_interval_minutes", "1"),
-        ("--debug",),
         ("--remove_vector_weight_decay",),
         ("--compile", "--compile_module_keys", "classifier"),
     ],
@@ -353,9 +355,7 @@ def test_run_options_of_speechbrain(options, voices_folder, tmp_path):
     arguments = command_line(voices_folder, tmp_path / "run", *options)
     assert train_speaker.main(arguments) == 0
     metrics = metrics_of(tmp_path / "run")
-    assert metrics["epochs"] == {"--optimizer_step_limit": 1, "--debug": 2}.get(
-        options[0], 3
-    )
+    assert metrics["epochs"] == {"--optimizer_step_limit": 1}.get(options[0], 3)
 
 
 @pytest.mark.parametrize("limit", [0.001, -1.0])
@@ -446,6 +446,20 @@ def test_the_classifier_knows_the_training_speakers(finished, voices_folder):
             ["{recipe}", "{data}", "--noise_folder", "/nowhere"],
             ["noise_folder /nowhere: does not exist"],
         ),
+        (["{recipe}", "--number_of_epochs", "0"], ["--number_of_epochs 0: has to"]),
+        (["{recipe}", "--train_time_limit_minutes", "ten"], ["minutes ten: has to"]),
+        (["{recipe}", "--batch_size", "1"], ["--batch_size 1: has to be 2 or more"]),
+        (["{recipe}", "--frozen_blocks", "2"], ["--frozen_blocks 2: ", "--pretrained"]),
+        (
+            ["{recipe}", "{data}", "--grad_accumulation_factor", "9"],
+            ["--grad_accumulation_factor 9: an epoch has"],
+        ),
+        (["{recipe}", "{data}", "--test_only"], ["--test_only: ", "no checkpoint"]),
+        pytest.param(
+            ["{recipe}", "--device", "cuda"],
+            ["--device cuda: torch sees no GPU"],
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="it has one"),
+        ),
         ([], ["param_file"]),
     ],
 )
@@ -480,21 +494,76 @@ def test_a_run_is_not_continued_with_other_settings(finished, voices_folder, cap
     assert_same(before, latest_states(folder))
 
 
+def test_a_run_is_not_continued_with_other_steps(finished, voices_folder, capsys):
+    """As with another number of processes: its schedules would not fit."""
+    folder, _ = finished
+    before = latest_states(folder)
+    more = ("--grad_accumulation_factor", "2")
+    assert train_speaker.main(command_line(voices_folder, folder, *more)) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert "holds a run of 6 optimizer steps an epoch, not 3" in line
+    assert_same(before, latest_states(folder))
+
+
+def test_tested_again_a_run_has_the_same_rates(finished, voices_folder):
+    folder, _ = finished
+    before = metrics_of(folder)
+    (folder / "metrics.json").unlink()
+    arguments = command_line(voices_folder, folder, "--test_only")
+    assert train_speaker.main(arguments) == 0
+    assert metrics_of(folder) == before
+
+
+def test_debugging_leaves_a_run_alone(finished, voices_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = metrics_of(finished[0])
+    assert train_speaker.main(command_line(voices_folder, finished[0], "--debug")) == 0
+    assert metrics_of(finished[0]) == before
+    (folder,) = tmp_path.glob("debug-*")
+    assert metrics_of(folder)["epochs"] == 2
+
+
+def test_the_cohort_knows_who_speaks_in_each_part_of_a_file(finished, tmp_path):
+    """A call, say: of one file, both halves are in the manifest."""
+    manifests = tmp_path / "manifests"
+    shutil.copytree(finished[0] / "manifests", manifests)
+    rows = read_manifest(manifests / "train.csv")
+    one, other = rows[0], next(row for row in rows if row.speaker != rows[0].speaker)
+    middle = one.stop // 2
+    halves = [
+        replace(one, stop=middle),
+        replace(other, path=one.path, start=middle, stop=one.stop),
+    ]
+    kept = [row for row in rows if row.id not in {one.id, other.id}]
+    write_manifest(manifests / "train.csv", halves + kept)
+    values = {"output_folder": str(tmp_path), "n_speakers": 6, "data_folder": "/data"}
+    (tmp_path / "save").mkdir()
+    recipe = str(ROOT / "hparams" / "conformer.yaml")
+    datasets, _ = train_speaker.dataio_prep(
+        load_hparams(recipe, values), SpeechCache(0.0)
+    )
+    with datasets["cohort"].output_keys_as(["id", "name"]):
+        items = list(datasets["cohort"])
+    assert {one.id, other.id} <= {item["id"] for item in items}
+    assert all(item["name"] == item["id"] for item in items)
+
+
 def test_a_recording_that_breaks_later_is_named_and_skipped(voices_folder, tmp_path):
     data = tmp_path / "data"
     shutil.copytree(voices_folder, data)
     arguments = command_line(data, tmp_path / "run", number_of_epochs=1)
     assert train_speaker.main(arguments) == 0
-    broken = data / "train" / "train0" / "0.wav"
-    size, times = broken.stat().st_size, broken.stat()
-    broken.write_bytes(b"\0" * size)
-    os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))
+    for broken in (data / "test" / "test0" / "0.wav", data / "train/train0/0.wav"):
+        size, times = broken.stat().st_size, broken.stat()
+        broken.write_bytes(b"\0" * size)
+        os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))
     arguments = command_line(
         data,
         tmp_path / "run",
         number_of_epochs=2,
         skip_prep=True,
         max_bad_share=0.05,
+        valid_batch_size=1,
     )
     assert train_speaker.main(arguments) == 0
     assert str(broken) in (tmp_path / "run" / "log.txt").read_text()
@@ -638,7 +707,8 @@ class TestSpeakerSpeeds:
             reader.set_epoch(epoch)
             for split in ("valid", "test", "cohort"):
                 item = datasets[split][0]
-                wave, _ = soundfile.read(voices_folder / item["path"], dtype="float32")
+                path = datasets[split].data[item["id"]]["wav"]
+                wave, _ = soundfile.read(path, dtype="float32")
                 assert item["sig"].numpy() == pytest.approx(wave, abs=1e-7)
             item = datasets["train"][0]
             label = item["spk_id_encoded"].item()

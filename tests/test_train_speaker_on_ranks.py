@@ -51,7 +51,7 @@ def rank(kills, log, arguments):
         def compute_objectives(self, embeddings, batch, stage):
             if stage.name == "TEST":
                 with open(f"{log}.{rank}", "a") as file:
-                    file.writelines(f"{path}\\n" for path in batch.path)
+                    file.writelines(f"{name}\\n" for name in batch.name)
             return super().compute_objectives(embeddings, batch, stage)
 
     WholeCheckpointer.save_checkpoint = save_and_die

@@ -9,7 +9,7 @@ import soundfile
 import torch
 from torch.utils.data import DataLoader
 
-from local_modules.audio import SpeechCache, UtteranceReader
+from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader
 from local_modules.errors import InputError
 
 RATE = 16000
@@ -277,3 +277,21 @@ def test_workers_that_outlive_an_epoch_see_it(ramp, context):
         alone.set_epoch(epoch)
         for utt_id, wav in zip(ids, loader, strict=True):
             assert torch.equal(wav, alone(utt_id, ramp, 0, len(RAMP)))
+
+
+@pytest.mark.parametrize("sample", [np.nan, np.inf])
+def test_samples_that_are_no_numbers_are_no_recording(tmp_path, sample):
+    wave = RAMP.copy()
+    wave[100] = sample
+    path = write(tmp_path / "broken.wav", wave)
+    assert UtteranceReader(RATE)("u", path, 0, len(RAMP)) is None
+    assert UtteranceReader(RATE)("u", path, 101, len(RAMP)) is not None
+
+
+def test_a_batch_without_what_is_lost():
+    lost = [{"id": name, "sig": None} for name in "ab"]
+    read = {"id": "c", "sig": torch.ones(3)}
+    batch = ReadableBatch([*lost, read])
+    assert not batch.is_empty and batch.lost == ["a", "b"] and batch.id == ["c"]
+    batch = ReadableBatch(lost)
+    assert batch.is_empty and batch.lost == ["a", "b"]

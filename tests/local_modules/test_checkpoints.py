@@ -196,3 +196,12 @@ def test_marker_lists_what_is_there(checkpointer):
     listed = json.loads((checkpoint.path / "complete.json").read_text())
     present = {path.name for path in checkpoint.path.iterdir()}
     assert set(listed) == present - {"complete.json"}
+
+
+@pytest.mark.parametrize("name", ["net.ckpt", "complete.json"])
+def test_what_a_power_cut_has_emptied_is_not_whole(checkpointer, name):
+    older = checkpointer.save_checkpoint()
+    newer = checkpointer.save_checkpoint()
+    assert checkpointer.find_checkpoint().path == newer.path
+    (newer.path / name).write_bytes(b"")
+    assert checkpointer.find_checkpoint().path == older.path

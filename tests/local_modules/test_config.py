@@ -14,6 +14,7 @@ from local_modules.config import (
     parse_command_line,
     plain_values,
     resolved_text,
+    texts_of_objects,
 )
 from local_modules.errors import InputError
 
@@ -321,3 +322,24 @@ def test_yaml_loader_agrees_on_floats():
     """PyYAML takes 1e-4 for text; the command line must not."""
     assert yaml.safe_load("1e-4") == "1e-4"
     assert parse_command_line(["a.yaml", "--lr", "1e-4"])[2]["lr"] == 0.0001
+
+
+def test_objects_differ_where_their_class_or_a_value_does(tmp_path):
+    text = Path(CONFORMER).read_text(encoding="utf-8")
+    other = tmp_path / "other.yaml"
+    other.write_text(text.replace("AttentiveStatisticsPooling", "StatisticsPooling"))
+    own = texts_of_objects(CONFORMER, {})
+    changed = {
+        key
+        for key, line in texts_of_objects(str(other), {}).items()
+        if line != own[key]
+    }
+    assert changed == {"embedding_model", "modules", "checkpointer"}
+    changed = {
+        key
+        for key, line in texts_of_objects(CONFORMER, {"lr": 0.5}).items()
+        if line != own[key]
+    }
+    assert changed == {"lr_schedule", "opt_class"}
+    assert not own.keys() & plain_values(CONFORMER, {}).keys()
+    assert not any("\n" in line for line in own.values())
