@@ -68,7 +68,7 @@ def trial_line(trial: FrozenTrial, objectives: tuple[str, ...]) -> str:
         last, value = max(trial.intermediate_values.items())
         share = 100 * last // STEPS
         value = objective_text(objectives[0], value)
-        what = f"pruned after {share} % of its budget at {value}"
+        what = f"pruned: {value} after {share} % of its budget"
     else:
         what = f"failed: {failure_reason(trial)}"
     number, minutes = trial.user_attrs[SLOT], trial.duration.total_seconds() / 60

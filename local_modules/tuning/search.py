@@ -30,6 +30,8 @@ OBJECTIVES = {
     "n_parameters": None,
     "train_seconds": "seconds",
 }
+# What their rows would say before the first epoch; an untrained network guesses.
+UNTRAINED = {"valid_eer": 0.5, "valid_min_dcf": 1.0, "seconds": 0.0}
 PLAIN = {"trials", "objective", "proxy", "space"}
 KEYS = PLAIN | {"sampler_seed", "sampler", "pruner"}
 

@@ -29,6 +29,7 @@ from local_modules.audio import SpeechCache
 from local_modules.errors import InputError, RunError
 from local_modules.tuning.search import (
     OBJECTIVES,
+    UNTRAINED,
     Search,
     make_sampler_and_pruner,
     suggest,
@@ -58,6 +59,7 @@ FREE_KEYS = {
     "num_workers",
     "valid_batch_size",
     "cache_gib",
+    "checkpointer",  # holds such a folder
 }
 BEST_OF_A_TRIAL = ("valid_eer", "valid_min_dcf", "train_accuracy")  # TensorBoard's
 SECONDS_BETWEEN_LOOKS = 2.0  # at trials that others have under way
@@ -109,8 +111,10 @@ class Job:
     def settings(self) -> dict:
         """What the trials of a study have in common."""
         values = config.plain_values(self.recipe, self.overrides)
+        objects = config.texts_of_objects(self.recipe, self.overrides)
         return {
             "recipe": {k: v for k, v in values.items() if k not in FREE_KEYS},
+            "objects": {k: v for k, v in objects.items() if k not in FREE_KEYS},
             "searched": {
                 key: optuna.distributions.distribution_to_json(distribution)
                 for key, distribution in self.search.space.items()
@@ -287,7 +291,8 @@ class Worker:
                 raise InputError(SURPLUS)
             metrics = self._train(trial, folder)
             # An attempt that found all epochs done had none to report.
-            self._report(trial, trial.user_attrs[EPOCHS])
+            for _ in self._report(trial, trial.user_attrs[EPOCHS]):
+                pass
             trial.set_user_attr("metrics", metrics)
             values = [objective_value(metrics, o) for o in self.job.search.objectives]
             if not np.isfinite(values).all():
@@ -319,10 +324,10 @@ class Worker:
             parent = multiprocessing.parent_process()
             if parent is not None and not parent.is_alive():
                 raise KeyboardInterrupt
-            self._report(trial, epochs)
-            has_one = len(self.job.search.objectives) == 1
-            if has_one and trial.should_prune():
-                raise optuna.TrialPruned
+            for _ in self._report(trial, epochs):
+                # The others are compared with the recipe's own values to the end.
+                if trial.should_prune() and trial.user_attrs[SLOT] != 0:
+                    raise optuna.TrialPruned
 
         return self.train(
             self.job.recipe,
@@ -333,15 +338,17 @@ class Worker:
             test=False,
         )
 
-    def _report(self, trial: optuna.Trial, epochs: list[dict]) -> None:
-        """Gives the pruner what this attempt hasn't reported yet; Optuna knows no
-        pruning by several objectives."""
+    def _report(self, trial: optuna.Trial, epochs: list[dict]) -> Iterator[None]:
+        """Gives the pruner what this attempt hasn't reported yet, one after the other:
+        of two trials that it prunes, the sampler takes for better the one with the
+        later report. Optuna knows no pruning by several objectives."""
         by_epoch = OBJECTIVES[self.job.search.objectives[0]]
         if len(self.job.search.objectives) == 1 and by_epoch is not None:
             for step, value in by_budget(epochs, by_epoch).items():
                 if step > self.last_step:
                     trial.report(value, step)
                     self.last_step = step
+                    yield
 
     def _close(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """A trial that has ended keeps its figures, not its checkpoints."""
@@ -371,22 +378,24 @@ def by_budget(epochs: Sequence[Mapping], key: str) -> dict[int, float]:
     Returns
     -------
     dict
-        The figure of the latest epoch so far, by tenths from the first epoch's end on.
+        The figure of the latest epoch so far, by tenths from the first on: what took
+        longer for its first epoch had nothing to show until then.
 
     Example
     -------
-    >>> rows = [{"eer": 0.3, "budget_used": 0.25}, {"eer": 0.2, "budget_used": 0.5}]
-    >>> by_budget(rows, "eer")
-    {2: 0.3, 3: 0.3, 4: 0.3, 5: 0.2}
+    >>> rows = [{"valid_eer": 0.3, "budget_used": 0.25}]
+    >>> rows += [{"valid_eer": 0.2, "budget_used": 0.5}]
+    >>> by_budget(rows, "valid_eer")
+    {1: 0.5, 2: 0.3, 3: 0.3, 4: 0.3, 5: 0.2}
     """
     known: dict[int, float] = {}
-    latest = None
+    latest = UNTRAINED[key]
     for row in epochs:
         # Shares such as 3 / 10 are a little less than they should be.
         step = int(STEPS * row["budget_used"] + 1e-6)
-        if known:
-            known |= dict.fromkeys(range(max(known) + 1, step), latest)
-        known.setdefault(step, row[key])  # what the pruner has been told stays
+        known |= dict.fromkeys(range(len(known) + 1, step), latest)
+        if step > 0:
+            known.setdefault(step, row[key])  # what the pruner has been told stays
         latest = row[key]
     return known
 
