@@ -13,6 +13,8 @@ from local_modules.inference.verification import Verifier, Voice
 from local_modules.inference.voices import VoiceStore
 from local_modules.scoring import speaker_means, subtract_mean
 
+N_WEIGHED = 50  # or more, if more are to be named
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -90,7 +92,8 @@ class Identifier:
         voice : Voice
             The recording.
         top : int
-            How many candidates to weigh. Farther ones count as impossible.
+            How many candidates to name. More are weighed, `N_WEIGHED`, so that the
+            probabilities don't depend on it; farther ones count as impossible.
         prior : float
             How probable it is beforehand that it is one of the enrolled; each of them
             is as probable as the others.
@@ -104,7 +107,8 @@ class Identifier:
         if not people:
             return Answer(None, None if not verifier.is_calibrated else 1.0, [])
         vector = self._directions(torch.tensor(voice.vector[np.newaxis])).numpy()[0]
-        shortlist = [people[number] for number in enrolled.nearest(vector, top)]
+        nearest = enrolled.nearest(vector, max(top, N_WEIGHED))
+        shortlist = [people[number] for number in nearest]
         verdicts = verifier.compare(store.voices(shortlist), voice)
         order = sorted(
             range(len(shortlist)),
@@ -117,7 +121,7 @@ class Identifier:
                 Candidate(shortlist[n], verdicts[n].score, None, None) for n in order
             ]
             name = found[0].name if verdicts[order[0]].same else None
-            return Answer(name, None, found)
+            return Answer(name, None, found[:top])
         ratios = np.array([verdicts[n].llr for n in order])
         each = np.log(prior / len(people))
         logits = np.append(ratios + each, np.log1p(-prior))
@@ -126,7 +130,8 @@ class Identifier:
             Candidate(shortlist[n], verdicts[n].score, verdicts[n].llr, share)
             for n, share in zip(order, shares, strict=True)
         ]
-        return Answer(found[0].name if shares[0] > nobody else None, nobody, found)
+        name = found[0].name if shares[0] > nobody else None
+        return Answer(name, nobody, found[:top])
 
     def _searchable(self, store: VoiceStore) -> _Enrolled:
         """Who is enrolled now."""

@@ -75,6 +75,17 @@ def test_the_prior_decides_where_the_voice_does_not(verifier, people):
     assert Identifier(verifier).identify(store, heard, prior=1e-9).name is None
 
 
+def test_how_many_are_named_changes_no_probability(verifier, people):
+    store, centres = people
+    centre = (centres["p05"] + centres["p06"]) / 2
+    heard = voice(np.random.default_rng(4), centre)
+    few, many = (
+        Identifier(verifier).identify(store, heard, top=top) for top in (1, 20)
+    )
+    assert many.candidates[1].probability > 0.01  # it is of weight
+    assert few.candidates == many.candidates[:1] and few.nobody == many.nobody
+
+
 def test_nobody_is_enrolled(verifier, tmp_path):
     store = VoiceStore(tmp_path / "voices.db", "f", "m")
     heard = Voice(np.ones(len(verifier.backend.mean), np.float32), QUALITY)
