@@ -96,6 +96,18 @@ def test_enroll_identify_list_remove(here, words, capsys):
     assert "test1: is not enrolled" in capsys.readouterr().err
 
 
+def test_a_model_at_a_rate_where_no_speech_is_found(here, words, capsys):
+    path = here / "results/run/model/hyperparams.yaml"
+    text = path.read_text().replace("sample_rate: 16000", "sample_rate: 22050")
+    path.write_text(text)
+    assert run("verify", *words["test0"][:2]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == (
+        "speaker.py: results/run/model: is a model for 22050 Hz; speech is found at "
+        "8000, 16000, 32000 or 48000 Hz only"
+    )
+
+
 def test_another_models_voices_are_refused(here, words, trained_run, capsys):
     run("enroll", "ann", words["test0"][0])
     other = here / "other" / "model"

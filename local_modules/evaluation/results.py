@@ -152,7 +152,8 @@ def read_metadata(path: str | Path) -> dict[str, dict[str, str]]:
     Raises
     ------
     InputError
-        The file can't be read, or has no such column.
+        The file can't be read, has no such column, or has a row with more or fewer
+        fields than columns.
     """
     delimiter = "\t" if Path(path).suffix == ".tsv" else ","
     try:
@@ -163,7 +164,16 @@ def read_metadata(path: str | Path) -> dict[str, dict[str, str]]:
                     f"{path}: has no column path; it has "
                     f"{', '.join(reader.fieldnames or ['nothing'])}"
                 )
-            return {row.pop("path"): row for row in reader}
+            found = {}
+            for row in reader:
+                has_more = None in row
+                if has_more or None in row.values():
+                    raise InputError(
+                        f"{path}:{reader.line_num}: has "
+                        f"{'more' if has_more else 'fewer'} fields than the first line"
+                    )
+                found[row.pop("path")] = row
+            return found
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: can't be read as metadata: {error}") from None
 

@@ -4,6 +4,7 @@ A model is a folder that training has written or any other speaker model that
 SpeechBrain's `EncoderClassifier` loads.
 """
 
+import contextlib
 import hashlib
 import re
 import sqlite3
@@ -131,12 +132,19 @@ class EmbeddingStore:
     ---------
     path : str or os.PathLike
         An SQLite file, made if there is none.
+
+    Raises
+    ------
+    InputError
+        Embeddings can't be kept there.
     """
 
     def __init__(self, path):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        self._database = sqlite3.connect(path, timeout=60.0)
-        with self._database:
+        self.path = Path(path)
+        with self._told():
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, timeout=60.0)
+        with self._told(), self._database:
             self._database.execute(
                 "CREATE TABLE IF NOT EXISTS embeddings (model TEXT, window REAL, "
                 "path TEXT, size INTEGER, mtime_ns INTEGER, seconds REAL, vector BLOB, "
@@ -157,12 +165,18 @@ class EmbeddingStore:
     def put(
         self, model: str, window: float, embedded: Iterable[tuple[Path, Embedded]]
     ) -> None:
-        """Keeps files, all of them or, if it is killed meanwhile, none."""
+        """Keeps files, all of them or, if it is killed meanwhile, none.
+
+        Raises
+        ------
+        InputError
+            The file can't be written to.
+        """
         rows = [
             (model, window, str(p), *_stamp(p), e.seconds, e.vector.tobytes())
             for p, e in embedded
         ]
-        with self._database:
+        with self._told(), self._database:
             self._database.executemany(
                 "INSERT OR REPLACE INTO embeddings VALUES (?, ?, ?, ?, ?, ?, ?)", rows
             )
@@ -170,6 +184,16 @@ class EmbeddingStore:
     def close(self) -> None:
         """Closes the file."""
         self._database.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """A place that can't be written to, or is full, is a person's to know."""
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            raise InputError(
+                f"{self.path}: embeddings can't be kept there: {error}"
+            ) from None
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -28,6 +28,7 @@ MAX_OGG_PAGE = 65_307  # octets
 BLOCK_SECONDS = 30  # decoded at a time
 MAX_SPEECH_SECONDS = 3600.0  # more of it says nothing new
 FRAME_SECONDS = 0.03
+MODEL_RATES = 8000, 16_000, 32_000, 48_000  # Hz; webrtcvad knows no others
 STRICTNESS = 2  # of webrtcvad, 0 to 3
 JOIN_FRAMES, MARGIN_FRAMES = 10, 3  # short pauses stay, and some of what is around
 MIN_PEAK = 10 ** (-50 / 20)  # of full scale
@@ -84,7 +85,7 @@ def read_speech(
     path : str or os.PathLike
         Any format that libsndfile reads, of one channel or two.
     sample_rate : int
-        To resample to, in Hz; one that webrtcvad takes (8, 16, 32 or 48 kHz).
+        To resample to, in Hz; one of `MODEL_RATES`.
     min_seconds : float
         Least duration of the speech.
 

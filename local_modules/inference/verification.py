@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from local_modules.errors import InputError
 from local_modules.evaluation.backend import Backend, Recordings, cosines
 from local_modules.inference.extraction import SpeakerModel, windows_of
-from local_modules.inference.speech import Quality, read_speech
+from local_modules.inference.speech import MODEL_RATES, Quality, read_speech
 from local_modules.metrics import bayes_threshold
 
 WINDOW_SECONDS = 20.0
@@ -60,10 +61,22 @@ class Verdict:
 
 
 class ListeningModel(SpeakerModel):
-    """A model that embeds the speech of a recording rather than all of it."""
+    """A model that embeds the speech of a recording rather than all of it.
+
+    Raises
+    ------
+    InputError
+        As `SpeakerModel`; or speech can't be told from pauses at its sample rate.
+    """
 
     def __init__(self, source: str, device: str = "cpu", trust: bool = False):
         super().__init__(source, device, trust)
+        if self.sample_rate not in MODEL_RATES:
+            *rates, last = MODEL_RATES
+            raise InputError(
+                f"{source}: is a model for {self.sample_rate} Hz; speech is found at "
+                f"{', '.join(map(str, rates))} or {last} Hz only"
+            )
         # Its embeddings are not those of the whole files.
         self.fingerprint += ":speech"
 

@@ -106,3 +106,12 @@ def test_metadata_is_read_by_path(tmp_path):
         read_metadata(tmp_path / "bad.csv")
     with pytest.raises(InputError, match="can't be read"):
         read_metadata(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(("row", "what"), [("b,f,1", "more"), ("b", "fewer")])
+def test_metadata_with_a_ragged_row_is_one_line(row, what, tmp_path):
+    path = tmp_path / "m.csv"
+    path.write_text(f"path,sex\na,m\n{row}\n")
+    with pytest.raises(InputError) as error:
+        read_metadata(path)
+    assert str(error.value) == f"{path}:3: has {what} fields than the first line"

@@ -196,6 +196,18 @@ def test_two_processes_use_one_store(model, store, files, tmp_path):
         assert database.execute("SELECT count(*) FROM embeddings").fetchone() == (2,)
 
 
+def test_a_place_for_no_store_is_one_line(model, store, files, tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "file" / "embeddings.db"):
+        with pytest.raises(InputError, match="embeddings can't be kept there") as error:
+            EmbeddingStore(path)
+        assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+    # As on a disk of which nothing but reading is allowed.
+    store._database.execute("PRAGMA query_only = ON")
+    with pytest.raises(InputError, match="embeddings.db: embeddings can't be kept"):
+        embed_files(model, files[:1], store)
+
+
 @pytest.mark.parametrize("name", ["nothing", "empty"])
 def test_no_model_is_one_line(name, tmp_path):
     (tmp_path / "empty").mkdir()
