@@ -43,7 +43,12 @@ from local_modules.evaluation.results import (
     read_metadata,
 )
 from local_modules.inference.embedding_files import audio_below
-from local_modules.inference.extraction import EmbeddingStore, SpeakerModel, embed_files
+from local_modules.inference.extraction import (
+    Embedded,
+    EmbeddingStore,
+    SpeakerModel,
+    embed_files,
+)
 from local_modules.manifest import replacing
 from local_modules.scoring import trial_rows
 from local_modules.trials import TrialList, read_enrolment, read_trials
@@ -156,8 +161,9 @@ def embed(
         found, failures = embed_files(model, files, store, *settings)
         if options.cohort:
             speaker_of = cohort_files(Path(options.cohort).resolve())
-            embedded, _ = embed_files(model, speaker_of, store, *settings)
-            vectors = {p: torch.from_numpy(e.vector) for p, e in embedded.items()}
+            cohort = embed_files(model, speaker_of, store, *settings)
+            check_cohort(options, speaker_of, *cohort)
+            vectors = {p: torch.from_numpy(e.vector) for p, e in cohort[0].items()}
             backend = cohort_backend(vectors, speaker_of)
         else:
             backend = Backend.load(source) if Path(source).is_dir() else None
@@ -180,6 +186,28 @@ def cohort_files(folder: Path) -> dict[Path, str]:
             "speakers; DIR/<speaker>/... of two or more are needed"
         )
     return speaker_of
+
+
+def check_cohort(
+    options: argparse.Namespace,
+    speaker_of: dict[Path, str],
+    embedded: dict[Path, Embedded],
+    failures: dict[Path, str],
+) -> None:
+    """Says which recordings of the cohort can't be embedded; two speakers have to be
+    left."""
+    if not failures:
+        return
+    for path, reason in list(failures.items())[:N_SHOWN]:
+        print(f"left out: {path}: {reason}")
+    counted = (
+        f"--cohort {options.cohort}: {len(failures)} of {len(speaker_of)} recordings "
+        "can't be embedded"
+    )
+    n_speakers = len({speaker_of[path] for path in embedded})
+    if n_speakers < 2:
+        raise InputError(f"{counted}; two speakers are needed, {n_speakers} left")
+    print(f"{counted}; {n_speakers} speakers are left")
 
 
 def score(

@@ -211,6 +211,27 @@ def test_another_cohort(run, voices_folder, here):
     assert normalised["headline"] == "AS-norm"
 
 
+def test_recordings_of_a_cohort_that_are_of_no_use(run, voices_folder, here, capsys):
+    cohort = here / "cohort"
+    for name in ("train0", "train1", "train2"):
+        shutil.copytree(voices_folder / "train" / name, cohort / name)
+    for path in (cohort / "train0").iterdir():
+        path.write_bytes(b"nothing")
+    arguments = command(run, voices_folder, "--cohort", "cohort")
+    assert evaluate.main(arguments) == 0
+    output = capsys.readouterr().out
+    assert f"left out: {cohort / 'train0' / '0.wav'}: " in output
+    counted = "--cohort cohort: 5 of 15 recordings can't be embedded; "
+    assert f"{counted}2 speakers are left\n" in output
+
+    for path in (cohort / "train1").iterdir():
+        path.write_bytes(b"nothing")
+    assert evaluate.main(arguments) == 2
+    counted = "--cohort cohort: 10 of 15 recordings can't be embedded; "
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == f"evaluate.py: {counted}two speakers are needed, 1 left"
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
