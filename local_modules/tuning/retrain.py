@@ -27,8 +27,9 @@ def retrain(
     seeds : iterable of int
         One training of each recipe for each.
     path : Path
-        JSON file that gets what is returned. `retrained/trial_<number>/<seed>/` beside
-        it gets a training; those that are finished there are not done again.
+        JSON file that gets what is returned, after every seed what there is by then.
+        `retrained/trial_<number>/<seed>/` beside it gets a training; those that are
+        finished there are not done again.
     run_opts : speechbrain.utils.run_opts.RunOptions
         SpeechBrain's run options.
     train : callable
@@ -62,6 +63,6 @@ def retrain(
             row["valid_eer"].append(metrics["valid"]["eer"])
             row["test_eer"].append(metrics["test"]["eer"])
             row["test_min_dcf"].append(metrics["test"]["min_dcf"])
-    with replacing(path) as file:
-        json.dump(results, file, indent=2)
+        with replacing(path) as file:
+            json.dump(results, file, indent=2)
     return results

@@ -1,0 +1,47 @@
+"""Full trainings over several seeds, by a training that takes no time."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from local_modules.tuning.retrain import retrain
+
+SYSTEMS = {"defaults": (0, {"lr": 0.1}), "best": (4, {"lr": 0.2})}
+
+
+def train(hparams_file, run_opts, overrides):
+    """Error rates that tell the systems and the seeds apart."""
+    eer = overrides["lr"] + overrides["seed"]
+    return {"valid": {"eer": eer}, "test": {"eer": 2 * eer, "min_dcf": 3 * eer}}
+
+
+def test_a_row_for_each_system(tmp_path):
+    path = tmp_path / "retrained.json"
+    results = retrain("a.yaml", SYSTEMS, [1, 2], path, None, train)
+    assert json.loads(path.read_text()) == results
+    assert list(results) == ["defaults", "best"]
+    assert results["best"] == {
+        "trial": 4,
+        "seeds": [1, 2],
+        "valid_eer": [1.2, 2.2],
+        "test_eer": [2.4, 4.4],
+        "test_min_dcf": pytest.approx([3.6, 6.6]),
+    }
+
+
+@pytest.mark.parametrize("interrupted", [0, 4])
+def test_an_interruption_keeps_the_seeds_that_all_systems_have(interrupted, tmp_path):
+    path = tmp_path / "retrained.json"
+
+    def train_until(hparams_file, run_opts, overrides):
+        folder = Path(overrides["output_folder"])
+        if folder.relative_to(tmp_path).parts[1:] == (f"trial_{interrupted}", "2"):
+            raise KeyboardInterrupt
+        return train(hparams_file, run_opts, overrides)
+
+    with pytest.raises(KeyboardInterrupt):
+        retrain("a.yaml", SYSTEMS, [1, 2, 3], path, None, train_until)
+    results = json.loads(path.read_text())
+    assert [row["seeds"] for row in results.values()] == [[1], [1]]
+    assert [row["valid_eer"] for row in results.values()] == [[1.1], [1.2]]
