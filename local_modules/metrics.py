@@ -269,44 +269,6 @@ def far_frr(target_scores, nontarget_scores, threshold: float) -> tuple[float, f
     return float((nontarget >= threshold).mean()), float((target < threshold).mean())
 
 
-def threshold_at_far(nontarget_scores, far: float) -> float:
-    """The lowest threshold with at most so many false acceptances.
-
-    Arguments
-    ---------
-    nontarget_scores : array or torch.Tensor
-        Scores of the non-target trials, [n_nontarget].
-    far : float
-        The share of them that may be accepted.
-
-    Returns
-    -------
-    float
-        Just above the highest score that has to be rejected; minus infinity if none
-        has to be.
-
-    Raises
-    ------
-    ValueError
-        Empty, non-finite or not one-dimensional scores; a rate outside [0, 1].
-
-    Example
-    -------
-    >>> threshold = threshold_at_far([1.0, 2.0, 3.0, 4.0], far=0.25)
-    >>> 3.0 < threshold < 3.0001
-    True
-    """
-    if not 0 <= far <= 1:
-        raise ValueError(f"far is {far}, not between 0 and 1")
-    nontarget = _scores(nontarget_scores, "nontarget_scores")
-    n_accepted = math.floor(far * len(nontarget) + 1e-9)
-    if n_accepted == len(nontarget):
-        return -math.inf
-    index = len(nontarget) - 1 - n_accepted
-    rejected = np.partition(nontarget, index)[index]
-    return float(np.nextafter(rejected, rejected.dtype.type(np.inf)))
-
-
 def bayes_threshold(
     p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
 ) -> float:

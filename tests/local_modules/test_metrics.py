@@ -17,7 +17,6 @@ from local_modules.metrics import (
     far_frr,
     min_cllr,
     min_dcf,
-    threshold_at_far,
 )
 
 
@@ -274,29 +273,6 @@ def test_rates_at_a_threshold_by_counting(seed):
         far, frr = far_frr(target, nontarget, threshold)
         assert far == sum(s >= threshold for s in nontarget) / len(nontarget)
         assert frr == sum(s < threshold for s in target) / len(target)
-
-
-@pytest.mark.parametrize("seed", range(40))
-@pytest.mark.parametrize("wanted", [0.0, 0.01, 0.1, 0.5, 1.0])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_threshold_at_a_far_is_the_lowest_that_keeps_it(seed, wanted, dtype):
-    nontarget = draw(seed)[1].astype(dtype)
-    threshold = threshold_at_far(nontarget, wanted)
-    assert (nontarget >= threshold).mean() <= wanted
-    lower = [score for score in nontarget if score < threshold]
-    if lower:
-        assert (nontarget >= max(lower)).mean() > wanted
-
-
-def test_the_share_of_a_far_is_exact():
-    scores = np.arange(1000.0)
-    for share in (0.001, 0.003, 0.029, 0.07, 0.57):
-        accepted = (scores >= threshold_at_far(scores, share)).sum()
-        assert accepted == round(share * 1000)
-    with pytest.raises(ValueError, match="far is 1.5"):
-        threshold_at_far(scores, 1.5)
-    with pytest.raises(ValueError, match="nontarget_scores is empty"):
-        threshold_at_far([], 0.5)
 
 
 def test_actual_cost_by_hand():
