@@ -1,7 +1,8 @@
 """Enrolled voices, in one SQLite file that several processes may use at a time.
 
 An embedding says who somebody is: a voice is kept with the date of its owner's consent,
-and one that is removed is overwritten on the disk.
+and of one that is removed the file has no trace. The disk may have: SQLite deletes its
+rollback journals, and does not overwrite them.
 """
 
 import os
@@ -195,7 +196,7 @@ class VoiceStore:
         return names, vectors.reshape(len(names), -1 if names else 0)
 
     def remove(self, name: str) -> None:
-        """Forgets a voice: its place on the disk is overwritten.
+        """Forgets a voice: its place in the file is overwritten.
 
         Raises
         ------

@@ -154,7 +154,7 @@ class Answers:
             raise InputError("Who is to be removed? Choose a name.")
         with self.open_store() as store:
             store.remove(name)
-        return self.parts.note(f"{name} is removed, and overwritten on the disk."), None
+        return self.parts.note(f"{name} is removed, and overwritten in the file."), None
 
     def names(self) -> list[str]:
         """Who is enrolled."""

@@ -101,7 +101,8 @@ def test_enrol_identify_remove(answers, words):
     assert "<h2>test1</h2>" in html  # it has heard this very file
     (picture,) = images(answers.map(voice))
     assert "test2" in picture and "last recording" in picture
-    assert "test1 is removed" in answers.remove("test1")[0]
+    removed = answers.remove("test1")[0]
+    assert "test1 is removed, and overwritten in the file." in removed
     assert "is not enrolled" in answers.remove("test1")[0]
     assert "Choose a name" in answers.remove(None)[0]
     assert answers.names() == ["test0", "test2"]
