@@ -64,7 +64,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         prog="tune.py",
         usage=f"tune.py [{RECIPE}] [options] [--key value ...]",
         description=__doc__.splitlines()[0],
-        epilog="--key value: as for train_speaker.py, for every training",
+        epilog="--key value: as for train_speaker.py, for every training; but a trial "
+        "list, the recipe's own key trials, goes into its YAML",
         allow_abbrev=False,
         exit_on_error=False,
     )
@@ -179,13 +180,20 @@ def watch(
                 shown.add(number)
                 progress.write(outcome.trial_line(trial, job.search.objectives))
                 progress.update()
-                if number == 0 and trial.state == TrialState.FAIL:
-                    raise RunError(
-                        "the recipe's own values, the first trial, failed: "
-                        f"{failure_reason(trial)}"
-                    )
+            check_first(live)
             progress.set_postfix_str(standing(job, study, live), refresh=False)
             progress.refresh()
+
+
+def check_first(live: dict[int, FrozenTrial]) -> None:
+    """Ends a study whose first trial has failed, also if it is begun again: there is
+    nothing to compare the others with."""
+    first = live.get(0)
+    if first is not None and first.state == TrialState.FAIL and has_ended(first):
+        raise RunError(
+            f"the recipe's own values, the first trial, failed: {failure_reason(first)}"
+            "; once that is mended, begin a study of another name, --study NAME"
+        )
 
 
 def standing(job: Job, study: optuna.Study, live: dict) -> str:
@@ -232,7 +240,7 @@ def finish(job: Job, study: optuna.Study, full: dict) -> None:
     )
     print(f"\nbest      trial {number}: {value}")
     print(f"          {outcome.params_text(best.params)}")
-    if live[0].values:
+    if live[0].state == TrialState.COMPLETE:  # one that was pruned has a value too
         print(f"own       trial 0: {outcome.objective_text(name, live[0].values[0])}")
     print(f"page      {folder / 'report.html'}")
     print(f"pictures  {folder / 'plots'}")
@@ -293,7 +301,9 @@ def lead(
     claim_settings(study, job.settings())
     enqueue_defaults(study, job.search.defaults)
     Turnstile(job.folder).recover(study)
-    n_done = sum(has_ended(trial) for trial in live_trials(study).values())
+    live = live_trials(study)
+    check_first(live)
+    n_done = sum(has_ended(trial) for trial in live.values())
     print(first_screen(job, options.workers, n_done), flush=True)
     (job.folder / "env.log").write_text(get_environment_description())
     settings = config.plain_values(job.recipe, full)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from optuna.trial import TrialState
 
 import tune
 from local_modules import config
@@ -217,7 +218,33 @@ def test_defaults_that_fail_end_the_study(here, capsys):
     assert tune.main(command("--kernel_size", "4")) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("tune.py: the recipe's own values")
-    assert "kernel_size 4" in error
+    assert "kernel_size 4" in error and "--study NAME" in error
+    # Nor does the same command go on without them, whatever else is wrong by now.
+    shutil.rmtree(here / "data")
+    assert tune.main(command("--kernel_size", "4", "--retrain")) == 1
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("", f"{error}\n")
+
+
+def test_a_first_trial_that_was_pruned_is_not_shown_for_the_own_values(here, capsys):
+    """Studies may have one that were begun when it still could be."""
+    job, full = tune.make_job(*tune.parse(command()))
+    job.folder.mkdir(parents=True)
+    study = job.open_study()
+    study.set_user_attr("settings", {"objectives": ["eer"]})
+    study.enqueue_trial(job.search.defaults)
+    for slot, (eer, state) in enumerate(
+        [(0.4, TrialState.PRUNED), (0.3, TrialState.COMPLETE)]
+    ):
+        trial = study.ask(job.search.space)
+        trial.set_user_attr("slot", slot)
+        trial.report(eer, 1)
+        is_pruned = state == TrialState.PRUNED
+        study.tell(trial, None if is_pruned else eer, state=state)
+    tune.finish(job, study, full)
+    output = capsys.readouterr().out
+    assert "best      trial 1: EER 30.00 %" in output
+    assert "own       trial 0" not in output
 
 
 @pytest.mark.parametrize(
@@ -250,6 +277,15 @@ def test_a_study_is_not_continued_as_another(here, capsys):
     assert tune.main(command("--trials", "2", "--batch_size", "4")) == 2
     error = capsys.readouterr().err
     assert "batch_size 8, not 4" in error
+
+
+def test_help_says_where_a_trial_list_goes(capsys):
+    """--trials is a number here, and hides the recipe's key of that name."""
+    with pytest.raises(SystemExit) as end:
+        tune.main(["--help"])
+    assert end.value.code == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "a trial list, the recipe's own key trials, goes into its YAML" in words
 
 
 def test_an_option_before_the_recipe_keeps_its_value():

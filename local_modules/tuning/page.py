@@ -177,8 +177,9 @@ def _retrained(retrained: Mapping, live, best: FrozenTrial) -> dict:
         f"Trained in full, its values gain {100 * gains['valid']:.0f} % of the EER on "
         f"valid and {100 * gains['test']:.0f} % on test."
     )
-    if live[0].values and live[0].values[0]:
-        searched = 1 - best.values[0] / live[0].values[0]
+    first = live[0]  # one that was pruned has a value too
+    if first.state == TrialState.COMPLETE and first.values[0]:
+        searched = 1 - best.values[0] / first.values[0]
         text = (
             f"In the search, the best trial gained {100 * searched:.0f} % over the "
             f"recipe's own values. {text}"
