@@ -22,11 +22,6 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
     return min(complete, key=lambda trial: trial.values[0], default=None)
 
 
-def pareto_front(study: optuna.Study) -> list[FrozenTrial]:
-    """The complete trials that no other one beats in every objective, by the first."""
-    return sorted(study.best_trials, key=lambda trial: trial.values)
-
-
 def objective_text(name: str, value: float) -> str:
     """An objective's value as people read it.
 
