@@ -84,7 +84,8 @@ def wrong_headers(words):
 
 
 def no_numbers(words):
-    """Floats that are none, one among many or all."""
+    """Floats that are none, one among many or all, or too large to compute with."""
+    yield "too large.wav", encoded(1e30 * words, kind=KINDS["float.wav"])
     for value in (np.nan, np.inf, -np.inf):
         for kind in (KINDS["float.wav"], ("WAV", "DOUBLE"), ("AIFF", "FLOAT")):
             for places in (0, 7000, -1, slice(None)):

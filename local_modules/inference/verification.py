@@ -138,7 +138,7 @@ class Verifier:
         Raises
         ------
         InputError
-            It can't be read, or holds no speech.
+            It can't be read, holds no speech, or samples too large to compute with.
         """
         speech = read_speech(path, self.model.sample_rate)
         windows = windows_of(speech.samples, self.model.sample_rate, WINDOW_SECONDS)
@@ -146,7 +146,10 @@ class Verifier:
             self.model.embed(windows[start : start + WINDOWS_AT_A_TIME])
             for start in range(0, len(windows), WINDOWS_AT_A_TIME)
         ]
-        return Voice(torch.cat(vectors).mean(dim=0).numpy(), speech.quality)
+        vector = torch.cat(vectors).mean(dim=0)
+        if not torch.isfinite(vector).all():
+            raise InputError(f"{path}: holds samples too large for an embedding")
+        return Voice(vector.numpy(), speech.quality)
 
     def verify(
         self, one: str | os.PathLike, other: str | os.PathLike, prior: float = 0.5
