@@ -38,8 +38,8 @@ from local_modules.trials import TrialList  # noqa: E402
 def read_statistics(
     hparams: Mapping, utterances: Sequence[Utterance], split: str
 ) -> dict[str, torch.Tensor]:
-    """What the discriminants are made of, of each utterance that can be decoded, by
-    path, [4 * n_mfcc]."""
+    """What the discriminants are made of, of each utterance that can be decoded,
+    [4 * n_mfcc], by path or, in `train`, where a file may hold several, by ID."""
     reader = UtteranceReader(hparams["sample_rate"])
     encoder, found = hparams["embedding_model"].encoder, {}
     for row in tqdm(utterances, desc=f"MFCC of {split}", unit="utterance"):
@@ -47,7 +47,8 @@ def read_statistics(
         wav = reader(row.id, path, row.start, row.stop)
         if wav is not None:
             feats = hparams["compute_features"](wav.unsqueeze(0))
-            found[row.path] = encoder.statistics(feats)[0]
+            name = row.id if split == "train" else row.path
+            found[name] = encoder.statistics(feats)[0]
     return found
 
 
@@ -115,14 +116,14 @@ def fit(hparams_file: str, overrides: dict) -> dict:
     if not settings["skip_prep"]:
         prepare_corpus(settings)
     splits, trials = read_corpus(settings["manifest_folder"])
-    speaker_of = {row.path: row.speaker for row in splits["train"]}
+    speaker_of = {row.id: row.speaker for row in splits["train"]}
     names = sorted(set(speaker_of.values()))
     overrides = {**overrides, "n_speakers": len(names), "emb_dim": 1}
     hparams = config.load_hparams(hparams_file, overrides)
     statistics = {
         split: read_statistics(hparams, rows, split) for split, rows in splits.items()
     }
-    speakers = [speaker_of[path] for path in statistics["train"]]
+    speakers = [speaker_of[name] for name in statistics["train"]]
     weight, bias = discriminants(
         torch.stack(list(statistics["train"].values())), speakers
     )

@@ -571,7 +571,8 @@ def test_a_recording_that_breaks_later_is_named_and_skipped(voices_folder, tmp_p
 
 @pytest.mark.skipif(not SPEECH.is_dir(), reason=f"no recordings in {SPEECH}")
 def test_real_speech_with_its_trial_list(tmp_path):
-    arguments = command_line(SPEECH, tmp_path / "run", "--debug", batch_size=32)
+    more = ("--debug", "--debug_persistently")
+    arguments = command_line(SPEECH, tmp_path / "run", *more, batch_size=32)
     assert train_speaker.main(arguments) == 0
     assert metrics_of(tmp_path / "run")["n_speakers"] == 411
 

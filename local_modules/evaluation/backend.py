@@ -296,7 +296,7 @@ def fit_backend(
     trials : TrialList
         Their trials; those of a recording without an embedding are left out.
     training : mapping of str to torch.Tensor
-        Embeddings of training recordings by path, [emb_dim].
+        Embeddings of training utterances by name, [emb_dim].
     speaker_of : mapping of str to str
         Their speakers.
 
