@@ -135,6 +135,8 @@ def embedders(
     torch.set_num_threads(n_threads)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = n_threads
+    # Its threads would go on for a while when it is another system's turn.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     functions = {}
     for name, folder in folders.items():
         model = SpeakerModel(str(folder))
