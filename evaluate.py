@@ -161,9 +161,9 @@ def embed(
         found, failures = embed_files(model, files, store, *settings)
         if options.cohort:
             speaker_of = cohort_files(Path(options.cohort).resolve())
-            cohort = embed_files(model, speaker_of, store, *settings)
-            check_cohort(options, speaker_of, *cohort)
-            vectors = {p: torch.from_numpy(e.vector) for p, e in cohort[0].items()}
+            cohort, lost = embed_files(model, speaker_of, store, *settings)
+            check_cohort(options.cohort, speaker_of, cohort, lost)
+            vectors = {p: torch.from_numpy(e.vector) for p, e in cohort.items()}
             backend = cohort_backend(vectors, speaker_of)
         else:
             backend = Backend.load(source) if Path(source).is_dir() else None
@@ -189,7 +189,7 @@ def cohort_files(folder: Path) -> dict[Path, str]:
 
 
 def check_cohort(
-    options: argparse.Namespace,
+    folder: str,
     speaker_of: dict[Path, str],
     embedded: dict[Path, Embedded],
     failures: dict[Path, str],
@@ -201,7 +201,7 @@ def check_cohort(
     for path, reason in list(failures.items())[:N_SHOWN]:
         print(f"left out: {path}: {reason}")
     counted = (
-        f"--cohort {options.cohort}: {len(failures)} of {len(speaker_of)} recordings "
+        f"--cohort {folder}: {len(failures)} of {len(speaker_of)} recordings "
         "can't be embedded"
     )
     n_speakers = len({speaker_of[path] for path in embedded})

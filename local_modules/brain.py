@@ -64,7 +64,7 @@ class RepeatableBrain(sb.Brain):
                 "--grad_accumulation_factor that it had"
             )
         history.steps_per_epoch = self.steps_per_epoch
-        self.seconds = self.hparams.history.seconds
+        self.seconds = history.seconds
         # In the middle of an epoch, its validation is still to be done.
         if self.progress >= 1.0 and self.step == 0:
             self.hparams.epoch_counter.limit = self.hparams.epoch_counter.current

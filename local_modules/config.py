@@ -176,8 +176,35 @@ def plain_values(hparams_file: str, overrides: Mapping) -> dict:
     dict
         Values by key; what is an object, or holds one, is left out.
     """
+    return _plain(_resolved(hparams_file, overrides))
+
+
+def texts_of_objects(hparams_file: str, overrides: Mapping) -> dict[str, str]:
+    """What `plain_values` leaves out, each as a line of text.
+
+    Returns
+    -------
+    dict
+        Values by key, references resolved.
+    """
+    tree = _resolved(hparams_file, overrides)
+    plain = _plain(tree)
+    return {
+        key: " ".join(text.removeprefix(f"{key}:").split())
+        for key, text in _dumped(tree).items()
+        if key not in plain
+    }
+
+
+def _resolved(hparams_file: str, overrides: Mapping) -> Mapping:
+    # Whatever the number of speakers is, no plain value depends on it.
+    text = resolved_text(hparams_file, {"n_speakers": 0, **overrides})
+    return load_plain(hparams_file, text)
+
+
+def _plain(tree: Mapping) -> dict:
     values = {}
-    for key, value in _resolved(hparams_file, overrides).items():
+    for key, value in tree.items():
         is_plain = getattr(value, "tag", None) is None or value.tag.value is None
         # The parser's own kinds of number and list become Python's; objects within
         # a list or mapping can't.
@@ -185,19 +212,6 @@ def plain_values(hparams_file: str, overrides: Mapping) -> dict:
             if is_plain:
                 values[key] = json.loads(json.dumps(value))
     return values
-
-
-def texts_of_objects(hparams_file: str, overrides: Mapping) -> dict[str, str]:
-    """What `plain_values` leaves out, each as a line of text."""
-    plain = plain_values(hparams_file, overrides)
-    texts = _dumped(_resolved(hparams_file, overrides))
-    return {k: " ".join(t.split()) for k, t in texts.items() if k not in plain}
-
-
-def _resolved(hparams_file: str, overrides: Mapping) -> Mapping:
-    # Whatever the number of speakers is, no plain value depends on it.
-    text = resolved_text(hparams_file, {"n_speakers": 0, **overrides})
-    return load_plain(hparams_file, text)
 
 
 def resolved_text(hparams_file: str, overrides: Mapping) -> str:
