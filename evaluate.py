@@ -21,6 +21,7 @@ import torch
 
 from local_modules.errors import InputError
 from local_modules.evaluation.backend import (
+    CALIBRATED,
     COHORT_UTTERANCES,
     Backend,
     Recordings,
@@ -54,7 +55,6 @@ from local_modules.scoring import trial_rows
 from local_modules.trials import TrialList, read_enrolment, read_trials
 
 N_SHOWN = 5  # lines that can't be used
-CALIBRATED = "calibrated"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:

@@ -7,10 +7,11 @@
 
 Trains every row of benchmarks/accuracy.yaml from every seed, on the same manifests, for
 the same minutes (validation included) and with the same threads. The epoch is chosen on
-`valid`; `test` is scored once by the cosine, and nothing is chosen by it. Intervals are
-95 %, of the mean over the seeds, by drawing the test speakers anew. --key value goes to
-each row whose recipe has that key. Run again, the same command continues; more rows and
-more seeds can be asked for at any time.
+`valid`; `test` is scored once, by the cosine and by the calibrated ratios of each model
+folder, and nothing is chosen by it. Intervals are 95 %, of the mean over the seeds, by
+drawing the test speakers anew. --key value goes to each row whose recipe has that key.
+Run again, the same command continues; more rows and more seeds can be asked for at any
+time.
 
 All trainings have glibc's allocator keep its memory: that changes nothing for our
 Conformer, and SpeechBrain's ECAPA-TDNN trains 1.7 times faster.
@@ -50,6 +51,12 @@ from benchmarks.measuring import (  # noqa: E402
 from local_modules import config  # noqa: E402
 from local_modules.corpus import prepare_corpus, read_corpus  # noqa: E402
 from local_modules.errors import InputError, RunError  # noqa: E402
+from local_modules.evaluation.backend import (  # noqa: E402
+    CALIBRATED,
+    Backend,
+    Recordings,
+    cosines,
+)
 from local_modules.evaluation.confidence import interval, p_value, speakers_of  # noqa: E402
 from local_modules.evaluation.results import (  # noqa: E402
     Scored,
@@ -69,7 +76,7 @@ from local_modules.plots import (  # noqa: E402
     save_figure,
     tidy,
 )
-from local_modules.scoring import cosine_scores, trial_rows  # noqa: E402
+from local_modules.scoring import trial_rows  # noqa: E402
 from local_modules.trials import TrialList  # noqa: E402
 
 FOLDER = Path("results/benchmarks/accuracy")
@@ -78,6 +85,7 @@ CLIP_SECONDS = 3.0  # what operations and real-time factor are measured on
 RESAMPLES = 1000
 TICKS = (0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50)  # of the picture, percent
 ALL = "all"  # the trials, beside those of each value of --by
+COSINE = "cosine"
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "2147483647",
@@ -289,17 +297,16 @@ def run_row(row: Row, seed: int, plan: Plan) -> dict:
     epochs = read_epochs(folder, metrics, plan.n_train)
     n_seen = sum(epoch["train_utterances"] for epoch in epochs)
     model = SpeakerModel(str(folder / "model"))
-    scored = score(model, folder, plan)
-    rates, replicates = {}, {}
-    for name, rows in plan.parts.items():
-        part = scored.part(rows)
-        rates[name] = {
-            "eer": equal_error_rate(*part.pair)[0],
-            "min_dcf": min_dcf(*part.pair)[0],
-        }
-        found = part.replicates(RESAMPLES)
-        replicates[f"{name}/eer"] = found["eer"]
-        replicates[f"{name}/min_dcf"] = found["min_dcf_0.01"]
+    rates = {name: {} for name in plan.parts}
+    replicates = {}
+    for way, scored in score(model, folder, plan).items():
+        for name, rows in plan.parts.items():
+            part = scored.part(rows)
+            rates[name][f"{way}/eer"] = equal_error_rate(*part.pair)[0]
+            rates[name][f"{way}/min_dcf"] = min_dcf(*part.pair)[0]
+            found = part.replicates(RESAMPLES)
+            replicates[f"{name}/{way}/eer"] = found["eer"]
+            replicates[f"{name}/{way}/min_dcf"] = found["min_dcf_0.01"]
     np.savez_compressed(folder / "replicates.npz", **replicates)
     return {
         "title": row.title,
@@ -377,8 +384,8 @@ def read_epochs(folder: Path, metrics: Mapping, n_train: int) -> list[dict]:
     return max(found, key=len, default=[whole])
 
 
-def score(model: SpeakerModel, folder: Path, plan: Plan) -> Scored:
-    """Cosines of the test trials."""
+def score(model: SpeakerModel, folder: Path, plan: Plan) -> dict[str, Scored]:
+    """Cosines and calibrated ratios of the test trials."""
     root = Path(plan.data_folder).resolve()
     names = list(dict.fromkeys([*plan.trials.enrol, *plan.trials.test]))
     store = EmbeddingStore(folder / "embeddings.db")
@@ -392,12 +399,21 @@ def score(model: SpeakerModel, folder: Path, plan: Plan) -> Scored:
     if failures:
         path, reason = next(iter(failures.items()))
         raise RunError(f"{path}: can't be embedded, so that no row can be: {reason}")
-    vectors = torch.from_numpy(np.stack([found[root / n].vector for n in names]))
-    _, *sides = trial_rows(names, plan.trials)
-    scores = cosine_scores(vectors, *(torch.from_numpy(side) for side in sides))
+    embedded = [found[root / name] for name in names]
+    recordings = Recordings(
+        torch.from_numpy(np.stack([one.vector for one in embedded])),
+        np.array([one.seconds for one in embedded]),
+    )
+    _, *rows = trial_rows(names, plan.trials)
+    sides = recordings, recordings, *rows
+    backend = Backend.load(folder / "model")
+    scores = {
+        COSINE: cosines(*sides).numpy(),
+        CALIBRATED: backend.scores(*sides)[CALIBRATED],
+    }
     labels = plan.trials.labels
     speakers = speakers_of(labels, plan.trials.enrol, plan.trials.test)
-    return Scored(scores.numpy(), labels, *speakers)
+    return {way: Scored(values, labels, *speakers) for way, values in scores.items()}
 
 
 @torch.no_grad()
@@ -467,11 +483,14 @@ def tables(rows: Mapping[str, Summary], parts: list[str]) -> str:
     first = next(iter(rows.values()))
     heading = ["", "parameters", "MACs", "trained, utterances/s", "passes"]
     heading += ["cores busy", "real-time factor", "seeds", "valid EER (%)"]
-    heading += ["test EER (%)", "p", "minDCF"]
+    heading += ["test EER (%)", "p", "minDCF", "calibrated: test EER (%)", "p"]
     lines = []
     for row in rows.values():
         run = row.runs[0]
-        p = p_value(first.replicates[f"{ALL}/eer"], row.replicates[f"{ALL}/eer"])
+        p = {
+            way: p_value(*(s.replicates[f"{ALL}/{way}/eer"] for s in (first, row)))
+            for way in (COSINE, CALIBRATED)
+        }
         busy = row.mean(lambda r: r["usage"]["cpu_seconds"] / r["usage"]["seconds"])
         lines.append(
             [
@@ -484,16 +503,19 @@ def tables(rows: Mapping[str, Summary], parts: list[str]) -> str:
                 f"{row.mean(lambda r: r['real_time_factor']):.3g}",
                 f"{len(row.runs)}",
                 f"{100 * row.mean(lambda r: r['valid_eer']):.2f}",
-                row.cell(ALL, "eer", 100, ".2f"),
-                "" if row is first else f"{p:.3f}",
-                row.cell(ALL, "min_dcf", 1, ".3f"),
+                row.cell(ALL, f"{COSINE}/eer", 100, ".2f"),
+                "" if row is first else f"{p[COSINE]:.3f}",
+                row.cell(ALL, f"{COSINE}/min_dcf", 1, ".3f"),
+                row.cell(ALL, f"{CALIBRATED}/eer", 100, ".2f"),
+                "" if row is first else f"{p[CALIBRATED]:.3f}",
             ]
         )
     text = markdown(heading, lines)
     names = [part for part in parts if part != ALL]
     for metric, title, factor, form in (
-        ("eer", "test EER (%)", 100, ".2f"),
-        ("min_dcf", "minDCF", 1, ".3f"),
+        (f"{COSINE}/eer", "test EER (%)", 100, ".2f"),
+        (f"{CALIBRATED}/eer", "calibrated: test EER (%)", 100, ".2f"),
+        (f"{COSINE}/min_dcf", "minDCF", 1, ".3f"),
     ):
         cells = [
             [row.runs[0]["title"], *(row.cell(n, metric, factor, form) for n in names)]
@@ -508,7 +530,8 @@ def legend(rows: Mapping[str, Summary]) -> str:
     usage = next(iter(rows.values())).runs[0]["usage"]
     return (
         f"± is the deviation of the seeds, [ ] the 95 % interval by drawing the test "
-        f"speakers anew, p that of the difference in EER to the first row. MACs and "
+        f"speakers anew, p that of the difference in EER to the first row; scores are "
+        f"cosines but where they are calibrated. MACs and "
         f"real-time factor (one thread) are of {CLIP_SECONDS:g} s of speech, "
         f"utterances/s with the validation. Cores busy: well under those of another "
         f"row, something disturbed it. Threads: {usage['threads']}, of "

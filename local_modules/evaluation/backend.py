@@ -34,6 +34,7 @@ from local_modules.trials import TrialList
 STATISTICS = "backend.safetensors"
 PLDA = "plda."  # what the names of its parts begin with
 CALIBRATION = "calibration.json"
+CALIBRATED = "calibrated"  # the name of the ratios among the scores
 COHORT_UTTERANCES = 5  # of each speaker
 FUSED = ("PLDA", "AS-norm")  # into one ratio
 TOP_K = 300  # of the cohort, for adaptive normalisation
@@ -166,7 +167,7 @@ class Backend:
         """
         found, qualities = self._scores(enrolled, tested, rows, columns)
         if self.calibration is not None:
-            found["calibrated"] = self.calibration({**found, **qualities})
+            found[CALIBRATED] = self.calibration({**found, **qualities})
         return found
 
     def fitted(

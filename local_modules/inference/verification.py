@@ -10,7 +10,12 @@ import numpy as np
 import torch
 
 from local_modules.errors import InputError
-from local_modules.evaluation.backend import Backend, Recordings, cosines
+from local_modules.evaluation.backend import (
+    CALIBRATED,
+    Backend,
+    Recordings,
+    cosines,
+)
 from local_modules.inference.extraction import SpeakerModel, windows_of
 from local_modules.inference.speech import MODEL_RATES, Quality, read_speech
 from local_modules.metrics import bayes_threshold
@@ -191,7 +196,7 @@ class Verifier:
         scores = cosines(*sides, *rows).tolist()
         if not self.is_calibrated:
             return [Verdict(s, None, None, s >= self.threshold) for s in scores]
-        ratios = self.backend.scores(*sides, *rows)["calibrated"].tolist()
+        ratios = self.backend.scores(*sides, *rows)[CALIBRATED].tolist()
         threshold = bayes_threshold(prior)
         return [
             Verdict(score, llr, sigmoid(llr - threshold), llr >= threshold)

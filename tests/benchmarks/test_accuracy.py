@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import evaluate
 from benchmarks import accuracy
 from local_modules.evaluation.confidence import interval
 
@@ -64,10 +66,10 @@ def test_rates_are_those_of_the_training(there):
         ("Tiny Conformer", "No network"), both(there), strict=True
     ):
         metrics = json.loads((folder / "metrics.json").read_text())
-        assert result["test"]["all"]["eer"] == pytest.approx(
+        assert result["test"]["all"]["cosine/eer"] == pytest.approx(
             metrics["test"]["eer"], abs=1e-6
         )
-        assert result["test"]["all"]["min_dcf"] == pytest.approx(
+        assert result["test"]["all"]["cosine/min_dcf"] == pytest.approx(
             metrics["test"]["min_dcf"], abs=1e-6
         )
         assert result["valid_eer"] == metrics["valid"]["eer"]
@@ -76,11 +78,24 @@ def test_rates_are_those_of_the_training(there):
         (line,) = [line for line in lines if line.startswith(f"| {title}")][:1]
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         assert cells[8] == f"{100 * metrics['valid']['eer']:.2f}"
-        low, high = interval(np.load(folder / "replicates.npz")["all/eer"])
+        low, high = interval(np.load(folder / "replicates.npz")["all/cosine/eer"])
         assert cells[9] == (
             f"{100 * metrics['test']['eer']:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
         )
     assert (there / "accuracy.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_calibrated_rates_are_those_of_an_evaluation(there, voices_folder):
+    folder, result = next(both(there))
+    trials = there / "manifests" / "test_trials.txt"
+    argv = [folder / "model", "--trials", trials, "--data_folder", voices_folder]
+    argv += ["--resamples", 10, "--output_folder", "evaluation"]
+    assert evaluate.main([str(argument) for argument in argv]) == 0
+    systems = json.loads(Path("evaluation/metrics.json").read_text())["systems"]
+    for way in ("cosine", "calibrated"):
+        assert result["test"]["all"][f"{way}/eer"] == pytest.approx(
+            systems[way]["eer"], abs=1e-6
+        )
 
 
 def test_the_budget_is_in_minutes_and_the_same(there):
@@ -172,9 +187,9 @@ def test_seeds_are_averaged_before_the_interval_is_taken():
     """The mean of a good and a bad seed that vary oppositely is sure."""
     rng = np.random.default_rng(0)
     noise = 0.01 * rng.normal(size=500)
-    runs = [{"test": {"all": {"eer": eer}}} for eer in (0.10, 0.14)]
+    runs = [{"test": {"all": {"cosine/eer": eer}}} for eer in (0.10, 0.14)]
     summary = accuracy.Summary(
-        runs, {"all/eer": np.mean([0.10 + noise, 0.14 - noise], axis=0)}
+        runs, {"all/cosine/eer": np.mean([0.10 + noise, 0.14 - noise], axis=0)}
     )
     # The deviation of two values is their distance over the root of two.
-    assert summary.cell("all", "eer", 100, ".1f") == "12.0 ± 2.8 [12.0, 12.0]"
+    assert summary.cell("all", "cosine/eer", 100, ".1f") == "12.0 ± 2.8 [12.0, 12.0]"
