@@ -77,12 +77,17 @@ def error_rates(
     ([1.0, 2.0, 3.0, inf], [1.0, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 1.0])
     """
     target, nontarget = map(np.sort, _both(target_scores, nontarget_scores))
-    scores = np.concatenate([target, nontarget])
-    scores.sort(kind="stable")  # merges two sorted runs
-    # Equal scores are accepted or rejected together: one threshold for each run.
-    scores = scores[np.r_[True, scores[1:] != scores[:-1]]]
-    far, frr = _rates_at(scores, target, nontarget)
-    return np.r_[scores, np.inf], np.r_[far, 0.0], np.r_[frr, 1.0]
+    # Equal scores are accepted or rejected together: one threshold for all of them.
+    thresholds = _different(target, nontarget)
+    far, frr = _rates_at(thresholds, target, nontarget)
+    return np.r_[thresholds, np.inf], np.r_[far, 0.0], np.r_[frr, 1.0]
+
+
+def _different(*runs: np.ndarray) -> np.ndarray:
+    """The different scores of sorted arrays, in rising order."""
+    scores = np.concatenate(runs)
+    scores.sort(kind="stable")  # merges sorted runs
+    return scores[np.r_[True, scores[1:] != scores[:-1]]]
 
 
 def _rates_at(thresholds, target, nontarget) -> tuple[np.ndarray, np.ndarray]:
@@ -96,7 +101,7 @@ def _corners(target_scores, nontarget_scores) -> tuple[np.ndarray, ...]:
     and the rates there. Between two of them no threshold has fewer errors of either
     kind than the upper one. Also the scores, sorted."""
     target, nontarget = map(np.sort, _both(target_scores, nontarget_scores))
-    thresholds = target[np.r_[True, target[1:] != target[:-1]]]
+    thresholds = _different(target)
     far, frr = _rates_at(thresholds, target, nontarget)
     corners = np.r_[thresholds, np.inf], np.r_[far, 0.0], np.r_[frr, 1.0]
     return *corners, target, nontarget
@@ -447,9 +452,7 @@ def _pool_adjacent_violators(target, nontarget) -> tuple[np.ndarray, ...]:
     """The blocks of the rising map from scores to probabilities of a target that fits
     best: the lowest score of each, and its numbers of targets and non-targets."""
     target, nontarget = np.sort(target), np.sort(nontarget)
-    scores = np.concatenate([target, nontarget])
-    scores.sort(kind="stable")
-    scores = scores[np.r_[True, scores[1:] != scores[:-1]]]
+    scores = _different(target, nontarget)
     n_target = np.diff(np.r_[np.searchsorted(target, scores), len(target)])
     n_nontarget = np.diff(np.r_[np.searchsorted(nontarget, scores), len(nontarget)])
     n = n_target + n_nontarget

@@ -111,7 +111,7 @@ def plot_scores(
     figure = _figure(7, 4)
     axes = figure.subplots()
     edges = np.histogram_bin_edges(np.concatenate([target, nontarget]), bins=60)
-    far, frr = np.mean(nontarget >= threshold), np.mean(target < threshold)
+    far, frr = far_frr(target, nontarget, threshold)
     for scores, colour, label in (
         (nontarget, VERMILLION, f"non-target, {100 * far:.2f} % accepted"),
         (target, BLUE, f"target, {100 * frr:.2f} % rejected"),
