@@ -38,11 +38,12 @@ from local_modules.corpus import prepare_corpus, read_corpus
 from local_modules.distributed import (
     gather_on_all,
     gather_on_first,
+    meet_ranks,
     rank_and_count,
 )
 from local_modules.errors import InputError, RunError
 from local_modules.evaluation.backend import COHORT_UTTERANCES, Backend, fit_backend
-from local_modules.history import RunHistory
+from local_modules.history import RunHistory, best_row
 from local_modules.inference.model_folder import write_model_folder
 from local_modules.manifest import first_utterances, replacing
 from local_modules.masking import pad_to_multiple
@@ -374,7 +375,7 @@ def train(
     overrides = dict(overrides or {})
     config.check_overrides(hparams_file, overrides)
     settings = config.plain_values(hparams_file, overrides)
-    config.check_positive(settings)
+    config.check_ranges(settings)
     if settings["batch_size"] * rank_and_count()[1] == 1:
         raise InputError("--batch_size 1: has to be 2 or more, for batch norm")
     for key in ("frozen_blocks", "distillation"):
@@ -476,7 +477,7 @@ def train(
 
     if not test:
         history = hparams["history"]
-        best = history.epochs[history.best_epoch - 1]
+        best = best_row(history.epochs)
         rates = {"eer": best["valid_eer"], "min_dcf": best["valid_min_dcf"]}
         return {"valid": rates} | summary(hparams, history)
     if brain.test_only and not hparams["checkpointer"].recover_if_possible():
@@ -557,7 +558,7 @@ def finish(
 
 def summary(hparams: dict, history: RunHistory) -> dict:
     """The part of `metrics.json` that isn't about trials."""
-    best = history.epochs[history.best_epoch - 1]
+    best = best_row(history.epochs)
     return {
         "train": {"loss": best["train_loss"], "accuracy": best["train_accuracy"]},
         "best_epoch": best["epoch"],
@@ -579,9 +580,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         command_line = sys.argv[1:] if argv is None else argv
         hparams_file, run_opts, overrides = config.parse_command_line(command_line)
-        if "cuda" in str(run_opts["device"]) and not torch.cuda.is_available():
-            raise InputError(f"--device {run_opts['device']}: torch sees no GPU here")
-        sb.utils.distributed.ddp_init_group(run_opts)
+        meet_ranks(run_opts)
         if run_opts["debug"] and not run_opts["debug_persistently"]:
             # A few batches shall not take the place of a training, as in SpeechBrain.
             folder = tempfile.mkdtemp(prefix="debug-") if if_main_process() else None
@@ -593,10 +592,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             train(hparams_file, run_opts, overrides)
     except InputError as error:
-        # A data worker's comes wrapped in its traceback.
-        line = str(error).strip().splitlines()[-1]
-        line = line.removeprefix(f"{RunError.__module__}.RunError: ")
-        print(f"train_speaker.py: {line}", file=sys.stderr)
+        print(f"train_speaker.py: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("\nStopped. The same command continues.", file=sys.stderr)

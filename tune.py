@@ -23,13 +23,14 @@ from pathlib import Path
 import optuna
 import torch
 from optuna.trial import FrozenTrial, TrialState
-from speechbrain.utils.distributed import ddp_init_group, if_main_process
+from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_environment_description
 from tqdm import tqdm
 
 from local_modules import config
-from local_modules.corpus import prepare_corpus, read_corpus
-from local_modules.errors import InputError, RunError
+from local_modules.corpus import checksums, prepare_corpus, read_corpus
+from local_modules.distributed import meet_ranks
+from local_modules.errors import InputError, LineParser, RunError
 from local_modules.tuning import outcome
 from local_modules.tuning.figures import make_pictures, write_pictures
 from local_modules.tuning.page import write_page
@@ -44,7 +45,7 @@ from local_modules.tuning.study import (
     EPOCHS,
     SLOT,
     Turnstile,
-    claim_settings,
+    claim,
     enqueue_defaults,
     failure_reason,
     has_ended,
@@ -60,14 +61,14 @@ RETRAINED = "retrained.json"  # in the study's folder
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """The options of this program, and what is left for the recipe."""
-    parser = argparse.ArgumentParser(
+    parser = LineParser(
         prog="tune.py",
         usage=f"tune.py [{RECIPE}] [options] [--key value ...]",
         description=__doc__.splitlines()[0],
-        epilog="--key value: as for train_speaker.py, for every training; but a trial "
-        "list, the recipe's own key trials, goes into its YAML",
+        epilog="--key value: as for train_speaker.py, for every training, but for what "
+        "the proxy of the search file says of the trials; a trial list, the recipe's "
+        "own key trials, goes into its YAML",
         allow_abbrev=False,
-        exit_on_error=False,
     )
     add = parser.add_argument
     add("--search", default="hparams/search.yaml", help="what is searched, and how")
@@ -89,10 +90,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     recipe, argv = (
         (argv[:1], argv[1:]) if argv[:1] and argv[0][0] != "-" else ([], argv)
     )
-    try:
-        options, rest = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise InputError(str(error)) from None
+    options, rest = parser.parse_known_args(argv)
     for name in ("trials", "workers", "timeout", "retrain"):
         value = getattr(options, name)
         if value is not None and value <= 0:
@@ -105,6 +103,9 @@ def make_job(options: argparse.Namespace, rest: list[str]) -> tuple[Job, dict]:
     """What the workers have to know, and the overrides of a full training."""
     _, _, overrides = config.parse_command_line([options.recipe, *rest])
     config.check_overrides(options.recipe, overrides)
+    for key in ("output_folder", "save_folder", "manifest_folder"):
+        if key in overrides:
+            raise InputError(f"--{key}: is each trial's own; leave it out")
     search = read_search(options.search, options.recipe, overrides, options.objective)
     make_sampler_and_pruner(options.search, 0)  # a mistake is better known now
     name = options.study or Path(options.recipe).stem
@@ -260,7 +261,7 @@ def tune(argv: list[str]) -> None:
     """Runs a study, or what is left of it, and reports on it."""
     options, rest = parse(argv)
     job, full = make_job(options, rest)
-    ddp_init_group(job.run_opts())
+    meet_ranks(job.run_opts())
     if not torch.distributed.is_initialized():
         lead(job, full, options, run_workers(job, options.workers, train), train)
         return
@@ -298,7 +299,7 @@ def lead(
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     study = job.open_study()
-    claim_settings(study, job.settings())
+    claim(study, "settings", job.settings())
     enqueue_defaults(study, job.search.defaults)
     Turnstile(job.folder).recover(study)
     live = live_trials(study)
@@ -309,6 +310,7 @@ def lead(
     settings = config.plain_values(job.recipe, full)
     prepare_corpus(settings | {"skip_prep": False})  # True is for the trials
     read_corpus(settings["manifest_folder"])
+    claim(study, "data", {"corpus": checksums(settings["manifest_folder"])})
     try:
         if n_done < job.n_trials:
             watch(job, study, running)

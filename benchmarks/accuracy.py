@@ -50,7 +50,12 @@ from benchmarks.measuring import (  # noqa: E402
 )
 from local_modules import config  # noqa: E402
 from local_modules.corpus import prepare_corpus, read_corpus  # noqa: E402
-from local_modules.errors import InputError, RunError  # noqa: E402
+from local_modules.errors import (  # noqa: E402
+    InputError,
+    LineParser,
+    RunError,
+    one_line,
+)
 from local_modules.evaluation.backend import (  # noqa: E402
     CALIBRATED,
     Backend,
@@ -144,9 +149,9 @@ def read_rows(path: str) -> dict[str, Row]:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except (YAMLError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"{path}: rows have to be `name: {{title: ..., recipe: FILE}}`: {reason}"
+            f"{path}: rows have to be `name: {{title: ..., recipe: FILE}}`: "
+            f"{one_line(error)}"
         ) from None
     return rows
 
@@ -206,7 +211,7 @@ def make_plan(options: argparse.Namespace, rows: Mapping[str, Row]) -> Plan:
         "manifest_folder": str(manifests),
         "skip_prep": True,
     }
-    for key in own.keys() | {"seed", "output_folder"}:
+    for key in own.keys() | {"seed", "output_folder", "save_folder"}:
         if key in given:
             raise InputError(f"--{key}: is set by the benchmark; leave it out")
     shared = {key: corpus[key] for key in ("corpus", "data_folder")}
@@ -265,7 +270,8 @@ def given_flags(run_opts) -> list[str]:
     flags = []
     for name in sorted(run_opts.overridden_args):
         value = getattr(run_opts, name)
-        flags += [f"--{name}"] if value is True else [f"--{name}", f"{value}"]
+        values = value if isinstance(value, list) else [value]
+        flags += [f"--{name}", *(f"{one}" for one in values if one is not True)]
     return flags
 
 
@@ -290,7 +296,8 @@ def run_row(row: Row, seed: int, plan: Plan) -> dict:
     values = row_values(row, seed, plan)
     command = [sys.executable, str(ROOT / row.program), row.recipe_file, *plan.flags]
     command += ["--noprogressbar"]
-    command += [text for key in values for text in (f"--{key}", f"{values[key]}")]
+    for key, value in values.items():
+        command += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
     usage = train(row, command, folder, plan.threads)
 
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -585,12 +592,11 @@ def picture(rows: Mapping[str, Summary], path: Path) -> None:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options of this program; `rest` is what is left for the recipes."""
-    parser = argparse.ArgumentParser(
+    parser = LineParser(
         prog="benchmarks/accuracy.py",
         description=__doc__.splitlines()[0],
         epilog="--key value: as for train_speaker.py, for the recipes with such a key",
         allow_abbrev=False,
-        exit_on_error=False,
     )
     add = parser.add_argument
     add("--rows", nargs="+", metavar="NAME", help="of the table; default: all")
@@ -601,10 +607,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--table", metavar="FILE", default=str(ROOT / "benchmarks" / "accuracy.yaml"))
     add("--metadata", metavar="FILE", help="CSV or TSV with a column path")
     add("--by", metavar="COLUMN", help="of it: rates for each value, too")
-    try:
-        options, options.rest = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise InputError(str(error)) from None
+    options, options.rest = parser.parse_known_args(argv)
     for name in ("minutes", "seeds", "threads"):
         if getattr(options, name) <= 0:
             raise InputError(f"--{name} {getattr(options, name)}: has to be above 0")

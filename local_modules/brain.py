@@ -60,8 +60,8 @@ class RepeatableBrain(sb.Brain):
             raise InputError(
                 f"{self.hparams.output_folder}: holds a run of "
                 f"{history.steps_per_epoch} optimizer steps an epoch, not "
-                f"{self.steps_per_epoch}; continue it with as many processes and the "
-                "--grad_accumulation_factor that it had"
+                f"{self.steps_per_epoch}; continue it with the recordings, as many "
+                "processes and the --grad_accumulation_factor that it had"
             )
         history.steps_per_epoch = self.steps_per_epoch
         self.seconds = history.seconds

@@ -4,6 +4,7 @@ Every mistake of a person here is an `InputError` of one line.
 """
 
 import contextlib
+import datetime
 import difflib
 import io
 import json
@@ -12,11 +13,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import speechbrain as sb
+import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from local_modules.errors import InputError
+from local_modules.errors import InputError, one_line
 
 # What may change when a run is continued; the schedules follow.
 FREE_KEYS = {
@@ -40,14 +42,19 @@ KINDS = (
     (list, list, "a list, as in [1.0,0.9]"),
 )
 
-POSITIVE = (
-    "number_of_epochs",
-    "epochs_per_pass",
-    "train_time_limit_minutes",
-    "batch_size",
-    "valid_batch_size",
-    "crop_seconds",
-)
+# The least that a number may be, and whether it may be just that.
+LEAST = {
+    "number_of_epochs": (0, False),
+    "epochs_per_pass": (0, False),
+    "train_time_limit_minutes": (0, False),
+    "batch_size": (0, False),
+    "valid_batch_size": (0, False),
+    "crop_seconds": (0.1, True),  # what an encoder needs for a frame of its own
+    "lr": (0, False),
+    "weight_decay": (0, True),
+    "num_workers": (0, True),
+    "seed": (0, True),
+}
 
 
 def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, dict]:
@@ -66,7 +73,7 @@ def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, di
     run_opts : speechbrain.utils.run_opts.RunOptions
         Options such as `--device`.
     overrides : dict
-        Values by key.
+        Values by key; run options that are keys of the YAML too are among them.
 
     Raises
     ------
@@ -87,13 +94,56 @@ def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, di
             raise
         last_line = complaint.getvalue().strip().splitlines()[-1]
         raise InputError(last_line.partition(" error: ")[2]) from None
+    _check_run_options(run_opts)
+    keys = re.findall(r"^(\w+):", overrides, re.MULTILINE)
+    for key in keys:
+        if keys.count(key) > 1:
+            raise InputError(f"--{key}: is given {keys.count(key)} times")
+    # A folder may be called 2024 or 1e3.
+    overrides = re.sub(
+        r"^(\w+_folder): (?!null$)(.+)$",
+        lambda found: f"{found[1]}: {json.dumps(found[2])}",
+        overrides,
+        flags=re.MULTILINE,
+    )
     try:
         overrides = YAML(typ="safe", pure=True).load(overrides) if overrides else {}
-    except YAMLError:
+    except (YAMLError, ValueError):  # the latter is 2024-13-45's
         overrides = None
     if not isinstance(overrides, dict):
         raise InputError(f"{' '.join(argv)}: expected FILE.yaml --key value ...")
+    for key, value in overrides.items():
+        if isinstance(value, datetime.date):
+            overrides[key] = str(value)
+    with contextlib.suppress(InputError):  # a file that can't be read is named later
+        known = load_plain(hparams_file, _read(hparams_file)).keys()
+        overrides |= {
+            key: run_opts[key] for key in known if key in run_opts.overridden_args
+        }
     return hparams_file, run_opts, overrides
+
+
+def _check_run_options(run_opts: sb.core.RunOptions) -> None:
+    """Checks what SpeechBrain takes as it is."""
+    steps = run_opts["optimizer_step_limit"]  # as it was typed
+    if steps is not None and not (steps.isdecimal() and int(steps) > 0):
+        raise InputError(f"--optimizer_step_limit {steps}: has to be above 0")
+    factor = run_opts["grad_accumulation_factor"]
+    if factor < 1:
+        raise InputError(f"--grad_accumulation_factor {factor}: has to be above 0")
+    name = run_opts["device"] or sb.utils.distributed.infer_device()
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(
+            f"--device {name}: has to be one of torch's, such as cpu or cuda:0"
+        ) from None
+    n_gpus = torch.cuda.device_count()
+    if run_opts["device"] and device.type == "cuda" and (device.index or 0) >= n_gpus:
+        raise InputError(f"--device {name}: torch sees {n_gpus or 'no'} GPU here")
+    for option in ("precision", "eval_precision"):
+        if device.type == "cpu" and run_opts[option] == "fp16":
+            raise InputError(f"--{option} fp16: is for GPUs; --{option} bf16 isn't")
 
 
 def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -> None:
@@ -126,8 +176,9 @@ def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -
                 break
 
 
-def check_positive(values: Mapping) -> None:
-    """Checks that what has to be a number above 0, or null where it may be, is one.
+def check_ranges(values: Mapping) -> None:
+    """Checks that numbers that have a least value, or null where it may be, are in
+    their ranges.
 
     Raises
     ------
@@ -136,13 +187,17 @@ def check_positive(values: Mapping) -> None:
 
     Example
     -------
-    >>> check_positive({"batch_size": 8, "train_time_limit_minutes": None})
+    >>> check_ranges({"batch_size": 8, "train_time_limit_minutes": None})
     """
-    for key in POSITIVE:
+    for key, (least, may_be_least) in LEAST.items():
         value = values.get(key)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if value is not None and not (is_number and value > 0):
-            raise InputError(f"--{key} {value}: has to be a number above 0")
+        if value is None or (
+            is_number and (value > least or may_be_least and value == least)
+        ):
+            continue
+        words = f"{least} or more" if may_be_least else f"a number above {least}"
+        raise InputError(f"--{key} {value}: has to be {words}")
 
 
 def check_keys(
@@ -176,35 +231,8 @@ def plain_values(hparams_file: str, overrides: Mapping) -> dict:
     dict
         Values by key; what is an object, or holds one, is left out.
     """
-    return _plain(_resolved(hparams_file, overrides))
-
-
-def texts_of_objects(hparams_file: str, overrides: Mapping) -> dict[str, str]:
-    """What `plain_values` leaves out, each as a line of text.
-
-    Returns
-    -------
-    dict
-        Values by key, references resolved.
-    """
-    tree = _resolved(hparams_file, overrides)
-    plain = _plain(tree)
-    return {
-        key: " ".join(text.removeprefix(f"{key}:").split())
-        for key, text in _dumped(tree).items()
-        if key not in plain
-    }
-
-
-def _resolved(hparams_file: str, overrides: Mapping) -> Mapping:
-    # Whatever the number of speakers is, no plain value depends on it.
-    text = resolved_text(hparams_file, {"n_speakers": 0, **overrides})
-    return load_plain(hparams_file, text)
-
-
-def _plain(tree: Mapping) -> dict:
     values = {}
-    for key, value in tree.items():
+    for key, value in _resolved(hparams_file, overrides).items():
         is_plain = getattr(value, "tag", None) is None or value.tag.value is None
         # The parser's own kinds of number and list become Python's; objects within
         # a list or mapping can't.
@@ -214,13 +242,34 @@ def _plain(tree: Mapping) -> dict:
     return values
 
 
+def texts(hparams_file: str, overrides: Mapping) -> dict[str, str]:
+    """The top-level keys of a YAML file with overrides and references resolved, numbers
+    and objects alike as a line of text.
+
+    Returns
+    -------
+    dict
+        Texts by key.
+    """
+    return {
+        key: " ".join(text.removeprefix(f"{key}:").split()) or "null"
+        for key, text in _dumped(_resolved(hparams_file, overrides)).items()
+    }
+
+
+def _resolved(hparams_file: str, overrides: Mapping) -> Mapping:
+    # Whatever the number of speakers is, no plain value depends on it.
+    text = resolved_text(hparams_file, {"n_speakers": 0, **overrides})
+    return load_plain(hparams_file, text)
+
+
 def resolved_text(hparams_file: str, overrides: Mapping) -> str:
     """The YAML file with overrides and references resolved, as text."""
     try:
         with open(hparams_file, encoding="utf-8") as file:
             return resolve_references(file, dict(overrides)).getvalue()
     except (YAMLError, ValueError, KeyError) as error:
-        raise InputError(f"{hparams_file}: {_one_line(error)}") from None
+        raise InputError(f"{hparams_file}: {one_line(error)}") from None
 
 
 def load_hparams(hparams_file: str, overrides: Mapping) -> dict:
@@ -235,7 +284,7 @@ def load_hparams(hparams_file: str, overrides: Mapping) -> dict:
         with open(hparams_file, encoding="utf-8") as file:
             return load_hyperpyyaml(file, dict(overrides))
     except Exception as error:
-        raise InputError(f"{hparams_file}: {_one_line(error)}") from error
+        raise InputError(f"{hparams_file}: {one_line(error)}") from error
 
 
 def text_of(key: str, hparams_text: str) -> str:
@@ -301,7 +350,7 @@ def load_plain(hparams_file: str, text: str) -> Mapping:
     try:
         tree = YAML().load(text)
     except YAMLError as error:
-        raise InputError(f"{hparams_file}: {_one_line(error)}") from None
+        raise InputError(f"{hparams_file}: {one_line(error)}") from None
     if not isinstance(tree, Mapping):
         raise InputError(f"{hparams_file}: is no mapping of keys to values")
     return tree
@@ -316,7 +365,3 @@ def _dumped(tree: Mapping) -> dict[str, str]:
         # Anchors are numbered by their place in the whole file.
         texts[key] = re.sub(r"[&*]id\d+", "", stream.getvalue())
     return texts
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -1,5 +1,6 @@
 """A corpus as a run sees it: three manifests and two trial lists."""
 
+import hashlib
 import importlib
 import inspect
 import os
@@ -86,3 +87,12 @@ def read_corpus(
         for split in ("valid", "test")
     }
     return splits, trials
+
+
+def checksums(folder: str | os.PathLike) -> dict[str, str]:
+    """Short checksums of what a search is made on, the manifests and the trials of
+    `train` and `valid`, by file; the same wherever the recordings lie."""
+    return {
+        name: hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest()[:12]
+        for name in ("train.csv", "valid.csv", "valid_trials.txt")
+    }

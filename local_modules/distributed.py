@@ -5,9 +5,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
-from speechbrain.utils.distributed import is_distributed_initialized
+from speechbrain.utils.distributed import ddp_init_group, is_distributed_initialized
+from speechbrain.utils.run_opts import RunOptions
 from torch import nn
 from torch.distributed.nn.functional import all_reduce
+
+from local_modules.errors import InputError, one_line
 
 
 def rank_and_count() -> tuple[int, int]:
@@ -34,6 +37,23 @@ def rank_share(n: int) -> range:
     """
     rank, count = rank_and_count()
     return range(rank, n, count)
+
+
+def meet_ranks(run_opts: RunOptions) -> None:
+    """Lets the processes of `torchrun` find each other; nothing without it.
+
+    Raises
+    ------
+    InputError
+        `--distributed_backend` has not what it needs, such as a GPU for each.
+    """
+    try:
+        ddp_init_group(run_opts)
+    except ValueError as error:
+        raise InputError(
+            f"--distributed_backend {run_opts['distributed_backend']}: "
+            f"{one_line(error)} On CPUs it has to be gloo"
+        ) from None
 
 
 def gather_on_first(embeddings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -13,11 +13,28 @@ class InputError(Exception):
 
     exit_status = 2
 
+    def __str__(self) -> str:
+        # A data worker's comes wrapped in its traceback, of which it is the last line.
+        line = super().__str__().strip().splitlines()[-1]
+        return line.removeprefix(f"{type(self).__module__}.{type(self).__name__}: ")
+
 
 class RunError(InputError):
     """A run that was started correctly and could not be finished."""
 
     exit_status = 1
+
+
+def one_line(error: object) -> str:
+    """What somebody else's error says, without its line ends; if it says nothing, what
+    it is.
+
+    Example
+    -------
+    >>> one_line(ValueError("no\\n  number")), one_line(KeyError())
+    ('no number', 'KeyError')
+    """
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 class LineParser(argparse.ArgumentParser):

@@ -2,12 +2,24 @@
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 
 from speechbrain.utils.checkpoints import (
     mark_as_loader,
     mark_as_saver,
     register_checkpoint_hooks,
 )
+
+
+def best_row(epochs: Sequence[Mapping]) -> Mapping:
+    """The epoch with the lowest `valid_eer`, the later one of equals.
+
+    Example
+    -------
+    >>> best_row([{"epoch": 1, "valid_eer": 0.1}, {"epoch": 2, "valid_eer": 0.1}])
+    {'epoch': 2, 'valid_eer': 0.1}
+    """
+    return min(reversed(epochs), key=lambda row: row["valid_eer"])
 
 
 @register_checkpoint_hooks
@@ -66,8 +78,8 @@ class RunHistory:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch with the lowest `valid_eer`, the later one of equals."""
-        return min(reversed(self.epochs), key=lambda row: row["valid_eer"])["epoch"]
+        """The number of `best_row`."""
+        return best_row(self.epochs)["epoch"]
 
     @mark_as_saver
     def _save(self, path):

@@ -19,6 +19,11 @@ class WarmupCosine:
     final_share : float
         Learning rate at the end as a share of the peak.
 
+    Raises
+    ------
+    ValueError
+        All of the training or more would be warm-up, or less than nothing.
+
     Example
     -------
     >>> schedule = WarmupCosine(lr=1.0, warmup_share=0.1)
@@ -27,6 +32,10 @@ class WarmupCosine:
     """
 
     def __init__(self, lr: float, warmup_share: float = 0.1, final_share: float = 0.0):
+        if not 0 <= warmup_share < 1:
+            raise ValueError(
+                f"WarmupCosine: warmup_share {warmup_share} does not lie in [0, 1)"
+            )
         self.lr = lr
         self.warmup_share = warmup_share
         self.final_share = final_share

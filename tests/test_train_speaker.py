@@ -448,6 +448,12 @@ def test_the_classifier_knows_the_training_speakers(finished, voices_folder):
         ),
         (["{recipe}", "--number_of_epochs", "0"], ["--number_of_epochs 0: has to"]),
         (["{recipe}", "--train_time_limit_minutes", "ten"], ["minutes ten: has to"]),
+        (["{recipe}", "--lr", "-1"], ["--lr -1: has to be a number above 0"]),
+        (["{recipe}", "--weight_decay", "-1"], ["--weight_decay -1: has to be 0 or"]),
+        (["{recipe}", "--num_workers", "-1"], ["--num_workers -1: has to be 0 or"]),
+        (["{recipe}", "--seed", "-1"], ["--seed -1: has to be 0 or more"]),
+        (["{recipe}", "--crop_seconds", "0.02"], ["--crop_seconds 0.02: has to be"]),
+        (["{recipe}", "{data}", "--warmup_share", "1"], ["warmup_share 1 does not"]),
         (["{recipe}", "--batch_size", "1"], ["--batch_size 1: has to be 2 or more"]),
         (["{recipe}", "--frozen_blocks", "2"], ["--frozen_blocks 2: ", "--pretrained"]),
         (

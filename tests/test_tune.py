@@ -257,6 +257,8 @@ def test_a_first_trial_that_was_pruned_is_not_shown_for_the_own_values(here, cap
         (["--search", "none.yaml"], ["none.yaml"]),
         (["--search", "misspelt.yaml"], ["misspelt.yaml", "TPESamplre"]),
         (["--precision", "fp8"], ["--precision", "bf16"]),
+        (["--device", "cpu", "--precision", "fp16"], ["--precision fp16", "GPUs"]),
+        (["--save_folder", "x"], ["--save_folder", "each trial's own"]),
         (["stray"], ["stray"]),
     ],
 )
@@ -277,6 +279,18 @@ def test_a_study_is_not_continued_as_another(here, capsys):
     assert tune.main(command("--trials", "2", "--batch_size", "4")) == 2
     error = capsys.readouterr().err
     assert "batch_size 8, not 4" in error
+    assert tune.main(command("--trials", "2", "--grad_accumulation_factor", "2")) == 2
+    assert "option: grad_accumulation_factor 1, not 2" in capsys.readouterr().err
+
+
+def test_a_study_is_not_continued_on_other_recordings(here, capsys):
+    assert tune.main(command("--trials", "1")) == 0
+    recording = next((here / "data" / "valid").rglob("*.wav"))
+    shutil.copy(recording, recording.with_name("again.wav"))
+    capsys.readouterr()
+    assert tune.main(command("--trials", "2")) == 2
+    error = capsys.readouterr().err
+    assert "was begun with corpus: valid.csv " in error and error.count("\n") == 1
 
 
 def test_help_says_where_a_trial_list_goes(capsys):

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 
 from hyperpyyaml import load_hyperpyyaml
 from speechbrain.utils import hpopt
-from speechbrain.utils.distributed import if_main_process
+from speechbrain.utils.distributed import ddp_broadcast, if_main_process
 
-from local_modules.errors import InputError
+from local_modules.errors import InputError, one_line
 
 MODES = ("optuna", "orion", "generic")
 OPTUNA_VARIABLES = ("OPTUNA_STORAGE", "OPTUNA_STUDY_NAME", "OPTUNA_TRIAL_NUMBER")
@@ -44,13 +44,37 @@ class OptunaReporter(hpopt.HyperparameterOptimizationReporter):
         """Name of the trial's folder."""
         return "-".join(os.environ[name] for name in OPTUNA_VARIABLES[1:])
 
+    def check(self) -> None:
+        """Finds the trial.
+
+        Raises
+        ------
+        InputError
+            There is no such trial, or it has ended.
+        """
+        *_, name, number = (os.environ[name] for name in OPTUNA_VARIABLES)
+        try:
+            trial = self._load_study().trials[int(number)]
+        except Exception as error:
+            raise InputError(
+                f"{', '.join(OPTUNA_VARIABLES)}: name no trial: {one_line(error)}"
+            ) from error
+        if trial.state.is_finished():
+            raise InputError(
+                f"OPTUNA_TRIAL_NUMBER {number}: has ended, {trial.state.name}, in "
+                f"study {name}; the driver has to ask for another"
+            )
+
     def report_objective(self, result: Mapping) -> None:
         """Ends the trial with its objective."""
+        number = int(os.environ["OPTUNA_TRIAL_NUMBER"])
+        self._load_study().tell(number, result[self.objective_key])
+
+    def _load_study(self):
         import optuna  # takes a second that other trainings needn't spend
 
-        storage, name, number = (os.environ[name] for name in OPTUNA_VARIABLES)
-        study = optuna.load_study(study_name=name, storage=storage)
-        study.tell(int(number), result[self.objective_key])
+        storage, name, _ = (os.environ[name] for name in OPTUNA_VARIABLES)
+        return optuna.load_study(study_name=name, storage=storage)
 
 
 class Driven:
@@ -65,7 +89,7 @@ class Driven:
     ------
     InputError
         The mode is unknown, its library isn't installed, or the driver's environment
-        variables are missing; the file can't be read.
+        variables are missing or name no trial; the file can't be read.
     """
 
     def __init__(self, overrides: dict):
@@ -79,8 +103,12 @@ class Driven:
         )
         if is_generic and mode != "generic":
             raise InputError(f"--hpopt_mode {mode}: {MISSING[mode]}")
+        if isinstance(reporter, OptunaReporter):
+            reporter.check()
         self.reporter = reporter
-        self.overrides = {**_read(hpopt_file, reporter.trial_id), **overrides}
+        # The generic reporter's is the time of the day, another one on each rank.
+        trial_id = ddp_broadcast(reporter.trial_id)
+        self.overrides = {**_read(hpopt_file, trial_id), **overrides}
 
     def report(self, metrics: Mapping) -> None:
         """Gives the driver the rates on `valid`."""
@@ -98,5 +126,5 @@ def _read(hpopt_file, trial_id: str) -> dict:
     except OSError as error:
         raise InputError(f"--hpopt {hpopt_file}: {error.strerror}") from None
     except Exception as error:
-        raise InputError(f"{hpopt_file}: {' '.join(str(error).split())}") from error
+        raise InputError(f"{hpopt_file}: {one_line(error)}") from error
     return {key: value for key, value in settings.items() if key != "trial_id"}

@@ -16,7 +16,7 @@ from optuna.distributions import (
 )
 
 from local_modules import config
-from local_modules.errors import InputError
+from local_modules.errors import InputError, one_line
 
 TYPES = {
     "float": (FloatDistribution, {"low", "high"}, {"step", "log"}),
@@ -93,10 +93,12 @@ def read_search(
     """
     tree = _load(search_file)
     objectives = objectives or tree["objective"]
-    objectives = (objectives,) if isinstance(objectives, str) else tuple(objectives)
+    objectives = objectives if isinstance(objectives, Sequence) else [objectives]
+    objectives = [objectives] if isinstance(objectives, str) else objectives
     for name in objectives:
         if name not in OBJECTIVES:
             raise InputError(f"objective {name!r}: there are {', '.join(OBJECTIVES)}")
+    objectives = tuple(objectives)
     n_trials = tree["trials"]
     if not isinstance(n_trials, int) or n_trials < 1:
         raise InputError(f"{search_file}: trials: {n_trials!r} is no number above 0")
@@ -141,7 +143,7 @@ def make_sampler_and_pruner(
         with open(search_file, encoding="utf-8") as file:
             tree = load_hyperpyyaml(file, {"sampler_seed": seed})
     except Exception as error:
-        raise InputError(f"{search_file}: {' '.join(str(error).split())}") from error
+        raise InputError(f"{search_file}: {one_line(error)}") from error
     for key, base in (
         ("sampler", optuna.samplers.BaseSampler),
         ("pruner", optuna.pruners.BasePruner),
@@ -180,6 +182,8 @@ def _load(search_file) -> Mapping:
         plain = {k: json.loads(json.dumps(v)) for k, v in tree.items() if k in PLAIN}
     except OSError as error:
         raise InputError(f"{search_file}: {error.strerror}") from None
+    except (UnicodeDecodeError, TypeError) as error:  # TypeError: an object, a date
+        raise InputError(f"{search_file}: {one_line(error)}") from None
     config.check_keys(tree, KEYS, f"{search_file}: ", "a search file")
     for key in sorted(KEYS - set(tree)):
         raise InputError(f"{search_file}: {key}: is missing")
@@ -214,7 +218,7 @@ def _distribution(place: str, entry) -> BaseDistribution:
     try:
         return make(**given)
     except (ValueError, TypeError) as error:
-        raise InputError(f"{place}: {' '.join(str(error).split())}") from None
+        raise InputError(f"{place}: {one_line(error)}") from None
 
 
 def _contains(distribution: BaseDistribution, value) -> bool:

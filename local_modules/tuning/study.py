@@ -175,13 +175,15 @@ def open_study(
     return study
 
 
-def claim_settings(study: optuna.Study, settings: Mapping) -> None:
+def claim(study: optuna.Study, attribute: str, settings: Mapping) -> None:
     """Writes down what a study is of, or checks that it is of this.
 
     Arguments
     ---------
     study : optuna.Study
         The study.
+    attribute : str
+        Where it is written, one of the study's own.
     settings : mapping
         Values that JSON can hold, by what they are.
 
@@ -191,9 +193,9 @@ def claim_settings(study: optuna.Study, settings: Mapping) -> None:
         The study was begun with others.
     """
     settings = json.loads(json.dumps(settings))
-    earlier = study.user_attrs.get("settings")
+    earlier = study.user_attrs.get(attribute)
     if earlier is None:
-        study.set_user_attr("settings", settings)
+        study.set_user_attr(attribute, settings)
     elif earlier != settings:
         name, before, now = _first_difference(earlier, settings)
         if isinstance(now, dict) and isinstance(before, dict):

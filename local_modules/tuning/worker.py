@@ -26,7 +26,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from local_modules import config
 from local_modules.audio import SpeechCache
-from local_modules.errors import InputError, RunError
+from local_modules.errors import InputError, RunError, one_line
+from local_modules.history import best_row
 from local_modules.tuning.search import (
     OBJECTIVES,
     UNTRAINED,
@@ -60,6 +61,15 @@ FREE_KEYS = {
     "valid_batch_size",
     "cache_gib",
     "checkpointer",  # holds such a folder
+}
+# SpeechBrain's run options that change what a training comes to.
+RUN_OPTIONS = {
+    "precision",
+    "eval_precision",
+    "skip_nonfinite_grads",
+    "grad_accumulation_factor",
+    "optimizer_step_limit",
+    "remove_vector_weight_decay",
 }
 BEST_OF_A_TRIAL = ("valid_eer", "valid_min_dcf", "train_accuracy")  # TensorBoard's
 SECONDS_BETWEEN_LOOKS = 2.0  # at trials that others have under way
@@ -110,11 +120,10 @@ class Job:
 
     def settings(self) -> dict:
         """What the trials of a study have in common."""
-        values = config.plain_values(self.recipe, self.overrides)
-        objects = config.texts_of_objects(self.recipe, self.overrides)
+        texts, run_opts = config.texts(self.recipe, self.overrides), self.run_opts()
         return {
-            "recipe": {k: v for k, v in values.items() if k not in FREE_KEYS},
-            "objects": {k: v for k, v in objects.items() if k not in FREE_KEYS},
+            "recipe": {k: v for k, v in texts.items() if k not in FREE_KEYS},
+            "option": {name: run_opts[name] for name in sorted(RUN_OPTIONS)},
             "searched": {
                 key: optuna.distributions.distribution_to_json(distribution)
                 for key, distribution in self.search.space.items()
@@ -304,7 +313,7 @@ class Worker:
             forgive_attempt(trial)
             raise
         except Exception as error:
-            reason = " ".join(str(error).split())
+            reason = one_line(error)
             if not isinstance(error, InputError):
                 traceback.print_exc()
                 reason = f"{type(error).__name__}: {reason}"
@@ -358,7 +367,7 @@ class Worker:
         folder = self.job.folder / "trials" / str(trial.user_attrs[SLOT])
         shutil.rmtree(folder / "save", ignore_errors=True)
         if epochs := trial.user_attrs.get(EPOCHS):
-            best = min(epochs, key=lambda row: row["valid_eer"])
+            best = best_row(epochs)
             metrics = {f"best/{name}": best[name] for name in BEST_OF_A_TRIAL}
             with SummaryWriter(folder / "tensorboard") as writer:
                 writer.add_hparams(trial.params, metrics, run_name=".")

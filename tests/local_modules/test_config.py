@@ -14,7 +14,7 @@ from local_modules.config import (
     parse_command_line,
     plain_values,
     resolved_text,
-    texts_of_objects,
+    texts,
 )
 from local_modules.errors import InputError
 
@@ -70,6 +70,40 @@ class TestCommandLine:
         )
         assert (run_opts.device, run_opts.precision) == ("cpu", "bf16")
         assert overrides == {"seed": 3}
+
+    def test_run_options_that_the_recipe_has_are_both(self):
+        """Or a resumed run and a study would not know of them."""
+        argv = [CONFORMER, "--max_grad_norm", "1", "--grad_accumulation_factor", "2"]
+        _, run_opts, overrides = parse_command_line(argv)
+        assert run_opts.max_grad_norm == 1.0
+        assert overrides == {"max_grad_norm": 1.0}
+
+    @pytest.mark.parametrize("name", ["20240105", "2024-01-05", "1e3", "2024-13-45"])
+    def test_folders_may_be_called_anything(self, name):
+        overrides = parse_command_line(["a.yaml", "--output_folder", name])[2]
+        assert overrides == {"output_folder": name}
+
+    def test_no_folder(self):
+        assert parse_command_line(["a.yaml", "--csv_folder", "null"])[2] == {
+            "csv_folder": None
+        }
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ("--optimizer_step_limit abc", "--optimizer_step_limit abc: has to be"),
+            ("--optimizer_step_limit 0", "--optimizer_step_limit 0: has to be above"),
+            ("--optimizer_step_limit=-5", "--optimizer_step_limit -5: has to be"),
+            ("--grad_accumulation_factor 0", "--grad_accumulation_factor 0: has to be"),
+            ("--device cud", "--device cud: has to be one of torch's"),
+            ("--device cuda:99", "--device cuda:99: torch sees"),
+            ("--device cpu --precision fp16", "--precision fp16: is for GPUs"),
+            ("--lr 1 --lr 2", "--lr: is given 2 times"),
+            ("--lr 2024-13-45", "expected FILE.yaml"),
+        ],
+    )
+    def test_wrong_values(self, arguments, words):
+        assert words in message(parse_command_line, ["a.yaml", *arguments.split()])
 
     def test_nothing_but_the_file(self):
         assert parse_command_line(["a.yaml"])[2] == {}
@@ -324,22 +358,18 @@ def test_yaml_loader_agrees_on_floats():
     assert parse_command_line(["a.yaml", "--lr", "1e-4"])[2]["lr"] == 0.0001
 
 
-def test_objects_differ_where_their_class_or_a_value_does(tmp_path):
+def test_texts_differ_where_a_value_or_a_class_does(tmp_path):
     text = Path(CONFORMER).read_text(encoding="utf-8")
     other = tmp_path / "other.yaml"
     other.write_text(text.replace("AttentiveStatisticsPooling", "StatisticsPooling"))
-    own = texts_of_objects(CONFORMER, {})
-    changed = {
-        key
-        for key, line in texts_of_objects(str(other), {}).items()
-        if line != own[key]
-    }
+    own = texts(CONFORMER, {})
+    changed = {key for key, line in texts(str(other), {}).items() if line != own[key]}
     assert changed == {"embedding_model", "modules", "checkpointer"}
-    changed = {
-        key
-        for key, line in texts_of_objects(CONFORMER, {"lr": 0.5}).items()
-        if line != own[key]
+    lr = texts(CONFORMER, {"lr": 0.5})
+    assert {key for key in lr if lr[key] != own[key]} == {
+        "lr",
+        "lr_schedule",
+        "opt_class",
     }
-    assert changed == {"lr_schedule", "opt_class"}
-    assert not own.keys() & plain_values(CONFORMER, {}).keys()
+    assert own["seed"] == "1234" and own["trials"] == "null"
     assert not any("\n" in line for line in own.values())

@@ -2,9 +2,15 @@
 
 import pytest
 import torch
+from speechbrain.utils.run_opts import RunOptions
 from torch import nn
 
-from local_modules.distributed import rank_share, synchronise_batch_norms
+from local_modules.distributed import (
+    meet_ranks,
+    rank_share,
+    synchronise_batch_norms,
+)
+from local_modules.errors import InputError
 
 N_UTTERANCES = 2  # so the third rank has none
 SHARES = (4, 1, 2)  # of a batch
@@ -34,6 +40,27 @@ def run(rank, count, folder):
 @pytest.fixture(scope="module")
 def results(on_ranks):
     return on_ranks(SOURCE, len(SHARES))[0]
+
+
+@pytest.mark.parametrize(
+    ("backend", "words"),
+    [
+        pytest.param(
+            "nccl",
+            "Not enough GPUs",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has GPUs"),
+        ),
+        ("carrier_pigeon", "carrier_pigeon"),
+    ],
+)
+def test_ranks_without_what_they_need_are_one_line(backend, words, monkeypatch):
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, "0")
+    with pytest.raises(InputError) as caught:
+        meet_ranks(RunOptions(distributed_backend=backend))
+    line = str(caught.value)
+    assert line.startswith(f"--distributed_backend {backend}: ") and "\n" not in line
+    assert words in line and "gloo" in line
 
 
 def test_the_first_rank_gets_all_embeddings_once(results):

@@ -26,6 +26,12 @@ def test_warmup_cosine_by_hand(progress, expected):
     assert schedule(progress) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("warmup_share", [-0.1, 1.0, 2])
+def test_training_is_not_all_warm_up(warmup_share):
+    with pytest.raises(ValueError, match=f"warmup_share {warmup_share} does not lie"):
+        WarmupCosine(0.1, warmup_share)
+
+
 @pytest.mark.parametrize("warmup_share", [0.0, 0.05, 0.3, 0.9])
 @pytest.mark.parametrize("final_share", [0.0, 0.1, 1.0])
 def test_warmup_cosine_rises_then_falls_without_a_jump(warmup_share, final_share):

@@ -56,6 +56,17 @@ def test_the_files_settings_are_overridden_by_the_command_line(hpopt_file, tmp_p
     assert Driven({"hpopt": True, "lr": 0.1}).overrides == {"lr": 0.1}
 
 
+def test_ranks_share_the_folder_of_a_generic_driver(hpopt_file, on_ranks):
+    source = f"""
+from local_modules.tuning.hpopt import Driven
+
+def run(rank, count, folder):
+    return Driven({{"hpopt": {str(hpopt_file)!r}}}).overrides["output_folder"]
+"""
+    (folders,) = on_ranks(source, 2)[:1]
+    assert folders[0] == folders[1]
+
+
 def test_a_study_of_somebody_elses(voices_folder, hpopt_file, tmp_path):
     storage = f"sqlite:///{tmp_path}/study.db"
     study = optuna.create_study(study_name="theirs", storage=storage)
@@ -115,6 +126,29 @@ def test_without_a_driver_the_result_is_printed(voices_folder, hpopt_file):
     ).stdout
     result = json.loads(printed.splitlines()[-1])
     assert result["objective"] == result["eer"]
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "words"),
+    [
+        ("theirs", "0", "OPTUNA_TRIAL_NUMBER 0: has ended, COMPLETE, in study theirs"),
+        ("theirs", "7", "OPTUNA_TRIAL_NUMBER: name no trial"),
+        ("theirs", "x", "OPTUNA_TRIAL_NUMBER: name no trial"),
+        ("ours", "0", "OPTUNA_TRIAL_NUMBER: name no trial"),
+    ],
+)
+def test_a_wrong_trial_is_known_before_the_training(
+    name, number, words, tmp_path, monkeypatch
+):
+    storage = f"sqlite:///{tmp_path}/study.db"
+    study = optuna.create_study(study_name="theirs", storage=storage)
+    study.tell(study.ask(), 0.1)
+    names = (storage, name, number)
+    for variable, value in zip(OPTUNA_VARIABLES, names, strict=True):
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError) as caught:
+        Driven({"hpopt": True, "hpopt_mode": "optuna"})
+    assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

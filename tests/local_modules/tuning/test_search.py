@@ -234,6 +234,32 @@ def test_a_grid_of_one_beside_the_defaults(tmp_path):
         assert study.trials[-1].params == {"lr": expected}
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("trials: !ref <n>", "not JSON serializable"),
+        ("trials: 2024-01-05", "not JSON serializable"),
+        ("objective: null", "objective None: there are eer"),
+        ("objective: 3", "objective 3: there are eer"),
+    ],
+)
+def test_what_is_no_plain_value_is_one_line(line, words, tmp_path):
+    path = written(tmp_path / "s.yaml", "{lr: {type: float, low: 0.001, high: 1.0}}")
+    key = line.partition(":")[0]
+    lines = [line if x.startswith(key) else x for x in path.read_text().splitlines()]
+    path.write_text("\n".join(lines))
+    with pytest.raises(InputError) as caught:
+        read_search(path, RECIPE, {})
+    assert words in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_is_no_text_is_one_line(tmp_path):
+    path = tmp_path / "s.yaml"
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="s.yaml: .* can't decode"):
+        read_search(path, RECIPE, {})
+
+
 @pytest.mark.parametrize("choice", ["[1, 2]", "{a: 1}"])
 def test_choices_are_plain_values(choice, tmp_path):
     space = f"{{lr: {{type: categorical, choices: [0.002, {choice}]}}}}"

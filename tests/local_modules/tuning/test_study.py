@@ -26,7 +26,7 @@ from local_modules.tuning.study import (
     SURPLUS,
     Turnstile,
     begin_attempt,
-    claim_settings,
+    claim,
     enqueue_defaults,
     failure_reason,
     has_ended,
@@ -445,22 +445,27 @@ def test_a_trial_put_back_by_two_is_run_by_one(study):
 
 
 def test_another_search_under_the_same_name_is_refused(study):
-    claim_settings(study, {"recipe": {"lr": 0.1, "seed": 1}, "objectives": ("eer",)})
-    claim_settings(study, {"recipe": {"lr": 0.1, "seed": 1}, "objectives": ("eer",)})
+    claim(study, "settings", {"recipe": {"lr": 0.1, "seed": 1}, "objectives": ("eer",)})
+    claim(study, "settings", {"recipe": {"lr": 0.1, "seed": 1}, "objectives": ("eer",)})
     with pytest.raises(InputError, match="recipe: lr 0.1, not 0.2"):
-        claim_settings(
-            study, {"recipe": {"lr": 0.2, "seed": 1}, "objectives": ("eer",)}
+        claim(
+            study,
+            "settings",
+            {"recipe": {"lr": 0.2, "seed": 1}, "objectives": ("eer",)},
         )
     with pytest.raises(InputError, match="recipe: seed 1, not nothing"):
-        claim_settings(study, {"recipe": {"lr": 0.1}, "objectives": ("eer",)})
+        claim(study, "settings", {"recipe": {"lr": 0.1}, "objectives": ("eer",)})
     with pytest.raises(InputError, match="recipe: trials nothing, not None"):
-        claim_settings(
+        claim(
             study,
+            "settings",
             {"recipe": {"lr": 0.1, "seed": 1, "trials": None}, "objectives": ("eer",)},
         )
     with pytest.raises(InputError, match="objectives"):
-        claim_settings(
-            study, {"recipe": {"lr": 0.1, "seed": 1}, "objectives": ("min_dcf",)}
+        claim(
+            study,
+            "settings",
+            {"recipe": {"lr": 0.1, "seed": 1}, "objectives": ("min_dcf",)},
         )
 
 
