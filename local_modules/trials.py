@@ -1,5 +1,6 @@
 """Trial lists: which two recordings are compared, and what is true of them."""
 
+import contextlib
 import os
 import random
 import re
@@ -266,6 +267,58 @@ def draw_trials(
         labels=np.arange(len(pairs)) < len(targets),
         enrol=[paths[i] for i in pairs[:, 0]],
         test=[paths[i] for i in pairs[:, 1]],
+    )
+
+
+def draw_trials_within(
+    speaker_of: Mapping[str, str], group_of: Mapping[str, str], seed: int
+) -> TrialList:
+    """Draws trials both sides of which are of one group, such as a sex or a language:
+    non-target trials as hard as where all speakers are of one.
+
+    Arguments
+    ---------
+    speaker_of : mapping of str to str
+        The speaker of each recording, by its path.
+    group_of : mapping of str to str
+        The group of each recording, by its path. A group of which no trial of one kind
+        can be drawn is left out.
+    seed : int
+        Seed of the draw.
+
+    Returns
+    -------
+    TrialList
+        What `draw_trials` draws of each group, in the order of their names.
+
+    Raises
+    ------
+    InputError
+        There is no group of two speakers, one of them with two recordings.
+
+    Example
+    -------
+    >>> people = {"a/1": "a", "a/2": "a", "b/1": "b", "c/1": "c"}
+    >>> trials = draw_trials_within(people, people | {"b/1": "a"}, seed=1)
+    >>> trials.labels.tolist(), trials.test
+    ([True, False], ['a/2', 'b/1'])
+    """
+    groups: dict[str, dict[str, str]] = {}
+    for path, speaker in speaker_of.items():
+        groups.setdefault(group_of[path], {})[path] = speaker
+    drawn = []
+    for _, members in sorted(groups.items()):
+        with contextlib.suppress(InputError):
+            drawn.append(draw_trials(members, seed))
+    if not drawn:
+        raise InputError(
+            f"no trials can be drawn within {len(groups)} groups: none has two "
+            "speakers, one of them with two recordings"
+        )
+    return TrialList(
+        np.concatenate([trials.labels for trials in drawn]),
+        [path for trials in drawn for path in trials.enrol],
+        [path for trials in drawn for path in trials.test],
     )
 
 

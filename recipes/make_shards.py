@@ -14,8 +14,9 @@ import argparse
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+HERE = Path(__file__).resolve().parent
+# This folder's csv is not Python's.
+sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
 from local_modules.errors import InputError, RunError  # noqa: E402
 from local_modules.shards.packing import pack, verify  # noqa: E402

@@ -10,6 +10,7 @@ from local_modules.errors import InputError
 from local_modules.trials import (
     TrialList,
     draw_trials,
+    draw_trials_within,
     read_enrolment,
     read_trials,
     write_trials,
@@ -155,6 +156,30 @@ def test_drawn_trials_are_sound(seed):
     )
     assert trials.labels.sum() == possible
     assert (~trials.labels).sum() == possible
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_trials_within_groups_are_those_of_each_group_by_itself(seed):
+    speaker_of = corpus(seed)
+    speakers = sorted(set(speaker_of.values()))
+    group_of = {path: f"{speakers.index(s) % 3}" for path, s in speaker_of.items()}
+    trials = draw_trials_within(speaker_of, group_of, seed)
+    assert all(group_of[a] == group_of[b] for a, b in pairs_of(trials))
+    truth = [speaker_of[a] == speaker_of[b] for a, b in pairs_of(trials)]
+    assert trials.labels.tolist() == truth and 0 < trials.labels.sum() < len(trials)
+    for group in set(group_of.values()):
+        members = {p: s for p, s in speaker_of.items() if group_of[p] == group}
+        found = [pair for pair in pairs_of(trials) if group_of[pair[0]] == group]
+        try:
+            assert found == pairs_of(draw_trials(members, seed))
+        except InputError:
+            assert not found
+
+
+def test_no_trials_within_groups():
+    speaker_of = {"a/1": "a", "a/2": "a", "b/1": "b"}
+    with pytest.raises(InputError, match="within 2 groups: none has two speakers"):
+        draw_trials_within(speaker_of, speaker_of, 1)
 
 
 @pytest.mark.parametrize("seed", range(5))

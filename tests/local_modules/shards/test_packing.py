@@ -65,6 +65,16 @@ def test_flac_where_nothing_is_lost_and_original_bytes_on_demand(packed, tmp_pat
         assert n_kept == (len(whole) if folder == tmp_path else len(whole) * 4 // 6)
 
 
+def test_the_command_in_a_process_of_its_own(packed, tmp_path):
+    """Beside it lies a folder called csv, which is not Python's."""
+    script = ROOT / "recipes" / "make_shards.py"
+    command = [sys.executable, str(script), *arguments(packed, tmp_path / "shards")]
+    subprocess.run(command, check=True, cwd=tmp_path)
+    assert {path.name for path in (tmp_path / "shards").glob("*.tar")} == {
+        path.name for path in packed.folder.glob("*.tar")
+    }
+
+
 KILLS_ITSELF = """
 import os, signal, sys, tarfile
 from recipes import make_shards
