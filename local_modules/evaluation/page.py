@@ -4,14 +4,12 @@ import base64
 from collections.abc import Mapping
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from local_modules import plots
 from local_modules.evaluation.results import PRIORS, Scored
 from local_modules.manifest import replacing
 from local_modules.metrics import bayes_threshold, equal_error_rate
+from local_modules.templates import page_template
 
-TEMPLATES = Path(__file__).parents[1] / "templates"
 TITLES = {"det": "DET curves", "scores": "Scores", "calibration": "Calibration"}
 HOW_TO_READ = {
     "det": "The lower and the further left, the better; a dot is the equal error rate, "
@@ -135,16 +133,10 @@ def write_report(results: Mapping, pictures: Mapping[str, Path], path: Path) -> 
     path : Path
         The file to write.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
     systems = results["systems"]
     shown = results["headline"]
     low, high = systems[shown]["intervals"]["eer"]
-    text = environment.get_template("evaluation.html").render(
+    text = page_template("evaluation.html").render(
         title=f"Evaluation on {Path(results['trials']).name}",
         shown=shown,
         eer=f"{100 * systems[shown]['eer']:.2f} %",

@@ -5,10 +5,8 @@ import base64
 import functools
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from local_modules.errors import InputError
 from local_modules.inference.identification import Identifier
@@ -17,8 +15,8 @@ from local_modules.inference.voices import VoiceStore
 from local_modules.metrics import bayes_threshold
 from local_modules.page import figures
 from local_modules.page.limits import Heard, hear
+from local_modules.templates import page_template
 
-TEMPLATES = Path(__file__).parents[1] / "templates"
 ADVICE = (
     "What works: five seconds of speech or more, a hand's breadth from the microphone, "
     "where nobody else talks."
@@ -68,13 +66,7 @@ class Answers:
         self.identifier = Identifier(verifier)
         self.open_store = open_store
         self.prior = prior
-        environment = Environment(
-            loader=FileSystemLoader(TEMPLATES),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-        )
-        self.parts = environment.get_template("page.html").module
+        self.parts = page_template("page.html").module
 
     @told
     def compare(self, one: str | None, other: str | None) -> tuple[str, Voice | None]:

@@ -7,6 +7,7 @@ import gradio
 from local_modules.page.answers import Answers
 from local_modules.page.limits import MAX_MEGABYTES, MAX_SECONDS
 from local_modules.plots import BLUE
+from local_modules.templates import TEMPLATES
 
 TITLE = "Who is speaking?"
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
@@ -28,7 +29,7 @@ def theme() -> gradio.Theme:
 
 def css_file() -> Path:
     """The style of what is no component of Gradio's."""
-    return Path(__file__).parents[1] / "templates" / "page.css"
+    return TEMPLATES / "page.css"
 
 
 def build(answers: Answers, model_name: str) -> gradio.Blocks:
