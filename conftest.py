@@ -79,6 +79,27 @@ def no_logging_into_a_closed_stream():
 
 
 @pytest.fixture
+def unsynced(monkeypatch):
+    """Files that took their place before they were on the disk: a power cut may leave
+    them empty."""
+    on_disk, found = set(), []
+    fsync, replace = os.fsync, os.replace
+
+    def noted_fsync(file):
+        fsync(file)
+        on_disk.add(os.fstat(file).st_ino)
+
+    def noted_replace(source, target):
+        files = Path(source).iterdir() if Path(source).is_dir() else [Path(source)]
+        found.extend(path for path in files if path.stat().st_ino not in on_disk)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    return found
+
+
+@pytest.fixture
 def in_browser(tmp_path):
     """A function of a page's HTML, the expression of a script and a width in pixels:
     opens the page in Chromium and returns what the expression gives and the console's

@@ -1,14 +1,13 @@
 """Checkpoints that survive a kill or a power cut at any moment."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
 from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
-from local_modules.manifest import replacing
+from local_modules.manifest import put_on_disk, replacing
 
 MARKER = "complete.json"
 
@@ -42,7 +41,7 @@ class WholeCheckpointer(Checkpointer):
         if if_main_process():
             sizes = {p.name: p.stat().st_size for p in checkpoint.path.iterdir()}
             for name in sizes:
-                _put_on_disk(checkpoint.path / name)
+                put_on_disk(checkpoint.path / name)
             with replacing(checkpoint.path / MARKER) as file:
                 json.dump(sizes, file)
             for folder in self.checkpoints_dir.glob(f"{CKPT_PREFIX}+*"):
@@ -55,11 +54,6 @@ class WholeCheckpointer(Checkpointer):
         return [
             folder for folder in super()._list_checkpoint_dirs() if _is_whole(folder)
         ]
-
-
-def _put_on_disk(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def _is_whole(folder: Path) -> bool:

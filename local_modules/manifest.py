@@ -2,6 +2,7 @@
 
 import csv
 import os
+import tempfile
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -80,6 +81,50 @@ def replacing(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing_to(path: str | os.PathLike) -> Iterator[None]:
+    """What can't be written to a place is a person's to know.
+
+    Raises
+    ------
+    InputError
+        Instead of an OSError.
+
+    Example
+    -------
+    >>> with writing_to("/no/a"), replacing("/no/a"):
+    ...     pass
+    Traceback (most recent call last):
+    ...
+    local_modules.errors.InputError: /no/a: can't be written: No such file or directory
+    """
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"{path}: can't be written: {error.strerror}") from None
+
+
+def check_writable(folder: str | os.PathLike) -> None:
+    """Makes a folder if there is none and sees whether files can be written into it,
+    before the work that they are to hold.
+
+    Raises
+    ------
+    InputError
+        They can't.
+    """
+    with writing_to(folder):
+        os.makedirs(folder, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+
+
+def put_on_disk(path: str | os.PathLike) -> None:
+    """Waits until a file is on the disk. What takes its place before that may be empty
+    after a power cut."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
 
 
 def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> None:

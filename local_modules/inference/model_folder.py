@@ -22,10 +22,11 @@ from safetensors.torch import save_file, save_model
 
 from local_modules.corpus import licence
 from local_modules.evaluation.backend import Backend
+from local_modules.manifest import put_on_disk
+from local_modules.templates import TEMPLATES
 
 PACKAGE = __package__.partition(".")[0]
 PARTS = ("compute_features", "mean_var_norm", "embedding_model", "classifier")
-TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 def write_model_folder(
@@ -38,8 +39,8 @@ def write_model_folder(
     """Writes a folder that `EncoderClassifier`, `SpeakerRecognition` and
     `foreign_class` of SpeechBrain load.
 
-    It is complete at any moment or does not exist: it is written beside its place and
-    moved there.
+    It is complete at any moment or does not exist, also after a power cut: it is
+    written beside its place and moved there.
 
     Arguments
     ---------
@@ -80,6 +81,8 @@ def write_model_folder(
     (part / "custom.py").write_text(_custom_module(text), encoding="utf-8")
     card = _model_card(hparams, metrics)
     (part / "README.md").write_text(card, encoding="utf-8")
+    for path in part.iterdir():
+        put_on_disk(path)
     if folder.exists():
         # Deleted only after it has left its place: a deletion can be cut short.
         old = folder.with_name(f".{folder.name}.old")

@@ -428,6 +428,10 @@ class TestKilled:
         assert [path.name for path in tmp_path.iterdir()] == ["model"]
         assert seen["old"] > 5 and seen["new"] > 5 and seen["away"] == 1
 
+    def test_all_of_it_is_on_the_disk_first(self, conformer, tmp_path, unsynced):
+        conformer.write(tmp_path / "model")
+        assert not unsynced
+
     def test_full_disk(self, conformer, tmp_path, old, monkeypatch):
         save = model_folder.save_model
 
