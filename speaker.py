@@ -136,10 +136,14 @@ def listen(verifier: "Verifier", path: str) -> "Voice":
 
 def open_voices(options: argparse.Namespace, verifier: "Verifier") -> "VoiceStore":
     """The file of enrolled voices, for a `with`."""
+    from local_modules.inference.extraction import kept_beside
     from local_modules.inference.voices import VoiceStore
 
     model = verifier.model
-    path = options.voices or Path(model.source).parent / VOICES
+    name = VOICES
+    if not Path(model.source).is_dir():  # then others are kept in that place too
+        name = f"{model.source.replace('/', '--')}.{VOICES}"
+    path = options.voices or kept_beside(model.source) / name
     return VoiceStore(path, model.fingerprint, model.source)
 
 

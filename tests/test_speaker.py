@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import huggingface_hub.constants
 import numpy as np
 import pytest
 import soundfile
@@ -119,6 +120,32 @@ def test_another_models_voices_are_refused(here, words, trained_run, capsys):
     assert "enrolled with another model, results/run/model" in capsys.readouterr().err
 
 
+def test_voices_are_never_in_the_models_folder(here, words, monkeypatch, capsys):
+    monkeypatch.chdir("results/run/model")
+    answer(capsys, "enroll", "ann", words["test0"][0], "--model", ".")
+    assert (here / "results/run/voices.db").exists()
+    assert not Path("voices.db").exists()
+
+
+def test_each_model_on_a_hub_has_voices_of_its_own(here, words, monkeypatch, capsys):
+    """Two of one owner, from what is kept here of the hub."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", f"{here / 'hub'}")
+    for name in ("one", "two"):
+        kept = here / "hub" / f"models--owner--{name}"
+        shutil.copytree("results/run/model", kept / "snapshots" / ("0" * 40))
+        with open(kept / "snapshots" / ("0" * 40) / "hyperparams.yaml", "a") as file:
+            file.write(f"\nname: {name}\n")
+        (kept / "refs").mkdir()
+        (kept / "refs" / "main").write_text("0" * 40)
+        of_model = "--model", f"owner/{name}"
+        answer(capsys, "enroll", f"ann {name}", words["test0"][0], *of_model)
+        (voice,) = answer(capsys, "list", *of_model)["voices"]
+        assert voice["name"] == f"ann {name}"
+    found = sorted(path.name for path in Path("results").glob("*.db"))
+    assert found == ["owner--one.voices.db", "owner--two.voices.db"]
+    assert not Path("owner").exists()
+
+
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
 def test_embed_folders_files_and_lists(suffix, here, words, voices_folder, capsys):
     soundfile.write("silence.wav", np.zeros(16000), 16000)
@@ -140,6 +167,33 @@ def test_embed_folders_files_and_lists(suffix, here, words, voices_folder, capsy
     for path, vector in zip(paths, vectors, strict=True):
         np.testing.assert_allclose(vector, verifier.listen(path).vector, atol=1e-4)
     assert not list(here.glob(".*"))  # nothing half done is left
+
+
+def test_a_file_of_many_names_is_embedded_under_each(here, words, capsys):
+    Path("recordings").mkdir()
+    shutil.copy(words["test0"][0], "recordings/a.wav")
+    Path("recordings/broken.wav").write_text("no sound at all")
+    for name in ("a", "broken"):
+        Path(f"recordings/link to {name}.wav").symlink_to(f"{name}.wav")
+    absolute = here / "recordings" / "a.wav"
+    names = ["recordings/a.wav", absolute, "recordings", absolute]
+    assert run("embed", *names, "-o", "out.npy") == 0
+    shown = capsys.readouterr()
+    assert shown.out.strip() == "3 embeddings in out.npy; 2 left out"
+    assert "left out: recordings/broken.wav: " in shown.err
+    assert "left out: recordings/link to broken.wav: " in shown.err
+    expected = ["recordings/a.wav", f"{absolute}", "recordings/link to a.wav"]
+    assert Path("out.txt").read_text().splitlines() == expected
+    first, *others = np.load("out.npy")
+    for vector in others:
+        np.testing.assert_array_equal(vector, first)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
+def test_embeddings_are_on_the_disk_first(suffix, tmp_path, unsynced):
+    vectors = {Path("a.wav"): np.zeros(3, np.float32)}
+    embedding_files._write(vectors, tmp_path / f"out{suffix}")
+    assert not unsynced
 
 
 def test_killed_while_embedding_it_continues(here, words, voices_folder):

@@ -1,16 +1,14 @@
 """Embeddings of many recordings, in a file for other programs."""
 
-import contextlib
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from local_modules.errors import InputError
 from local_modules.inference.extraction import EmbeddingStore, SpeakerModel, embed_files
-from local_modules.manifest import replacing
+from local_modules.manifest import replacing, writing_to
 from local_modules.preparation.recordings import printable
 from local_modules.preparation.scan import AUDIO_SUFFIXES
 
@@ -77,30 +75,32 @@ def embed_to_file(
         raise InputError(f"{output}: the name has to end in {' or '.join(SUFFIXES)}")
     failures = {p: "is no regular file" for p in paths if not p.is_file()}
     failures |= {p: NO_LINE for p in paths if printable(str(p)) != str(p)}
-    absolute = {path.resolve(): path for path in paths if path not in failures}
+    # Links and folders may name one file in several ways: it is embedded once.
+    absolute = {path: path.resolve() for path in paths if path not in failures}
     kept = output.with_name(f".{output.name}.db")
-    try:
-        with contextlib.closing(EmbeddingStore(kept)) as store:
-            embedded, failed = embed_files(model, absolute, store)
-        for path, reason in failed.items():
-            failures[absolute[path]] = reason.removeprefix(f"{path}: ")
-        vectors = {p: embedded[q].vector for q, p in absolute.items() if q in embedded}
+    with writing_to(output):
+        with EmbeddingStore(kept) as store:
+            embedded, failed = embed_files(model, absolute.values(), store)
+        vectors = {p: embedded[q].vector for p, q in absolute.items() if q in embedded}
         if vectors:
             _write(vectors, output)
-    except OSError as error:
-        raise InputError(f"{output}: can't be written: {error.strerror}") from None
-    kept.unlink()
+        kept.unlink()
+    for path, whole in absolute.items():
+        if whole in failed:
+            failures[path] = failed[whole].removeprefix(f"{whole}: ")
     return len(vectors), failures
 
 
 def _write(vectors: dict[Path, np.ndarray], output: Path) -> None:
-    part = output.with_name(f".part.{output.name}")
     if output.suffix == ".npy":
         # A kill between the two must not leave vectors beside others' paths.
         output.unlink(missing_ok=True)
         with replacing(output.with_suffix(".txt")) as file:
             file.writelines(f"{path}\n" for path in vectors)
-        np.save(part, np.stack(list(vectors.values())))
+        with replacing(output, binary=True) as file:
+            np.save(file, np.stack(list(vectors.values())))
     else:
-        save_file({str(p): np.ascontiguousarray(v) for p, v in vectors.items()}, part)
-    os.replace(part, output)
+        with replacing(output, binary=True) as file:
+            file.write(
+                save({str(p): np.ascontiguousarray(v) for p, v in vectors.items()})
+            )

@@ -6,6 +6,7 @@ SpeechBrain's `EncoderClassifier` loads.
 
 import contextlib
 import hashlib
+import os
 import re
 import sqlite3
 import tempfile
@@ -126,7 +127,7 @@ class SpeakerModel:
 
 class EmbeddingStore:
     """Embeddings in a file, by model and by audio file as it was then; several
-    processes may use it at a time.
+    processes may use it at a time. A `with` closes it.
 
     Arguments
     ---------
@@ -136,7 +137,7 @@ class EmbeddingStore:
     Raises
     ------
     InputError
-        Embeddings can't be kept there.
+        Embeddings can't be kept there, or the file is damaged.
     """
 
     def __init__(self, path):
@@ -151,13 +152,26 @@ class EmbeddingStore:
                 "PRIMARY KEY (model, window, path)) WITHOUT ROWID"
             )
 
+    def __enter__(self) -> "EmbeddingStore":
+        return self
+
+    def __exit__(self, kind, error, traceback) -> None:
+        self.close()
+
     def get(self, model: str, window: float, path: Path) -> Embedded | None:
-        """What is kept of a file, unless it has changed since."""
-        row = self._database.execute(
-            "SELECT size, mtime_ns, seconds, vector FROM embeddings "
-            "WHERE model = ? AND window = ? AND path = ?",
-            (model, window, str(path)),
-        ).fetchone()
+        """What is kept of a file, unless it has changed since.
+
+        Raises
+        ------
+        InputError
+            The store is damaged.
+        """
+        with self._told():
+            row = self._database.execute(
+                "SELECT size, mtime_ns, seconds, vector FROM embeddings "
+                "WHERE model = ? AND window = ? AND path = ?",
+                (model, window, str(path)),
+            ).fetchone()
         if row is None or row[:2] != _stamp(path):
             return None
         return Embedded(np.frombuffer(row[3], np.float32), row[2])
@@ -187,13 +201,21 @@ class EmbeddingStore:
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        """A place that can't be written to, or is full, is a person's to know."""
+        """A place that can't be written to, or is full, and a file that is damaged are
+        a person's to know."""
         try:
             yield
         except (OSError, sqlite3.Error) as error:
             raise InputError(
                 f"{self.path}: embeddings can't be kept there: {error}"
             ) from None
+
+
+def kept_beside(source: str | os.PathLike) -> Path:
+    """The folder for what is kept of a model but is no part of it: where its own folder
+    stands, which a new training replaces; results/ for a model from elsewhere."""
+    folder = Path(source).resolve()
+    return folder.parent if folder.is_dir() else Path("results")
 
 
 def _stamp(path: Path) -> tuple[int, int]:

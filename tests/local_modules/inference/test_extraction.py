@@ -208,6 +208,30 @@ def test_a_place_for_no_store_is_one_line(model, store, files, tmp_path):
         embed_files(model, files[:1], store)
 
 
+def test_a_damaged_store_is_one_line(model, store, files):
+    embed_files(model, files[:1], store)
+    store.close()
+    octets = store.path.read_bytes()
+    # All but the page that says what is in the others.
+    store.path.write_bytes(octets[:4096] + bytes([255]) * (len(octets) - 4096))
+    with EmbeddingStore(store.path) as damaged, pytest.raises(InputError) as error:
+        embed_files(model, files[:1], damaged)
+    assert str(error.value).startswith(
+        f"{store.path}: embeddings can't be kept there: "
+    )
+    assert "\n" not in str(error.value)
+    store.path.write_bytes(b"no database at all" * 1000)
+    with pytest.raises(InputError, match="embeddings.db: .*file is not a database"):
+        EmbeddingStore(store.path)
+
+
+def test_a_store_is_closed_after_its_with(model, store, files):
+    with store as same:
+        embed_files(model, files[:1], same)
+    with pytest.raises(InputError, match="closed"):
+        store.get(model.fingerprint, 20.0, files[0])
+
+
 @pytest.mark.parametrize("name", ["nothing", "empty"])
 def test_no_model_is_one_line(name, tmp_path):
     (tmp_path / "empty").mkdir()
