@@ -10,7 +10,6 @@ drawing the speakers anew. Embeddings are kept, so a second run takes seconds.
 """
 
 import argparse
-import contextlib
 import csv
 import json
 import sys
@@ -49,8 +48,9 @@ from local_modules.inference.extraction import (
     EmbeddingStore,
     SpeakerModel,
     embed_files,
+    kept_beside,
 )
-from local_modules.manifest import replacing
+from local_modules.manifest import check_writable, replacing, writing_to
 from local_modules.scoring import trial_rows
 from local_modules.trials import TrialList, read_enrolment, read_trials
 
@@ -102,6 +102,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name in ("resamples", "window_seconds", "batch_seconds"):
         if getattr(options, name) <= 0:
             raise InputError(f"--{name} {getattr(options, name)}: has to be above 0")
+    if options.output_folder is None:
+        options.output_folder = f"results/evaluation/{Path(options.trials).stem}"
     return options
 
 
@@ -153,10 +155,9 @@ def embed(
     """Embeddings and failures of the list's recordings, by path as the list has it,
     and what scores beyond the cosine need."""
     model = SpeakerModel(source, options.device, options.trust)
-    folder = Path(source).parent if Path(source).is_dir() else Path("results")
     root = Path(options.data_folder).resolve()
     settings = options.window_seconds, options.batch_seconds
-    with contextlib.closing(EmbeddingStore(folder / "embeddings.db")) as store:
+    with EmbeddingStore(kept_beside(source) / "embeddings.db") as store:
         files = [root / path for path in paths]
         found, failures = embed_files(model, files, store, *settings)
         if options.cohort:
@@ -239,6 +240,7 @@ def evaluate(options: argparse.Namespace) -> dict:
     """Runs an evaluation and writes what came of it."""
     trials, members, complaints = read_lists(options)
     metadata = read_metadata(options.metadata) if options.metadata else {}
+    check_writable(Path(options.output_folder) / "plots")
     paths = [path for recordings in members.values() for path in recordings]
     paths = list(dict.fromkeys([*paths, *trials.test]))
     embedded, backends, failures = {}, {}, {}
@@ -305,21 +307,21 @@ def write(
     complaints: list[str],
 ) -> None:
     """Writes scores, metrics, pictures and the page, and says where they are."""
-    stem = Path(options.trials).stem
-    folder = Path(options.output_folder or f"results/evaluation/{stem}")
-    (folder / "plots").mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "scores.csv") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("label", "enrol", "test", *systems))
-        columns = [system.scores.tolist() for system in systems.values()]
-        labels = trials.labels.astype(int).tolist()
-        writer.writerows(zip(labels, trials.enrol, trials.test, *columns, strict=True))
-    with replacing(folder / "metrics.json") as file:
-        json.dump(results, file, indent=2)
-    with replacing(folder / "left_out.txt") as file:
-        file.writelines(f"{complaint}\n" for complaint in complaints)
-    pictures = draw_pictures(systems, results["headline"], folder / "plots")
-    write_report(results, pictures, folder / "report.html")
+    folder = Path(options.output_folder)
+    columns = [system.scores.tolist() for system in systems.values()]
+    labels = trials.labels.astype(int).tolist()
+    rows = zip(labels, trials.enrol, trials.test, *columns, strict=True)
+    with writing_to(folder):
+        with replacing(folder / "scores.csv") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(("label", "enrol", "test", *systems))
+            writer.writerows(rows)
+        with replacing(folder / "metrics.json") as file:
+            json.dump(results, file, indent=2)
+        with replacing(folder / "left_out.txt") as file:
+            file.writelines(f"{complaint}\n" for complaint in complaints)
+        pictures = draw_pictures(systems, results["headline"], folder / "plots")
+        write_report(results, pictures, folder / "report.html")
     for complaint in complaints[:N_SHOWN]:
         print(f"left out: {complaint}")
     n_target = int(trials.labels.sum())

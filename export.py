@@ -19,7 +19,12 @@ import torch
 
 from local_modules.config import load_plain
 from local_modules.errors import InputError, LineParser
-from local_modules.inference.extraction import EmbeddingStore, SpeakerModel, embed_files
+from local_modules.inference.extraction import (
+    EmbeddingStore,
+    SpeakerModel,
+    embed_files,
+    kept_beside,
+)
 from local_modules.inference.onnx_export import (
     OnnxModel,
     check_int8,
@@ -27,7 +32,7 @@ from local_modules.inference.onnx_export import (
     int8_graph,
     onnx_graph,
 )
-from local_modules.manifest import replacing
+from local_modules.manifest import check_writable, replacing, writing_to
 from local_modules.metrics import equal_error_rate
 from local_modules.scoring import score_trials
 from local_modules.trials import TrialList, read_trials
@@ -49,7 +54,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("model", metavar="MODEL", help="folder or name on the hub")
     add("--format", required=True, choices=["onnx"])
     add("--quantize", choices=["int8"], help="smaller; says what it costs in EER")
-    add("--output", metavar="FILE", help="default: MODEL/model.onnx or model.int8.onnx")
+    add("--output", metavar="FILE", help="default: MODEL.onnx or MODEL.int8.onnx")
     add(
         "--trust",
         action="store_true",
@@ -64,15 +69,17 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if options.trials is not None and options.quantize is None:
         raise InputError("--trials: is for --quantize int8, which compares error rates")
     if options.output is None:
-        name = "model.int8.onnx" if options.quantize else "model.onnx"
-        options.output = Path(options.model) / name
-        if not Path(options.model).is_dir():
+        folder = Path(options.model).resolve()
+        if not folder.is_dir():
             raise InputError(f"{options.model}: is no folder; give --output FILE")
+        # Not in the folder: a new training replaces it.
+        options.output = f"{folder}{'.int8' if options.quantize else ''}.onnx"
     options.output = Path(options.output)
     if options.output.is_dir() or not options.output.parent.is_dir():
         raise InputError(
             f"--output {options.output}: has to be a file in a folder that exists"
         )
+    check_writable(options.output.parent)
     return options
 
 
@@ -116,8 +123,7 @@ def error_rates(
     """Equal error rates of the cosine by model; embeddings are kept in `folder`."""
     paths = dict.fromkeys([*trials.enrol, *trials.test])
     rates = {}
-    store = EmbeddingStore(folder / "embeddings.db")
-    try:
+    with EmbeddingStore(folder / "embeddings.db") as store:
         for name, model in models.items():
             found, failures = embed_files(model, [root / p for p in paths], store)
             if failures:
@@ -128,8 +134,6 @@ def error_rates(
                 )
             embeddings = {p: torch.tensor(found[root / p].vector) for p in paths}
             rates[name], _ = equal_error_rate(*score_trials(embeddings, trials))
-    finally:
-        store.close()
     return rates
 
 
@@ -143,10 +147,8 @@ def quantize(
     found = trials_to_compare(options)
     if found is not None:
         trials, root = found
-        local = Path(options.model).is_dir()
-        kept_in = Path(options.model).parent if local else Path("results")
         models = {"before": model, "after": OnnxModel(quantized, model)}
-        rates = error_rates(models, trials, root, kept_in)
+        rates = error_rates(models, trials, root, kept_beside(options.model))
         print(
             f"EER on {len(trials)} test trials: {100 * rates['before']:.2f} % before, "
             f"{100 * rates['after']:.2f} % in int8"
@@ -163,7 +165,7 @@ def export(options: argparse.Namespace) -> None:
     print(f"Parity with PyTorch: no number differs by more than {difference:.1e}")
     if options.quantize:
         graph = quantize(options, graph, model)
-    with replacing(options.output, binary=True) as file:
+    with writing_to(options.output), replacing(options.output, binary=True) as file:
         file.write(graph.SerializeToString())
     print(f"{options.output}: {options.output.stat().st_size / 2**20:.1f} MiB")
 

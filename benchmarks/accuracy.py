@@ -395,14 +395,11 @@ def score(model: SpeakerModel, folder: Path, plan: Plan) -> dict[str, Scored]:
     """Cosines and calibrated ratios of the test trials."""
     root = Path(plan.data_folder).resolve()
     names = list(dict.fromkeys([*plan.trials.enrol, *plan.trials.test]))
-    store = EmbeddingStore(folder / "embeddings.db")
-    try:
+    with EmbeddingStore(folder / "embeddings.db") as store:
         # Whole recordings, as in training.
         found, failures = embed_files(
             model, [root / name for name in names], store, window_seconds=float("inf")
         )
-    finally:
-        store.close()
     if failures:
         path, reason = next(iter(failures.items()))
         raise RunError(f"{path}: can't be embedded, so that no row can be: {reason}")

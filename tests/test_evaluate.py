@@ -253,6 +253,29 @@ def test_a_mistake_is_one_line_and_status_2(
     assert last.startswith("evaluate.py: ") and words in last
 
 
+@pytest.mark.parametrize("place", ["taken", "taken/below", "/proc/evaluation"])
+def test_where_nothing_can_be_written_nothing_is_computed(
+    place, run, voices_folder, here, capsys
+):
+    (here / "taken").write_text("a file")
+    shutil.copytree(run / "model", here / "model")
+    arguments = command(run, voices_folder, "--output_folder", place)[1:]
+    assert evaluate.main([f"{here / 'model'}", *arguments]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert error.startswith(f"evaluate.py: {place}/plots: can't be written: ")
+    assert not (here / "embeddings.db").exists()
+
+
+def test_the_model_here_is_left_as_it_is(run, voices_folder, here, monkeypatch):
+    shutil.copytree(run / "model", here / "model")
+    before = sorted(path.name for path in (here / "model").iterdir())
+    monkeypatch.chdir("model")
+    arguments = command(run, voices_folder, "--output_folder", "../out")[1:]
+    assert evaluate.main([".", *arguments]) == 0
+    assert sorted(path.name for path in (here / "model").iterdir()) == before
+    assert (here / "embeddings.db").exists()
+
+
 def test_no_model_is_one_line(voices_folder, run, here, capsys):
     arguments = command(run, voices_folder)
     assert evaluate.main(["nothing/model", *arguments[1:]]) == 2

@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -65,7 +66,7 @@ def run(voices_folder, tmp_path_factory):
 @pytest.fixture
 def made(run, monkeypatch):
     """The graph that was traced in `run`, so that no other test has to."""
-    graph = onnx.load(run / "model" / "model.onnx")
+    graph = onnx.load(run / "model.onnx")
     monkeypatch.setattr(export, "onnx_graph", lambda model: graph)
     return graph
 
@@ -82,9 +83,14 @@ def snippet():
     return code
 
 
-def test_the_file_stands_in_the_model_folder(run):
-    assert (run / "model" / "model.onnx").stat().st_size > 100_000
-    assert not [path for path in (run / "model").iterdir() if "part" in path.name]
+def test_the_file_stands_beside_the_model_folder(run, monkeypatch):
+    """A new training replaces the folder."""
+    assert (run / "model.onnx").stat().st_size > 100_000
+    assert not [path for path in run.rglob("*") if "part" in path.name]
+    assert not list((run / "model").glob("*.onnx"))
+    monkeypatch.chdir(run / "model")
+    for more, name in (([], "model.onnx"), (["--quantize", "int8"], "model.int8.onnx")):
+        assert export.parse([".", "--format", "onnx", *more]).output == run / name
 
 
 def test_runs_where_torch_is_not(run, voices_folder, tmp_path):
@@ -99,7 +105,7 @@ def test_runs_where_torch_is_not(run, voices_folder, tmp_path):
     )
     if installed.returncode:
         pytest.skip(f"no package index: {installed.stderr.splitlines()[-1]}")
-    shutil.copy(run / "model" / "model.onnx", home)
+    shutil.copy(run / "model.onnx", home)
     one, two = sorted(voices_folder.glob("test/*/0.wav"))[:2]
     shutil.copy(one, home / "one.wav")
     shutil.copy(two, home / "two.wav")
@@ -222,6 +228,20 @@ def test_a_graph_that_is_not_the_model_is_not_written(
     assert (tmp_path / "model.onnx").read_bytes() == b"old"
 
 
+def test_a_full_disk_is_one_line(run, made, tmp_path, capsys):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (made.ByteSize() - 1, limits[1]))
+    try:
+        status = export.main(command(run, tmp_path / "model.onnx"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 2
+    error = capsys.readouterr().err
+    assert error.startswith("export.py: ") and error.count("\n") == 1
+    assert "model.onnx: can't be written: File too large" in error
+    assert not list(tmp_path.iterdir())
+
+
 def write_until_operation(arguments, folder, last_operation):
     """Exports, and dies before the given file operation in a folder."""
     n_seen = 0
@@ -269,6 +289,7 @@ def test_killed_at_any_operation_it_leaves_a_whole_file(run, made, tmp_path):
         ),
         (["MODEL", "--format", "onnx", "--output", "no/such/a.onnx"], "exists"),
         (["MODEL", "--format", "onnx", "--output", "."], "exists"),
+        (["MODEL", "--format", "onnx", "--output", "/proc/a"], "/proc: can't be"),
         (["no/model", "--format", "onnx"], "no/model: is no folder"),
         (["empty", "--format", "onnx"], "empty: is no speaker model"),
         (["MODEL", "--formats", "onnx"], "--format"),

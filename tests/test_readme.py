@@ -85,7 +85,7 @@ def test_export(here, monkeypatch, capsys):
     monkeypatch.chdir(here)
     ((program, *arguments),) = BLOCKS[3]
     assert program == "export.py" and export.main(arguments) == 0
-    assert (here / "results/conformer/1234/model/model.onnx").exists()
+    assert (here / "results/conformer/1234/model.onnx").exists()
 
 
 def test_python(here, monkeypatch, tmp_path):
