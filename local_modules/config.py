@@ -50,7 +50,7 @@ LEAST = {
     "batch_size": (0, False),
     "valid_batch_size": (0, False),
     "crop_seconds": (0.1, True),  # what an encoder needs for a frame of its own
-    "lr": (0, False),
+    "lr": (0, True),
     "weight_decay": (0, True),
     "num_workers": (0, True),
     "seed": (0, True),

@@ -105,7 +105,7 @@ def test_a_study_and_what_it_leaves(here):
 
     live = live_trials(open_study(None, folder, "small", 1))
     assert [trial.state.name for trial in live.values()] == 4 * ["COMPLETE"]
-    assert live[0].params == {"lr": 0.002, "emb_dim": 16}
+    assert live[0].params == {"lr": 0.0096, "emb_dim": 16}
     rows = rows_of(folder)
     assert [row["trial"] for row in rows] == ["0", "1", "2", "3"]
     for row, trial in zip(rows, live.values(), strict=True):

@@ -9,13 +9,17 @@ from local_modules.config import load_hparams, load_plain
 
 ROOT = Path(__file__).parents[2]
 HPARAMS = ROOT / "hparams"
-# What is a rival's own: its place, its network and how that is optimised.
+# What is a rival's own: its place, its network and how that is optimised; the margin is
+# as published, where ours was searched.
 OWN = {
     "output_folder",
     "batch_size",
     "crop_seconds",
     "lr",
     "weight_decay",
+    "warmup_share",
+    "angular_margin",
+    "angular_scale",
     "n_mels",
     "emb_dim",
     "embedding_model",

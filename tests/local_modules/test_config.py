@@ -206,7 +206,7 @@ class TestPlainValues:
         assert values["output_folder"] == "results/conformer/7"
         assert values["save_folder"] == "results/conformer/7/save"
         assert values["data_folder"] == "data/folder"
-        assert values["lr"] == 0.002 and isinstance(values["lr"], float)
+        assert values["lr"] == 0.0096 and isinstance(values["lr"], float)
         assert values["trials"] is None
         assert values["speed_perturb"] is False
 

@@ -63,8 +63,8 @@ def test_other_spaces_hold_their_recipes_own_values(search, recipe):
 
 def test_the_defaults_are_the_recipes_own_values():
     search = read_search(SEARCH, RECIPE, {})
-    assert search.defaults["lr"] == 0.002
-    assert search.defaults["emb_dim"] == 192
+    assert search.defaults["lr"] == 0.0096
+    assert search.defaults["emb_dim"] == 256
     assert search.defaults.keys() == search.space.keys()
 
 
@@ -114,11 +114,11 @@ def test_the_proxy_counts_before_the_command_line(tmp_path):
         ("{n_blocks: {type: int, low: 1.5, high: 3}}", ["n_blocks", "low", "1.5"]),
         ("{emb_dim: {type: categorical, choices: 3}}", ["emb_dim", "3", "list"]),
         ("{emb_dim: {type: categorical, choices: []}}", ["emb_dim"]),
-        ("{emb_dim: {type: categorical, choices: [16]}}", ["emb_dim", "192", "16"]),
-        ("{n_blocks: {type: int, low: 5, high: 9}}", ["n_blocks", "4", "5 to 9"]),
+        ("{emb_dim: {type: categorical, choices: [16]}}", ["emb_dim", "256", "16"]),
+        ("{n_blocks: {type: int, low: 5, high: 9}}", ["n_blocks", "3", "5 to 9"]),
         (
-            "{n_blocks: {type: int, low: 1, high: 9, step: 2}}",
-            ["n_blocks", "4", "steps of 2"],
+            "{n_blocks: {type: int, low: 2, high: 8, step: 2}}",
+            ["n_blocks", "3", "steps of 2"],
         ),
         ("{number_of_epochs: {type: int, low: 1, high: 9}}", ["proxy"]),
         ("{}", ["nothing"]),

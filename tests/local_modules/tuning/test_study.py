@@ -206,7 +206,7 @@ def test_each_trial_is_run_once_and_the_first_has_the_defaults(tmp_path):
     assert list(live) == [0, 1, 2, 3, 4]
     assert {trial.state for trial in live.values()} == {TrialState.COMPLETE}
     assert all(epochs == [1, 2, 3, 4] for epochs in ran.values())
-    assert live[0].params == {"lr": 0.002}
+    assert live[0].params == {"lr": 0.0096}
     assert len({trial.params["lr"] for trial in live.values()}) == 5
     assert not list(tmp_path.glob("trials/*/save"))  # figures, not weights
 
@@ -273,8 +273,8 @@ def test_a_grid_is_run_once(tmp_path):
     for _ in range(2):
         finished(tmp_path, "-", 9, 2, sampler=grid, seconds=0.3)
         live, _ = outcome(tmp_path)
-        assert [t.params["lr"] for t in live.values()][0] == 0.002
-        assert sorted(t.params["lr"] for t in live.values()) == [0.0005, 0.001, 0.002]
+        assert [t.params["lr"] for t in live.values()][0] == 0.0096
+        assert sorted(t.params["lr"] for t in live.values()) == [0.0005, 0.001, 0.0096]
         assert {t.state for t in live.values()} == {TrialState.COMPLETE}
 
 
