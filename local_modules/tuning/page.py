@@ -4,18 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import optuna
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
 
 from local_modules.manifest import replacing
+from local_modules.templates import page_template
 from local_modules.tuning.figures import Picture
 from local_modules.tuning.outcome import best_trial, objective_text, value_text
 from local_modules.tuning.search import Search, distribution_text
 from local_modules.tuning.study import SLOT, failure_reason, live_trials
-
-TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 def write_page(
@@ -43,15 +41,9 @@ def write_page(
     path : Path
         The file to write; `best.yaml` is beside it.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
     live = live_trials(study)
     best = best_trial(study)
-    text = environment.get_template("study.html").render(
+    text = page_template("study.html").render(
         study={
             "name": f"Study {study.study_name}",
             "n_trials": len(live),
