@@ -495,7 +495,7 @@ def test_a_run_is_not_continued_with_other_settings(finished, voices_folder, cap
     before = latest_states(folder)
     assert train_speaker.main(command_line(voices_folder, folder, lr=0.5)) == 2
     error = capsys.readouterr().err
-    assert "'lr: 0.002', not 'lr: 0.5'" in error
+    assert "'lr: 0.0096', not 'lr: 0.5'" in error
     assert "--output_folder" in error
     assert_same(before, latest_states(folder))
 

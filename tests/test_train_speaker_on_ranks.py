@@ -101,7 +101,7 @@ def data(voices_folder, tmp_path_factory):
 def command_line(data, tmp_path_factory):
     """Arguments by output folder, batch size and what to change in the recipe's text.
     The optimizer is a plain one: Adam's first steps are as long for a gradient that
-    rounding makes as for any other."""
+    rounding makes as for any other. Nothing is dropped, for each rank draws its own."""
     text = (ROOT / "hparams" / "conformer.yaml").read_text()
     sgd = "!name:torch.optim.SGD\n    momentum: 0.9\n"
     text = replaced(text, "!name:torch.optim.AdamW\n    fused: True\n", sgd)
@@ -116,6 +116,7 @@ def command_line(data, tmp_path_factory):
         "crop_seconds": 0.8,
         "number_of_epochs": 2,
         "lr": 0.02,
+        "dropout": 0.0,
     }
 
     def arguments(output, batch_size, *changes):
