@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from local_modules.errors import InputError
+from local_modules.errors import InputError, LineParser
 from local_modules.evaluation.backend import (
     CALIBRATED,
     COHORT_UTTERANCES,
@@ -59,11 +59,10 @@ N_SHOWN = 5  # lines that can't be used
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options of this program."""
-    parser = argparse.ArgumentParser(
+    parser = LineParser(
         prog="evaluate.py",
         description=__doc__.splitlines()[0],
         allow_abbrev=False,
-        exit_on_error=False,
     )
     add = parser.add_argument
     add("models", nargs="+", metavar="MODEL", help="folder or name on the hub")
@@ -95,10 +94,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         help="load models unchecked, with the code in their folders: for those that "
         "you have made or audited yourself",
     )
-    try:
-        options = parser.parse_args(argv)
-    except argparse.ArgumentError as error:
-        raise InputError(str(error)) from None
+    options = parser.parse_args(argv)
     for name in ("resamples", "window_seconds", "batch_seconds"):
         if getattr(options, name) <= 0:
             raise InputError(f"--{name} {getattr(options, name)}: has to be above 0")

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from local_modules.config import load_plain
-from local_modules.errors import InputError
+from local_modules.errors import InputError, one_line
 from local_modules.metrics import equal_error_rate
 from local_modules.scoring import score_trials
 from local_modules.trials import TrialList
@@ -63,9 +63,9 @@ def start_from(
         known.load(place / "label_encoder.txt")
         weight = load_file(str(place / "classifier.safetensors"))["weight"]
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())
         raise InputError(
-            f"--pretrained {folder}: has to be a model folder of this recipe: {reason}"
+            f"--pretrained {folder}: has to be a model folder of this recipe: "
+            f"{one_line(error)}"
         ) from None
     ours = getattr(classifier, "rows", range(len(classifier.weight)))
     rows = {

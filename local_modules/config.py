@@ -192,12 +192,10 @@ def check_ranges(values: Mapping) -> None:
     for key, (least, may_be_least) in LEAST.items():
         value = values.get(key)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if value is None or (
-            is_number and (value > least or may_be_least and value == least)
-        ):
-            continue
-        words = f"{least} or more" if may_be_least else f"a number above {least}"
-        raise InputError(f"--{key} {value}: has to be {words}")
+        fits = is_number and (value >= least if may_be_least else value > least)
+        if value is not None and not fits:
+            words = f"{least} or more" if may_be_least else f"a number above {least}"
+            raise InputError(f"--{key} {value}: has to be {words}")
 
 
 def check_keys(

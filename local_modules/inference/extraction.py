@@ -21,7 +21,7 @@ from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.inference.interfaces import foreign_class
 from tqdm import tqdm
 
-from local_modules.errors import InputError
+from local_modules.errors import InputError, one_line
 from local_modules.inference.trust import HPARAMS, checked_copy
 from local_modules.inference.verifier import SpeakerVerifier
 
@@ -90,8 +90,9 @@ class SpeakerModel:
             except InputError:
                 raise
             except Exception as error:
-                reason = " ".join(str(error).split())
-                raise InputError(f"{source}: is no speaker model: {reason}") from error
+                raise InputError(
+                    f"{source}: is no speaker model: {one_line(error)}"
+                ) from error
         self.sample_rate = self.classifier.audio_normalizer.sample_rate
         self.fingerprint = self._fingerprint(text)
 
@@ -263,7 +264,7 @@ def embed_files(
             else:
                 embedded[path] = kept
         except (OSError, RuntimeError) as error:
-            failures[path] = _reason(error)
+            failures[path] = one_line(error)
     order = sorted(lengths, key=lengths.get, reverse=True)
     with tqdm(
         total=len(order) + len(embedded),
@@ -311,7 +312,7 @@ def _embed_batch(
         try:
             wav = model.read(path)
         except (OSError, RuntimeError, InputError) as error:
-            failures[path] = _reason(error)
+            failures[path] = one_line(error)
             continue
         seconds[path] = len(wav) / model.sample_rate
         own = windows_of(wav, model.sample_rate, window_seconds)
@@ -330,7 +331,7 @@ def _embed_batch(
             try:
                 vectors.append(model.embed([window])[0])
             except RuntimeError as error:
-                failures[path] = _reason(error)
+                failures[path] = one_line(error)
                 vectors.append(None)
     found = {}
     for path in seconds:
@@ -343,7 +344,3 @@ def _embed_batch(
         else:
             failures[path] = "holds samples too large for an embedding"
     return found
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

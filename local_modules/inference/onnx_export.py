@@ -26,7 +26,7 @@ from torch import nn
 from torch.onnx import ops
 
 from local_modules.conformer import SelfAttention, rotary_angles
-from local_modules.errors import RunError
+from local_modules.errors import RunError, one_line
 from local_modules.evaluation.backend import Backend
 from local_modules.inference.extraction import SpeakerModel
 
@@ -513,4 +513,4 @@ def _quiet() -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """An exception in one line, and no longer than one reads."""
     error = error.__cause__ or error
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return one_line(error)[:300]

@@ -29,7 +29,7 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.fetching import LocalStrategy, fetch
 from speechbrain.utils.run_opts import RunOptions
 
-from local_modules.errors import InputError
+from local_modules.errors import InputError, one_line
 
 HPARAMS = "hyperparams.yaml"
 ENCODER = "speechbrain.dataio.encoder.CategoricalEncoder"
@@ -185,11 +185,11 @@ def _check_hparams(path: Path, name: str) -> list[Loadable]:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
         problem = getattr(error, "problem", None) or error
-        raise InputError(f"{where}: is no YAML: {_one_line(problem)}") from None
+        raise InputError(f"{where}: is no YAML: {one_line(problem)}") from None
     except RecursionError:
         _refuse(name, "values nested too deep, or within themselves", "plain ones")
     except (ValueError, TypeError, LookupError, ArithmeticError) as error:
-        raise InputError(f"{name}: {_one_line(error)}") from None
+        raise InputError(f"{name}: {one_line(error)}") from None
 
 
 class _Tree:
@@ -381,7 +381,7 @@ def _check_tensors(path: Path, name: str) -> None:
     try:
         load_file(str(path))
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{name}: is no file of tensors: {_one_line(error)}") from None
+        raise InputError(f"{name}: is no file of tensors: {one_line(error)}") from None
 
 
 def _rewrite_weights(path: Path, name: str) -> None:
@@ -399,7 +399,7 @@ def _rewrite_weights(path: Path, name: str) -> None:
         found = f"a pickle that asks for {match[1]}" if match else "a pickle of objects"
         _refuse(name, found, "files of tensors")
     except (OSError, RuntimeError, ValueError, LookupError, EOFError) as error:
-        raise InputError(f"{name}: is no file of tensors: {_one_line(error)}") from None
+        raise InputError(f"{name}: is no file of tensors: {one_line(error)}") from None
     torch.save(weights, path)
 
 
@@ -407,11 +407,7 @@ def _short_tag(tag: str) -> str:
     return tag.replace("tag:yaml.org,2002:", "!!")
 
 
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())
-
-
 def _refuse(where: str, found: str, allowed: str):
     """Raises what says so, in one line."""
-    found = _one_line(found)[:200]
+    found = " ".join(found.split())[:200]
     raise InputError(f"{where}: {found} is not allowed, but {allowed}; {WAY_OUT}")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from local_modules.errors import InputError
+from local_modules.errors import InputError, one_line
 from local_modules.manifest import replacing
 
 
@@ -110,6 +110,5 @@ def read_index(path: Path, name: str) -> tuple[dict, list[Shard] | None]:
     except OSError as error:
         raise InputError(f"{name}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{name}: is no index of shards ({reason})") from None
+        raise InputError(f"{name}: is no index of shards ({one_line(error)})") from None
     return settings, shards

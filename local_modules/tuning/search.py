@@ -93,8 +93,8 @@ def read_search(
     """
     tree = _load(search_file)
     objectives = objectives or tree["objective"]
-    objectives = objectives if isinstance(objectives, Sequence) else [objectives]
-    objectives = [objectives] if isinstance(objectives, str) else objectives
+    if not isinstance(objectives, (list, tuple)):
+        objectives = (objectives,)
     for name in objectives:
         if name not in OBJECTIVES:
             raise InputError(f"objective {name!r}: there are {', '.join(OBJECTIVES)}")
