@@ -42,6 +42,7 @@ from local_modules.evaluation.results import (
     measure_systems,
     read_metadata,
 )
+from local_modules.files import check_writable, replacing, writing_to
 from local_modules.inference.embedding_files import audio_below
 from local_modules.inference.extraction import (
     Embedded,
@@ -50,7 +51,6 @@ from local_modules.inference.extraction import (
     embed_files,
     kept_beside,
 )
-from local_modules.manifest import check_writable, replacing, writing_to
 from local_modules.scoring import trial_rows
 from local_modules.trials import TrialList, read_enrolment, read_trials
 

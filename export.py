@@ -19,6 +19,7 @@ import torch
 
 from local_modules.config import load_plain
 from local_modules.errors import InputError, LineParser
+from local_modules.files import check_writable, replacing, writing_to
 from local_modules.inference.extraction import (
     EmbeddingStore,
     SpeakerModel,
@@ -32,7 +33,6 @@ from local_modules.inference.onnx_export import (
     int8_graph,
     onnx_graph,
 )
-from local_modules.manifest import check_writable, replacing, writing_to
 from local_modules.metrics import equal_error_rate
 from local_modules.scoring import score_trials
 from local_modules.trials import TrialList, read_trials

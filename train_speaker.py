@@ -43,9 +43,10 @@ from local_modules.distributed import (
 )
 from local_modules.errors import InputError, RunError
 from local_modules.evaluation.backend import COHORT_UTTERANCES, Backend, fit_backend
+from local_modules.files import replacing
 from local_modules.history import RunHistory, best_row
 from local_modules.inference.model_folder import write_model_folder
-from local_modules.manifest import first_utterances, replacing
+from local_modules.manifest import first_utterances
 from local_modules.masking import pad_to_multiple
 from local_modules.metrics import equal_error_rate, min_dcf
 from local_modules.report import RunReporter, draw_plots, last_screen

@@ -68,12 +68,12 @@ from local_modules.evaluation.results import (  # noqa: E402
     groups_by_metadata,
     read_metadata,
 )
+from local_modules.files import replacing  # noqa: E402
 from local_modules.inference.extraction import (  # noqa: E402
     EmbeddingStore,
     SpeakerModel,
     embed_files,
 )
-from local_modules.manifest import replacing  # noqa: E402
 from local_modules.metrics import equal_error_rate, min_dcf  # noqa: E402
 from local_modules.plots import (  # noqa: E402
     COLOURS,

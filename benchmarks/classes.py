@@ -31,8 +31,8 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import markdown, peak_mib  # noqa: E402
 from local_modules.class_parallel import SplitClassifier  # noqa: E402
+from local_modules.files import replacing  # noqa: E402
 from local_modules.losses import AdditiveAngularMargin  # noqa: E402
-from local_modules.manifest import replacing  # noqa: E402
 
 FOLDER = Path("results/benchmarks/classes")
 N_RANKS = 2

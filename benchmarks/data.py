@@ -43,12 +43,8 @@ from benchmarks.measuring import markdown  # noqa: E402
 from local_modules.audio import ReadableBatch, SpeechCache  # noqa: E402
 from local_modules.augmentation.waveforms import AddNoise, AddReverb  # noqa: E402
 from local_modules.config import load_hparams, parse_command_line  # noqa: E402
-from local_modules.manifest import (  # noqa: E402
-    Utterance,
-    read_manifest,
-    replacing,
-    write_manifest,
-)
+from local_modules.files import replacing  # noqa: E402
+from local_modules.manifest import Utterance, read_manifest, write_manifest  # noqa: E402
 from local_modules.sampling import PassSampler, ShardSampler  # noqa: E402
 from local_modules.shards.packing import pack  # noqa: E402
 from local_modules.trials import draw_trials, write_trials  # noqa: E402

@@ -6,7 +6,7 @@ import resource
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from local_modules.manifest import replacing
+from local_modules.files import replacing
 
 
 def once(path: Path, measure: Callable[[], dict]) -> dict:

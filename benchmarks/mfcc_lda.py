@@ -27,8 +27,9 @@ from local_modules.audio import UtteranceReader  # noqa: E402
 from local_modules.corpus import prepare_corpus, read_corpus  # noqa: E402
 from local_modules.errors import InputError  # noqa: E402
 from local_modules.evaluation.backend import fit_backend  # noqa: E402
+from local_modules.files import replacing  # noqa: E402
 from local_modules.inference.model_folder import write_model_folder  # noqa: E402
-from local_modules.manifest import Utterance, replacing  # noqa: E402
+from local_modules.manifest import Utterance  # noqa: E402
 from local_modules.metrics import equal_error_rate, min_dcf  # noqa: E402
 from local_modules.scoring import score_trials, speaker_means  # noqa: E402
 from local_modules.trials import TrialList  # noqa: E402

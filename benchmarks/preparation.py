@@ -24,7 +24,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from local_modules.manifest import replacing  # noqa: E402
+from local_modules.files import replacing  # noqa: E402
 
 FOLDER = Path("results/benchmarks/preparation")
 N_LINKS = 10_000  # of one recording: file systems have limits

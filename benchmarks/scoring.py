@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import markdown  # noqa: E402
-from local_modules.manifest import replacing  # noqa: E402
+from local_modules.files import replacing  # noqa: E402
 from local_modules.metrics import cllr, equal_error_rate, min_dcf  # noqa: E402
 from local_modules.scoring import (  # noqa: E402
     cohort_statistics,

@@ -48,7 +48,7 @@ from benchmarks.measuring import markdown, once  # noqa: E402
 from local_modules.audio import ReadableBatch  # noqa: E402
 from local_modules.config import load_hparams, plain_values  # noqa: E402
 from local_modules.embedder import SpeakerEmbedder  # noqa: E402
-from local_modules.manifest import replacing  # noqa: E402
+from local_modules.files import replacing  # noqa: E402
 from train_speaker import SpeakerBrain  # noqa: E402
 
 FOLDER = Path("results/benchmarks/throughput")

@@ -34,7 +34,7 @@ from benchmarks.measuring import children_cpu_seconds, once  # noqa: E402
 from local_modules import config  # noqa: E402
 from local_modules.corpus import prepare_corpus  # noqa: E402
 from local_modules.errors import InputError, RunError  # noqa: E402
-from local_modules.manifest import replacing  # noqa: E402
+from local_modules.files import replacing  # noqa: E402
 from local_modules.plots import BLUE, VERMILLION, save_figure, tidy  # noqa: E402
 from local_modules.tuning.search import (  # noqa: E402
     Search,

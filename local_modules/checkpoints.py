@@ -7,7 +7,7 @@ from pathlib import Path
 from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
-from local_modules.manifest import put_on_disk, replacing
+from local_modules.files import put_on_disk, replacing
 
 MARKER = "complete.json"
 

@@ -2,16 +2,12 @@
 
 import csv
 import os
-import tempfile
-import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO
 
 from local_modules.errors import InputError
+from local_modules.files import replacing
 
 COLUMNS = ("ID", "duration", "wav", "start", "stop", "spk_id")
 DATA_ROOT = "$data_root/"
@@ -41,90 +37,6 @@ class Utterance:
     start: int
     stop: int
     speaker: str
-
-
-@contextmanager
-def replacing(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
-    """Opens a file that takes the place of `path` once it is complete.
-
-    Whoever reads `path` sees the old file or the new one, also after a kill or a
-    power cut, and two processes may write the same path at once.
-
-    Arguments
-    ---------
-    path : str or os.PathLike
-        The file to write; its folder must exist.
-    binary : bool
-        Whether it takes bytes instead of text.
-
-    Yields
-    ------
-    IO
-        A file of bytes, or of UTF-8 text that writes line ends as they are given.
-
-    Example
-    -------
-    >>> path = Path(getfixture("tmp_path")) / "note.txt"
-    >>> with replacing(path) as file:
-    ...     _ = file.write("whole")
-    >>> path.read_text()
-    'whole'
-    """
-    path = Path(path)
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-    try:
-        text = {} if binary else {"encoding": "utf-8", "newline": ""}
-        with open(part, "wb" if binary else "w", **text) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextmanager
-def writing_to(path: str | os.PathLike) -> Iterator[None]:
-    """What can't be written to a place is a person's to know.
-
-    Raises
-    ------
-    InputError
-        Instead of an OSError.
-
-    Example
-    -------
-    >>> with writing_to("/no/a"), replacing("/no/a"):
-    ...     pass
-    Traceback (most recent call last):
-    ...
-    local_modules.errors.InputError: /no/a: can't be written: No such file or directory
-    """
-    try:
-        yield
-    except OSError as error:
-        raise InputError(f"{path}: can't be written: {error.strerror}") from None
-
-
-def check_writable(folder: str | os.PathLike) -> None:
-    """Makes a folder if there is none and sees whether files can be written into it,
-    before the work that they are to hold.
-
-    Raises
-    ------
-    InputError
-        They can't.
-    """
-    with writing_to(folder):
-        os.makedirs(folder, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-
-
-def put_on_disk(path: str | os.PathLike) -> None:
-    """Waits until a file is on the disk. What takes its place before that may be empty
-    after a power cut."""
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())
 
 
 def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> None:

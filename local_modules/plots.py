@@ -16,7 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from scipy.stats import norm
 
-from local_modules.manifest import replacing
+from local_modules.files import replacing
 from local_modules.metrics import (
     cllr,
     equal_error_rate,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from local_modules.errors import InputError
-from local_modules.manifest import replacing
+from local_modules.files import replacing
 
 VOXCELEB_LABELS = {"1": True, "0": False}
 LAST_LABELS = {"target": True, "nontarget": False, **VOXCELEB_LABELS}

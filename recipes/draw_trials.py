@@ -17,6 +17,7 @@ sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != H
 
 from local_modules.errors import InputError, LineParser  # noqa: E402
 from local_modules.evaluation.results import read_metadata  # noqa: E402
+from local_modules.files import writing_to  # noqa: E402
 from local_modules.manifest import read_manifest  # noqa: E402
 from local_modules.trials import draw_trials_within, write_trials  # noqa: E402
 
@@ -42,10 +43,8 @@ def draw(argv: list[str]) -> None:
                 raise InputError(f"--within {column}: {options.metadata} has no such")
         group_of[path] = " ".join(metadata[path][column] for column in options.within)
     trials = draw_trials_within(speaker_of, group_of, options.seed)
-    try:
+    with writing_to(options.output):
         write_trials(options.output, trials)
-    except OSError as error:
-        raise InputError(f"--output {options.output}: {error.strerror}") from None
     n_target = int(trials.labels.sum())
     n_groups = len({group_of[path] for path in trials.enrol})
     print(

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from local_modules.errors import InputError
-from local_modules.manifest import replacing
+from local_modules.files import replacing
 from local_modules.metrics import cllr
 
 N_HALVINGS = 10  # of the speakers, in cross-validation

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from local_modules import plots
 from local_modules.evaluation.results import PRIORS, Scored
-from local_modules.manifest import replacing
+from local_modules.files import replacing
 from local_modules.metrics import bayes_threshold, equal_error_rate
 from local_modules.templates import page_template
 

@@ -7,8 +7,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from local_modules.errors import InputError
+from local_modules.files import replacing, writing_to
 from local_modules.inference.extraction import EmbeddingStore, SpeakerModel, embed_files
-from local_modules.manifest import replacing, writing_to
 from local_modules.preparation.recordings import printable
 from local_modules.preparation.scan import AUDIO_SUFFIXES
 

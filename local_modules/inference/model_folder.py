@@ -22,7 +22,7 @@ from safetensors.torch import save_file, save_model
 
 from local_modules.corpus import licence
 from local_modules.evaluation.backend import Backend
-from local_modules.manifest import put_on_disk
+from local_modules.files import put_on_disk
 from local_modules.templates import TEMPLATES
 
 PACKAGE = __package__.partition(".")[0]

@@ -14,7 +14,8 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from local_modules.errors import RunError
-from local_modules.manifest import Utterance, replacing
+from local_modules.files import replacing
+from local_modules.manifest import Utterance
 
 logger = get_logger(__name__)
 

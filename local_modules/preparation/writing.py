@@ -11,7 +11,8 @@ from pathlib import Path
 from speechbrain.utils.logger import get_logger
 
 from local_modules.errors import InputError
-from local_modules.manifest import Utterance, check_splits, replacing, write_manifest
+from local_modules.files import replacing
+from local_modules.manifest import Utterance, check_splits, write_manifest
 from local_modules.preparation.lists import (
     TrialFile,
     draw_split_trials,

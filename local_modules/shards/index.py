@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from local_modules.errors import InputError, one_line
-from local_modules.manifest import replacing
+from local_modules.files import replacing
 
 
 class CorruptMember(OSError):

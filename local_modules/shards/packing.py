@@ -14,7 +14,8 @@ import soundfile
 from tqdm import tqdm
 
 from local_modules.errors import InputError
-from local_modules.manifest import Utterance, read_manifest, replacing
+from local_modules.files import replacing
+from local_modules.manifest import Utterance, read_manifest
 from local_modules.preparation.recordings import Skipped, report_skipped
 from local_modules.shards.index import (
     CorruptMember,

@@ -15,7 +15,7 @@ from filelock import FileLock
 from speechbrain.utils.logger import get_logger
 
 from local_modules.errors import InputError, RunError
-from local_modules.manifest import replacing
+from local_modules.files import replacing
 from local_modules.shards.index import CorruptMember, read_index
 
 logger = get_logger(__name__)

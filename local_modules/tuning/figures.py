@@ -18,7 +18,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
 
-from local_modules.manifest import replacing
+from local_modules.files import replacing
 from local_modules.plots import BLUE, VERMILLION, save_figure, tidy
 from local_modules.tuning.outcome import best_trial
 from local_modules.tuning.study import EPOCHS, live_trials

@@ -8,7 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
 
-from local_modules.manifest import replacing
+from local_modules.files import replacing
 from local_modules.tuning.study import SLOT, STEPS, failure_reason, live_trials
 
 

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from optuna.trial import FrozenTrial, TrialState
 from plotly.offline import get_plotlyjs
 
-from local_modules.manifest import replacing
+from local_modules.files import replacing
 from local_modules.templates import page_template
 from local_modules.tuning.figures import Picture
 from local_modules.tuning.outcome import best_trial, objective_text, value_text

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from local_modules.manifest import replacing
+from local_modules.files import replacing
 
 
 def retrain(

@@ -19,7 +19,8 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from local_modules.errors import InputError, RunError
-from local_modules.manifest import Utterance, replacing, write_manifest
+from local_modules.files import replacing
+from local_modules.manifest import Utterance, write_manifest
 from local_modules.trials import draw_trials, write_trials
 from recipes.demo.espeak import Espeak
 from recipes.demo.sentences import SPLITS, draw_sentence

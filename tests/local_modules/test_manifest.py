@@ -9,7 +9,6 @@ from local_modules.manifest import (
     Utterance,
     check_splits,
     read_manifest,
-    replacing,
     write_manifest,
 )
 
@@ -66,23 +65,6 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_manifest(path, rows())
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.csv"]
-
-
-def test_half_a_file_is_never_visible(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old")
-    with replacing(path) as file:
-        file.write("new")
-        file.flush()
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
-
-
-def test_permissions_are_those_of_any_new_file(tmp_path):
-    (tmp_path / "plain").touch()
-    write_manifest(tmp_path / "a.csv", [])
-    modes = {(tmp_path / name).stat().st_mode for name in ("plain", "a.csv")}
-    assert len(modes) == 1
 
 
 GOOD_ROW = ["ann/1", "1.5", "$data_root/ann/1.wav", "0", "24000", "ann"]

@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 
-from local_modules.manifest import replacing
+from local_modules.files import replacing
 from local_modules.tuning import study as study_module
 from local_modules.tuning import supervisor
 from local_modules.tuning.search import read_search
