@@ -32,7 +32,7 @@ def replacing(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
 
     Example
     -------
-    >>> path = Path(getfixture("tmp_path")) / "note.txt"
+    >>> path = getfixture("tmp_path") / "note.txt"
     >>> with replacing(path) as file:
     ...     _ = file.write("whole")
     >>> path.read_text()

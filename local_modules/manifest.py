@@ -51,7 +51,7 @@ def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> 
 
     Example
     -------
-    >>> path = Path(getfixture("tmp_path")) / "train.csv"
+    >>> path = getfixture("tmp_path") / "train.csv"
     >>> write_manifest(path, [Utterance("ann/1", 1.5, "ann/1.wav", 0, 24000, "ann")])
     >>> print(path.read_text().strip())
     ID,duration,wav,start,stop,spk_id
