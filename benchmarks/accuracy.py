@@ -11,7 +11,7 @@ the same minutes (validation included) and with the same threads. The epoch is c
 folder, and nothing is chosen by it. Intervals are 95 %, of the mean over the seeds, by
 drawing the test speakers anew. --key value goes to each row whose recipe has that key.
 Run again, the same command continues; more rows and more seeds can be asked for at any
-time.
+time, and the table has all seeds that are done of its rows.
 
 All trainings have glibc's allocator keep its memory: that changes nothing for our
 Conformer, and SpeechBrain's ECAPA-TDNN trains 1.7 times faster.
@@ -32,7 +32,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -43,11 +42,15 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.measuring import (  # noqa: E402
-    children_cpu_seconds,
-    markdown,
-    once,
+from benchmarks.accuracy_table import (  # noqa: E402
+    ALL,
+    COSINE,
+    Summary,
+    picture,
+    summarise,
+    tables,
 )
+from benchmarks.measuring import children_cpu_seconds, once  # noqa: E402
 from local_modules import config  # noqa: E402
 from local_modules.corpus import prepare_corpus, read_corpus  # noqa: E402
 from local_modules.errors import (  # noqa: E402
@@ -62,7 +65,7 @@ from local_modules.evaluation.backend import (  # noqa: E402
     Recordings,
     cosines,
 )
-from local_modules.evaluation.confidence import interval, p_value, speakers_of  # noqa: E402
+from local_modules.evaluation.confidence import speakers_of  # noqa: E402
 from local_modules.evaluation.results import (  # noqa: E402
     Scored,
     groups_by_metadata,
@@ -75,12 +78,6 @@ from local_modules.inference.extraction import (  # noqa: E402
     embed_files,
 )
 from local_modules.metrics import equal_error_rate, min_dcf  # noqa: E402
-from local_modules.plots import (  # noqa: E402
-    COLOURS,
-    LINE_STYLES,
-    save_figure,
-    tidy,
-)
 from local_modules.scoring import trial_rows  # noqa: E402
 from local_modules.trials import TrialList  # noqa: E402
 
@@ -88,9 +85,6 @@ FOLDER = Path("results/benchmarks/accuracy")
 MANY_EPOCHS = 100_000  # the minutes end a training
 CLIP_SECONDS = 3.0  # what operations and real-time factor are measured on
 RESAMPLES = 1000
-TICKS = (0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50)  # of the picture, percent
-ALL = "all"  # the trials, beside those of each value of --by
-COSINE = "cosine"
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "2147483647",
@@ -444,91 +438,6 @@ def real_time_factor(model: SpeakerModel) -> float:
     return timer.blocked_autorange(min_run_time=1.0).median / CLIP_SECONDS
 
 
-@dataclass(frozen=True)
-class Summary:
-    """A row of the table, from the seeds that are done.
-
-    Arguments
-    ---------
-    runs : list of dict
-        Of `run_row`.
-    replicates : dict
-        Means over the seeds of the bootstrap's replicates, by part and metric.
-    """
-
-    runs: list[dict]
-    replicates: dict[str, np.ndarray]
-
-    def mean(self, get) -> float:
-        """Mean over the seeds of what `get` takes out of a run."""
-        return float(np.mean([get(run) for run in self.runs]))
-
-    def cell(self, part: str, metric: str, factor: float, form: str) -> str:
-        """A metric's mean over the seeds, standard deviation and interval."""
-        values = [factor * run["test"][part][metric] for run in self.runs]
-        deviation = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
-        low, high = interval(factor * self.replicates[f"{part}/{metric}"])
-        return f"{np.mean(values):{form}}{deviation} [{low:{form}}, {high:{form}}]"
-
-
-def summarise(results: Mapping[Path, dict]) -> Summary:
-    """Several seeds of a row.
-
-    The seeds of the bootstrap are the same everywhere, so that one resample is of the
-    same speakers for all models, and means and differences can be taken.
-    """
-    drawn = [dict(np.load(folder / "replicates.npz")) for folder in results]
-    means = {name: np.mean([one[name] for one in drawn], axis=0) for name in drawn[0]}
-    return Summary(list(results.values()), means)
-
-
-def tables(rows: Mapping[str, Summary], parts: list[str]) -> str:
-    """The table of all rows and, where the trials have parts, that of these."""
-    first = next(iter(rows.values()))
-    heading = ["", "parameters", "MACs", "trained, utterances/s", "passes"]
-    heading += ["cores busy", "real-time factor", "seeds", "valid EER (%)"]
-    heading += ["test EER (%)", "p", "minDCF", "calibrated: test EER (%)", "p"]
-    lines = []
-    for row in rows.values():
-        run = row.runs[0]
-        p = {
-            way: p_value(*(s.replicates[f"{ALL}/{way}/eer"] for s in (first, row)))
-            for way in (COSINE, CALIBRATED)
-        }
-        busy = row.mean(lambda r: r["usage"]["cpu_seconds"] / r["usage"]["seconds"])
-        lines.append(
-            [
-                run["title"],
-                f"{run['n_parameters'] / 1e6:.2f} M",
-                f"{run['macs'] / 1e9:.3g} G",
-                f"{row.mean(lambda r: r['utterances_per_second']):.3g}",
-                f"{row.mean(lambda r: r['passes']):.3g}",
-                f"{busy:.2f}",
-                f"{row.mean(lambda r: r['real_time_factor']):.3g}",
-                f"{len(row.runs)}",
-                f"{100 * row.mean(lambda r: r['valid_eer']):.2f}",
-                row.cell(ALL, f"{COSINE}/eer", 100, ".2f"),
-                "" if row is first else f"{p[COSINE]:.3f}",
-                row.cell(ALL, f"{COSINE}/min_dcf", 1, ".3f"),
-                row.cell(ALL, f"{CALIBRATED}/eer", 100, ".2f"),
-                "" if row is first else f"{p[CALIBRATED]:.3f}",
-            ]
-        )
-    text = markdown(heading, lines)
-    names = [part for part in parts if part != ALL]
-    for metric, title, factor, form in (
-        (f"{COSINE}/eer", "test EER (%)", 100, ".2f"),
-        (f"{CALIBRATED}/eer", "calibrated: test EER (%)", 100, ".2f"),
-        (f"{COSINE}/min_dcf", "minDCF", 1, ".3f"),
-    ):
-        cells = [
-            [row.runs[0]["title"], *(row.cell(n, metric, factor, form) for n in names)]
-            for row in rows.values()
-        ]
-        text += f"\n\n{markdown([title, *names], cells)}" if names else ""
-    return text
-
-
 def legend(rows: Mapping[str, Summary]) -> str:
     """What the table doesn't say of itself."""
     usage = next(iter(rows.values())).runs[0]["usage"]
@@ -541,50 +450,6 @@ def legend(rows: Mapping[str, Summary]) -> str:
         f"row, something disturbed it. Threads: {usage['threads']}, of "
         f"{usage['cpu_count']} cores; {usage['machine']}, torch {usage['torch']}."
     )
-
-
-def picture(rows: Mapping[str, Summary], path: Path) -> None:
-    """Draws the validation EER over the minutes: thin for each seed, thick their mean
-    over the stretch that all have."""
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
-    lowest = 1.0
-    for index, row in enumerate(rows.values()):
-        colour = COLOURS[index % len(COLOURS)]
-        style = LINE_STYLES[index // len(COLOURS) % len(LINE_STYLES)]
-        curves = [np.array(run["curve"]).T for run in row.runs]
-        # No error at all has no place on the axis.
-        curves = [(x, np.maximum(eer, TICKS[0] / 100)) for x, eer in curves]
-        lowest = min(lowest, *(eer.min() for _, eer in curves))
-        for seconds, eer in curves:
-            axes.plot(seconds / 60, 100 * eer, color=colour, linewidth=0.6, alpha=0.4)
-        start = max(seconds[0] for seconds, _ in curves)
-        end = max(start, min(seconds[-1] for seconds, _ in curves))
-        grid = np.linspace(start, end, 200 if end > start else 1)
-        mean = np.mean([np.interp(grid, *curve) for curve in curves], axis=0)
-        marked = len(curves[0][0]) <= 3  # a line of so few would hardly be seen
-        axes.plot(
-            grid / 60,
-            100 * mean,
-            color=colour,
-            linestyle=style,
-            linewidth=1.8,
-            marker="o",
-            markevery=[-1],
-            markersize=7 if marked else 4,
-            label=row.runs[0]["title"],
-        )
-    axes.set_yscale("log")
-    axes.set_yticks(TICKS, [f"{tick:g}" for tick in TICKS])
-    axes.minorticks_off()
-    axes.set_ylim(max(80 * lowest, TICKS[0]), 60)
-    axes.set_xlim(left=0)
-    axes.set_title("Validation EER while training, by seed and on average", loc="left")
-    axes.set_xlabel("Training time (min)")
-    axes.set_ylabel("Validation EER (%)")
-    figure.legend(loc="outside right upper", frameon=False)
-    tidy(axes)
-    save_figure(figure, path)
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -621,29 +486,45 @@ def run(options: argparse.Namespace) -> None:
     config.check_keys(wanted, rows, "--rows ", options.table)
     plan = make_plan(options, rows)
     jobs = [(seed, n) for seed in range(1, options.seeds + 1) for n in wanted]
-    done: dict[str, dict[Path, dict]] = {name: {} for name in wanted}
+    chosen = [rows[name] for name in wanted]
+    results = {row.name: results_of(row, plan) for row in chosen}
     with tqdm(jobs, desc="trainings", unit="training") as progress:
         for seed, name in progress:
             progress.set_postfix_str(f"{name}, seed {seed}")
-            folder = plan.folder / name / f"{seed}"
-            path = folder / "result.json"
-            result = once(path, lambda n=name, s=seed: run_row(rows[n], s, plan))
-            if result["values"] != row_values(rows[name], seed, plan):
-                raise InputError(
-                    f"{path}: is of other values than {options.table} has for {name}; "
-                    "give the row another name"
-                )
-            done[name][folder] = result
-            show(done, plan, options)
+            path = plan.folder / name / f"{seed}" / "result.json"
+            once(path, lambda n=name, s=seed: run_row(rows[n], s, plan))
+            results[name] = results_of(rows[name], plan)
+            show(results, plan, options)
     text = (plan.folder / "accuracy.md").read_text(encoding="utf-8")
     print(f"\n{text}")
     for what, suffix in (("table", "md"), ("picture", "png")):
         print(f"{what:8} {plan.folder / f'accuracy.{suffix}'}")
 
 
-def show(done: Mapping[str, dict], plan: Plan, options: argparse.Namespace) -> None:
+def results_of(row: Row, plan: Plan) -> dict[Path, dict]:
+    """What is done of a row, by folder: every seed, asked for now or earlier.
+
+    Raises
+    ------
+    InputError
+        It is of other values than the table has now.
+    """
+    results = {}
+    paths = (plan.folder / row.name).glob("*/result.json")
+    for path in sorted(paths, key=lambda path: int(path.parent.name)):
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if result["values"] != row_values(row, result["seed"], plan):
+            raise InputError(
+                f"{path}: is of other values than the table has for {row.name} now; "
+                "give the row another name"
+            )
+        results[path.parent] = result
+    return results
+
+
+def show(results: Mapping[str, dict], plan: Plan, options: argparse.Namespace) -> None:
     """Writes the table and the picture of what is done."""
-    summaries = {name: summarise(results) for name, results in done.items() if results}
+    summaries = {name: summarise(done) for name, done in results.items() if done}
     text = "\n\n".join(
         (f"`{options.command}`", tables(summaries, list(plan.parts)), legend(summaries))
     )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 import evaluate
 from benchmarks import accuracy
+from benchmarks.accuracy_table import Summary
 from local_modules.evaluation.confidence import interval
 
 TABLE = """
@@ -126,6 +128,26 @@ def test_the_same_command_continues_and_trains_nothing_again(measured, there):
     assert (there / "accuracy.md").read_text() == before
 
 
+def test_rows_may_have_different_numbers_of_seeds(measured, there):
+    first, second = there / "tiny" / "1", there / "tiny" / "2"
+    shutil.copytree(first, second)
+    path = second / "result.json"
+    result = json.loads(path.read_text())
+    result["seed"] = result["values"]["seed"] = 2
+    result["values"]["output_folder"] = str(second.relative_to(measured[0]))
+    path.write_text(json.dumps(result))
+    try:
+        assert accuracy.main(measured[1]) == 0
+    finally:
+        shutil.rmtree(second)
+    table = (there / "accuracy.md").read_text().split("\n\n")[1]
+    titled = [line.strip("|").split("|") for line in table.splitlines()[2:]]
+    assert [(row[0].strip(), row[7].strip()) for row in titled] == [
+        ("Tiny Conformer", "2"),
+        ("No network", "1"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("more", "words"),
     [
@@ -188,7 +210,7 @@ def test_seeds_are_averaged_before_the_interval_is_taken():
     rng = np.random.default_rng(0)
     noise = 0.01 * rng.normal(size=500)
     runs = [{"test": {"all": {"cosine/eer": eer}}} for eer in (0.10, 0.14)]
-    summary = accuracy.Summary(
+    summary = Summary(
         runs, {"all/cosine/eer": np.mean([0.10 + noise, 0.14 - noise], axis=0)}
     )
     # The deviation of two values is their distance over the root of two.
