@@ -51,7 +51,7 @@ from local_modules.inference.extraction import (
     embed_files,
     kept_beside,
 )
-from local_modules.scoring import trial_rows
+from local_modules.preparation.recordings import printable
 from local_modules.trials import TrialList, read_enrolment, read_trials
 
 N_SHOWN = 5  # lines that can't be used
@@ -96,7 +96,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     options = parser.parse_args(argv)
     for name in ("resamples", "window_seconds", "batch_seconds"):
-        if getattr(options, name) <= 0:
+        if not getattr(options, name) > 0:  # nor NaN
             raise InputError(f"--{name} {getattr(options, name)}: has to be above 0")
     if options.output_folder is None:
         options.output_folder = f"results/evaluation/{Path(options.trials).stem}"
@@ -109,8 +109,14 @@ def read_lists(
     """The trials, the recordings of each enrolled name, and what is wrong with the
     lines that are left out."""
     bad_lines = None if options.strict else []
-    trials = read_trials(options.trials, bad_lines=bad_lines)
     enrolment = read_enrolment(options.enrolment) if options.enrolment else {}
+    trials = read_trials(
+        options.trials,
+        bad_lines=bad_lines,
+        is_name=lambda name: (
+            name in enrolment or Path(options.data_folder, name).is_file()
+        ),
+    )
     members = {
         name: enrolment.get(name, [name]) for name in dict.fromkeys(trials.enrol)
     }
@@ -163,7 +169,7 @@ def embed(
             vectors = {p: torch.from_numpy(e.vector) for p, e in cohort.items()}
             backend = cohort_backend(vectors, speaker_of)
         else:
-            backend = Backend.load(source) if Path(source).is_dir() else None
+            backend = model.backend
     return (
         {path: found[root / path] for path in paths if root / path in found},
         {path: failures[root / path] for path in paths if root / path in failures},
@@ -196,7 +202,7 @@ def check_cohort(
     if not failures:
         return
     for path, reason in list(failures.items())[:N_SHOWN]:
-        print(f"left out: {path}: {reason}")
+        print(f"left out: {printable(str(path))}: {reason}")
     counted = (
         f"--cohort {folder}: {len(failures)} of {len(speaker_of)} recordings "
         "can't be embedded"
@@ -218,17 +224,34 @@ def score(
     rows = {path: index for index, path in enumerate(embedded)}
     vectors = torch.from_numpy(np.stack([e.vector for e in embedded.values()]))
     seconds = np.array([e.seconds for e in embedded.values()])
-    tested = Recordings(vectors, seconds)
-    enrolled, names = tested, None
-    if any(members[name] != [name] for name in trials.enrol):
-        names = list(dict.fromkeys(trials.enrol))
-        own_rows = [[rows[path] for path in members[name]] for name in names]
-        enrolled = Recordings(vectors, seconds, own_rows, mean_of_scores)
-    _, models, tests = trial_rows(list(embedded), trials, names)
-    sides = enrolled, tested
-    scores = {"cosine": cosines(*sides, models, tests).numpy()}
+    recordings = Recordings(vectors, seconds)
+    own_rows = {n: [rows[path] for path in members[n]] for n in set(trials.enrol)}
+    tests = np.array([rows[path] for path in trials.test])
+    if mean_of_scores:
+        counts = np.array([len(own_rows[name]) for name in trials.enrol])
+        ones = np.concatenate([own_rows[name] for name in trials.enrol])
+        scores = all_scores(
+            backend, recordings, recordings, ones, np.repeat(tests, counts)
+        )
+        starts = np.cumsum(counts) - counts
+        return {
+            way: np.add.reduceat(values, starts) / counts
+            for way, values in scores.items()
+        }
+    if all(len(own) == 1 for own in own_rows.values()):
+        models = np.array([own_rows[name][0] for name in trials.enrol])
+        return all_scores(backend, recordings, recordings, models, tests)
+    numbers = {name: number for number, name in enumerate(own_rows)}
+    models = np.array([numbers[name] for name in trials.enrol])
+    enrolled = Recordings(vectors, seconds, list(own_rows.values()))
+    return all_scores(backend, enrolled, recordings, models, tests)
+
+
+def all_scores(backend: Backend | None, *sides_and_rows) -> dict[str, np.ndarray]:
+    """By the cosine, and by what a backend makes of it."""
+    scores = {"cosine": cosines(*sides_and_rows).numpy()}
     if backend is not None:
-        scores |= backend.scores(*sides, models, tests)
+        scores |= backend.scores(*sides_and_rows)
     return scores
 
 

@@ -87,7 +87,7 @@ def trials_to_compare(options: argparse.Namespace) -> tuple[TrialList, Path] | N
     """The trials to compare on and where their paths begin: those given, or the test
     split of the model's own training; None if that is not there any more."""
     if options.trials is not None:
-        return read_trials(options.trials), Path(options.data_folder).resolve()
+        return read_below(Path(options.data_folder), options.trials)
     run = Path(options.model).resolve().parent
     values = values_of(run / "hyperparams.yaml")
     trials = run / MANIFESTS / TRIALS
@@ -100,7 +100,13 @@ def trials_to_compare(options: argparse.Namespace) -> tuple[TrialList, Path] | N
     if not folder.is_dir():
         print(f"{folder}: the recordings are not there; {GIVE_TRIALS}")
         return None
-    return read_trials(trials), folder.resolve()
+    return read_below(folder, trials)
+
+
+def read_below(folder: Path, trials: str | Path) -> tuple[TrialList, Path]:
+    """A list of trials of recordings in a folder, and the folder."""
+    found = read_trials(trials, is_name=lambda name: Path(folder, name).is_file())
+    return found, folder.resolve()
 
 
 def values_of(recipe: Path) -> dict[str, str]:

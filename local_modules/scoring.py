@@ -79,9 +79,7 @@ def subtract_mean(embeddings: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     return F.normalize(embeddings.float() - mean.float(), dim=-1)
 
 
-def enrol(
-    embeddings: torch.Tensor, members: Sequence[Sequence[int]], renormalise: bool = True
-) -> torch.Tensor:
+def enrol(embeddings: torch.Tensor, members: Sequence[Sequence[int]]) -> torch.Tensor:
     """One vector for each enrolled model of one or several utterances.
 
     Arguments
@@ -90,24 +88,20 @@ def enrol(
         One embedding per utterance, [n, emb_dim].
     members : sequence of sequence of int
         The utterances of each model, as rows of `embeddings`.
-    renormalise : bool
-        True for the mean embedding, of length one. False leaves the mean of the
-        embeddings of length one as it is: its product with a test embedding is the
-        mean of the scores of the single utterances.
 
     Returns
     -------
     torch.Tensor
-        [models, emb_dim], float32.
+        Means of embeddings of length one, of length one, [models, emb_dim], float32.
 
     Example
     -------
-    >>> enrol(torch.eye(2), [[0, 1]], renormalise=False)
-    tensor([[0.5000, 0.5000]])
+    >>> enrol(torch.eye(2), [[0, 1]])
+    tensor([[0.7071, 0.7071]])
     """
     unit = F.normalize(embeddings.float(), dim=-1)
     models = torch.stack([unit[list(rows)].mean(dim=0) for rows in members])
-    return F.normalize(models, dim=-1) if renormalise else models
+    return F.normalize(models, dim=-1)
 
 
 def speaker_means(embeddings: torch.Tensor, speakers: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ import os
 import random
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from local_modules.errors import InputError
 from local_modules.files import replacing
 
 VOXCELEB_LABELS = {"1": True, "0": False}
-LAST_LABELS = {"target": True, "nontarget": False, **VOXCELEB_LABELS}
+KALDI_LABELS = {"target": True, "nontarget": False}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +45,7 @@ def read_trials(
     path: str | os.PathLike,
     known_paths: Collection[str] | None = None,
     bad_lines: list[str] | None = None,
+    is_name: Callable[[str], bool] | None = None,
 ) -> TrialList:
     """Reads a list of `label enrol test` lines with labels 1 and 0 (VoxCeleb), or of
     `enrol test label` lines with labels target and nontarget (Kaldi) or 1 and 0
@@ -59,6 +60,9 @@ def read_trials(
     bad_lines : list of str | None
         Gets a message for each line that can't be used, which is left out. If None,
         the first such line ends the reading.
+    is_name : callable | None
+        Whether a text names a recording or a model, which parts names with spaces;
+        None for whether it is in `known_paths`.
 
     Returns
     -------
@@ -72,6 +76,8 @@ def read_trials(
         is not known; if there is no target or no non-target trial.
     """
     known = None if known_paths is None else frozenset(known_paths)
+    if is_name is None:
+        is_name = (known or ()).__contains__
     labels, enrol, test, lines = [], [], [], []
     try:
         with open(path, encoding="utf-8-sig") as file:
@@ -79,7 +85,9 @@ def read_trials(
                 if not line.strip():
                     continue
                 try:
-                    label, first, second = _parse_line(line, known, f"{path}:{number}")
+                    label, first, second = _parse_line(
+                        line, known, is_name, f"{path}:{number}"
+                    )
                 except InputError as error:
                     if bad_lines is None:
                         raise
@@ -93,22 +101,24 @@ def read_trials(
         raise InputError(f"{path}: cannot be read as a trial list: {error}") from None
     for label, kind in ((True, "target"), (False, "non-target")):
         if label not in labels:
+            left_out = f"; left out: {bad_lines[0]}" if bad_lines else ""
             raise InputError(
                 f"{path}: has no {kind} trial (label {label:d}) among "
-                f"{len(labels)}; an error rate needs both kinds"
+                f"{len(labels)}; an error rate needs both kinds{left_out}"
             )
     return TrialList(np.array(labels, dtype=bool), enrol, test, lines)
 
 
 def _parse_line(
-    line: str, known: frozenset[str] | None, where: str
+    line: str, known: frozenset[str] | None, is_name: Callable[[str], bool], where: str
 ) -> tuple[bool, str, str]:
     columns = line.split()
     label = VOXCELEB_LABELS.get(columns[0])
-    if label is not None:
+    # In Kaldi's lists, the model may be called 1.
+    if label is not None and columns[-1] not in KALDI_LABELS:
         names = line.strip()[1:].strip()
     else:
-        label = LAST_LABELS.get(columns[-1])
+        label = (KALDI_LABELS | VOXCELEB_LABELS).get(columns[-1])
         names = line.strip().removesuffix(columns[-1]).strip()
     if label is None:
         raise InputError(
@@ -116,13 +126,13 @@ def _parse_line(
             "or one of these, target or nontarget at the end"
         )
     columns = names.split()
-    if len(columns) > 2 and known is not None:
-        # A file name may hold spaces: take the one place that parts known files.
+    if len(columns) > 2:
+        # A file name may hold spaces: take the one place that parts names.
         cuts = [
             (names[: gap.start()], names[gap.end() :])
             for gap in re.finditer(r"\s+", names)
         ]
-        cuts = [cut for cut in cuts if known.issuperset(cut)]
+        cuts = [cut for cut in cuts if all(map(is_name, cut))]
         if len(cuts) == 1:
             columns = cuts[0]
     if len(columns) != 2:

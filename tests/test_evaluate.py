@@ -100,6 +100,7 @@ def test_the_page_in_a_browser(width, run, voices_folder, here, in_browser):
 
 
 def test_a_second_run_embeds_nothing(run, voices_folder, here, monkeypatch):
+    assert evaluate.main(command(run, voices_folder)) == 0
     monkeypatch.setattr(evaluate.SpeakerModel, "read", None)
     assert evaluate.main(command(run, voices_folder)) == 0
 
@@ -186,12 +187,66 @@ def test_models_are_compared_and_enrolled_with_several(run, voices_folder, here)
             assert system["compared_with"] == f"{here / 'other' / 'model'}: {way}"
     assert same["n_target"] == 3 and same["n_nontarget"] == 6
     assert set(results["parts"]) == {"duration of the shorter side", "kind"}
-    by_scores = ["--mean_of_scores", "--output_folder", "scores"]
-    assert evaluate.main([*arguments, *by_scores]) == 0
-    cosine = results_in(here / "scores")["systems"]["cosine"]
-    assert cosine["eer_threshold"] != same["eer_threshold"]
     for groups in results["parts"]["kind"].values():
         assert set(groups) == {"two"}  # `one` has no non-target trial
+
+
+def test_mean_of_scores(run, voices_folder, here):
+    """Of every way, the mean over the single recordings of a model."""
+    files = {
+        folder.name: sorted(f"{path.relative_to(voices_folder)}" for path in paths)
+        for folder in (voices_folder / "test").iterdir()
+        if (paths := list(folder.iterdir()))
+    }
+    members = {
+        f"m-{name}": own[:number]
+        for number, (name, own) in enumerate(sorted(files.items()), start=1)
+    }
+    pairs = [(model, own[3]) for model in members for own in files.values()]
+    (here / "enrol.txt").write_text(
+        "".join(f"{model} {' '.join(own)}\n" for model, own in members.items())
+    )
+    (here / "list.txt").write_text(
+        "".join(f"{int(m[2:] in test)} {m} {test}\n" for m, test in pairs)
+    )
+    (here / "single.txt").write_text(
+        "".join(
+            f"{int(m[2:] in test)} {own} {test}\n"
+            for m, test in pairs
+            for own in members[m]
+        )
+    )
+    scores = {}
+    for name, more in (
+        ("list", ("--enrolment", "enrol.txt", "--mean_of_scores")),
+        ("single", ()),
+    ):
+        arguments = command(run, voices_folder, *more, trials=f"{name}.txt")
+        assert evaluate.main(arguments) == 0
+        with open(f"results/evaluation/{name}/scores.csv", newline="") as file:
+            scores[name] = list(csv.DictReader(file))
+    ways = set(scores["list"][0]) - {"label", "enrol", "test"}
+    assert {"cosine", "PLDA", "AS-norm", "calibrated"} <= ways
+    singles = iter(scores["single"])
+    for row in scores["list"]:
+        own = [next(singles) for _ in members[row["enrol"]]]
+        for way in ways:
+            expected = np.mean([float(single[way]) for single in own])
+            assert float(row[way]) == pytest.approx(expected, abs=1e-4)
+
+
+def test_names_with_spaces(run, voices_folder, here):
+    """As training writes them into its own list."""
+    shutil.copytree(voices_folder / "test", here / "Ann Lee")
+    lines = (run / "manifests" / "test_trials.txt").read_text().splitlines()
+    (here / "list.txt").write_text(
+        "".join(f"{line.replace('test/', 'Ann Lee/')}\n" for line in lines)
+    )
+    assert evaluate.main(command(run, here, trials="list.txt")) == 0
+    results = results_in(here / "results" / "evaluation" / "list")
+    assert results["n_left_out"] == 0
+    trained = json.loads((run / "metrics.json").read_text())["test"]
+    assert results["systems"]["cosine"]["eer"] == pytest.approx(trained["eer"])
 
 
 def test_another_cohort(run, voices_folder, here):
@@ -241,6 +296,8 @@ def test_recordings_of_a_cohort_that_are_of_no_use(run, voices_folder, here, cap
         (["--cohort", "nowhere"], "has recordings of 0 speakers"),
         (["--resamples", "0"], "--resamples 0"),
         (["--resamples", "x"], "--resamples"),
+        (["--window_seconds", "nan"], "--window_seconds nan: has to be above 0"),
+        (["--device", "gpu"], "--device gpu: "),
         (["--data_folder", "nowhere"], "can be scored"),
     ],
 )

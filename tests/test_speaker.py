@@ -1,11 +1,13 @@
 """speaker.py as a person runs it, on a small trained model."""
 
+import contextlib
 import json
 import multiprocessing
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,7 +21,7 @@ from safetensors.numpy import load_file
 
 import speaker
 from local_modules.inference import embedding_files
-from local_modules.inference.verification import Verifier
+from local_modules.inference.verification import ListeningModel, Verifier
 
 ROOT = Path(__file__).parents[1]
 
@@ -135,10 +137,16 @@ def test_each_model_on_a_hub_has_voices_of_its_own(here, words, monkeypatch, cap
         shutil.copytree("results/run/model", kept / "snapshots" / ("0" * 40))
         with open(kept / "snapshots" / ("0" * 40) / "hyperparams.yaml", "a") as file:
             file.write(f"\nname: {name}\n")
+        if name == "two":
+            (kept / "snapshots" / ("0" * 40) / "calibration.json").unlink()
         (kept / "refs").mkdir()
         (kept / "refs" / "main").write_text("0" * 40)
         of_model = "--model", f"owner/{name}"
         answer(capsys, "enroll", f"ann {name}", words["test0"][0], *of_model)
+        # With all that a folder has, and without what this one never had.
+        for trust in ([], ["--trust"]):
+            found = answer(capsys, "verify", *words["test0"][:2], *of_model, *trust)
+            assert (found["llr"] is None) is (name == "two")
         (voice,) = answer(capsys, "list", *of_model)["voices"]
         assert voice["name"] == f"ann {name}"
     found = sorted(path.name for path in Path("results").glob("*.db"))
@@ -149,7 +157,8 @@ def test_each_model_on_a_hub_has_voices_of_its_own(here, words, monkeypatch, cap
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
 def test_embed_folders_files_and_lists(suffix, here, words, voices_folder, capsys):
     soundfile.write("silence.wav", np.zeros(16000), 16000)
-    Path("list.txt").write_text(f"silence.wav\n{words['test1'][0]}\nnothing.wav\n")
+    Path("list.txt").write_text(f"silence.wav\n{words['test1'][0]}\n\nnothing.wav\n")
+    Path("out.txt").write_text("a list of one's own")
     output = f"out{suffix}"
     folder = voices_folder / "test" / "test0"
     assert run("embed", folder, words["test0"][0], "@list.txt", "-o", output) == 0
@@ -159,10 +168,11 @@ def test_embed_folders_files_and_lists(suffix, here, words, voices_folder, capsy
     assert "nothing.wav: is no regular file" in shown.err
     expected = [*words["test0"], words["test1"][0]]
     if suffix == ".npy":
-        paths, vectors = Path("out.txt").read_text().splitlines(), np.load(output)
+        paths, vectors = Path("out.npy.txt").read_text().splitlines(), np.load(output)
     else:
         paths, vectors = zip(*sorted(load_file(output).items()), strict=True)
     assert list(paths) == expected
+    assert Path("out.txt").read_text() == "a list of one's own"
     verifier = Verifier("results/run/model")
     for path, vector in zip(paths, vectors, strict=True):
         np.testing.assert_allclose(vector, verifier.listen(path).vector, atol=1e-4)
@@ -183,7 +193,7 @@ def test_a_file_of_many_names_is_embedded_under_each(here, words, capsys):
     assert "left out: recordings/broken.wav: " in shown.err
     assert "left out: recordings/link to broken.wav: " in shown.err
     expected = ["recordings/a.wav", f"{absolute}", "recordings/link to a.wav"]
-    assert Path("out.txt").read_text().splitlines() == expected
+    assert Path("out.npy.txt").read_text().splitlines() == expected
     first, *others = np.load("out.npy")
     for vector in others:
         np.testing.assert_array_equal(vector, first)
@@ -196,9 +206,9 @@ def test_embeddings_are_on_the_disk_first(suffix, tmp_path, unsynced):
     assert not unsynced
 
 
-def test_killed_while_embedding_it_continues(here, words, voices_folder):
+def test_killed_while_embedding_it_continues(here, words, monkeypatch):
     files = []
-    for number in range(40):
+    for number in range(120):  # two batches
         shutil.copy(words["test0"][number % 4], here / f"{number}.wav")
         files.append(f"{number}.wav")
     Path("list.txt").write_text("".join(f"{file}\n" for file in files))
@@ -206,14 +216,26 @@ def test_killed_while_embedding_it_continues(here, words, voices_folder):
     command += ["-o", "out.npy"]
     kept = here / ".out.npy.db"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    while process.poll() is None and not kept.exists():
+    n_kept = 0
+    while process.poll() is None and not n_kept:
         time.sleep(0.01)
+        with contextlib.suppress(sqlite3.Error), sqlite3.connect(kept) as database:
+            (n_kept,) = database.execute("SELECT count(*) FROM embeddings").fetchone()
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not Path("out.npy").exists()
+    n_read, read = 0, ListeningModel.read
+
+    def counted(model, path):
+        nonlocal n_read
+        n_read += 1
+        return read(model, path)
+
+    monkeypatch.setattr(ListeningModel, "read", counted)
     assert run("embed", "@list.txt", "-o", "out.npy") == 0
+    assert n_kept > 0 and n_read <= 120 - n_kept
     vectors = np.load("out.npy")
-    assert len(vectors) == 40
+    assert len(vectors) == 120
     np.testing.assert_allclose(vectors[0], vectors[4], atol=1e-4)
 
 
@@ -245,7 +267,7 @@ def test_killed_while_writing_vectors_never_stand_beside_others_paths(tmp_path):
         process.start()
         process.join(60)
         if output.exists():
-            paths = output.with_suffix(".txt").read_text().split()
+            paths = output.with_name("out.npy.txt").read_text().split()
             expected = old if paths == ["a.wav", "b.wav"] else new
             assert paths == [str(path) for path in expected]
             np.testing.assert_array_equal(np.load(output), list(expected.values()))

@@ -51,16 +51,12 @@ class Recordings:
     seconds : numpy.ndarray
         Durations, [n].
     members : sequence of sequence of int | None
-        Rows of each enrolled model; None if every row is one.
-    mean_of_scores : bool
-        A model of several scores as the mean of its recordings' scores; otherwise as
-        the mean of their embeddings.
+        Rows of each enrolled model, which is their mean; None if every row is one.
     """
 
     embeddings: torch.Tensor
     seconds: np.ndarray
     members: Sequence[Sequence[int]] | None = None
-    mean_of_scores: bool = False
 
     def sum_seconds(self) -> np.ndarray:
         """Seconds of speech of each model."""
@@ -76,14 +72,14 @@ class Recordings:
         return np.array([norms[list(rows)].mean() for rows in self.members])
 
     def vectors(self, mean: torch.Tensor | None = None) -> torch.Tensor:
-        """One vector for each model, after the mean is taken out if there is one,
-        [models, emb_dim]; of length one, but for means of scores."""
+        """One vector of length one for each model, after the mean is taken out if there
+        is one, [models, emb_dim]."""
         embeddings = self.embeddings.float()
         if mean is not None:
             embeddings = subtract_mean(embeddings, mean)
         if self.members is None:
             return F.normalize(embeddings, dim=-1)
-        return enrol(embeddings, self.members, renormalise=not self.mean_of_scores)
+        return enrol(embeddings, self.members)
 
 
 def cosines(
@@ -196,10 +192,10 @@ class Backend:
         Backend
         """
         scores, qualities = self._scores(enrolled, tested, rows, columns)
-        measures = {name: scores[name] for name in FUSED if name in scores}
-        if quality_helps(measures, qualities, labels, *speakers):
-            measures |= qualities
-        return replace(self, calibration=fit_calibration(measures, labels))
+        scores = {name: scores[name] for name in FUSED if name in scores}
+        if not quality_helps(scores, qualities, labels, *speakers):
+            qualities = None
+        return replace(self, calibration=fit_calibration(scores, labels, qualities))
 
     def _scores(self, enrolled, tested, rows, columns) -> tuple[dict, dict]:
         """Scores that are no ratios, and what is known of the recordings' quality."""
@@ -274,9 +270,17 @@ class Backend:
                 plda = Plda(*parts)
         except (OSError, KeyError, SafetensorError) as error:
             raise InputError(f"{path}: can't be read: {error}") from None
+        backend = cls(mean, cohort, plda)
         path = Path(folder) / CALIBRATION
-        calibration = Calibration.load(path) if path.is_file() else None
-        return cls(mean, cohort, plda, calibration)
+        if not path.is_file():
+            return backend
+        backend = replace(backend, calibration=Calibration.load(path))
+        some, first = Recordings(cohort[:1], np.ones(1)), np.zeros(1, int)
+        try:
+            backend.scores(some, some, first, first)
+        except KeyError as error:
+            raise InputError(f"{path}: weighs {error}, which is no score") from None
+        return backend
 
 
 def fit_backend(

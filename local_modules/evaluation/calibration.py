@@ -9,7 +9,7 @@ training that of Brümmer & du Preez (Computer Speech & Language 20, 2006).
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +37,9 @@ class Calibration:
         What the ratios of the trials that it was fitted on were like: `target` and
         `nontarget`, the height of each histogram between the `edges` of its bins, of
         which there is one more. None for a calibration from before they were kept.
+    ranges : dict of str to list of float
+        Least and largest value that a measure of quality had in those trials; beyond
+        them it counts as if it were there, for nothing is known of such recordings.
 
     Example
     -------
@@ -48,6 +51,7 @@ class Calibration:
     weights: dict[str, float]
     offset: float
     densities: dict[str, list[float]] | None = None
+    ranges: dict[str, list[float]] = field(default_factory=dict)
 
     def __call__(self, measures: Mapping[str, np.ndarray]) -> np.ndarray:
         """Log-likelihood ratios (natural logarithm) of trials.
@@ -55,15 +59,20 @@ class Calibration:
         Arguments
         ---------
         measures : mapping of str to numpy.ndarray
-            As for `fit_calibration`; those without a weight are ignored.
+            Scores and qualities, [trials] each; those without a weight are ignored.
 
         Returns
         -------
         numpy.ndarray
             [trials]; above 0 speaks for the same speaker.
         """
-        terms = (weight * measures[name] for name, weight in self.weights.items())
-        return sum(terms) + self.offset
+        llrs = self.offset
+        for name, weight in self.weights.items():
+            values = measures[name]
+            if name in self.ranges:
+                values = np.clip(values, *self.ranges[name])
+            llrs = llrs + weight * values
+        return llrs
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes it as JSON."""
@@ -80,14 +89,18 @@ class Calibration:
             The file can't be read, or holds something else.
         """
         try:
-            return cls(**json.loads(Path(path).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError, RecursionError) as error:
-            raise InputError(f"{path}: is no calibration: {error}") from None
+            calibration = cls(**json.loads(Path(path).read_text(encoding="utf-8")))
+            none = dict.fromkeys(calibration.weights, np.zeros(1))
+            float(calibration(none)[0])
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as e:
+            raise InputError(f"{path}: is no calibration: {e}") from None
+        return calibration
 
 
 def fit_calibration(
-    measures: Mapping[str, np.ndarray],
+    scores: Mapping[str, np.ndarray],
     labels: np.ndarray,
+    qualities: Mapping[str, np.ndarray] | None = None,
     p_target: float = 0.05,
     penalty: float = 1e-5,
 ) -> Calibration:
@@ -95,10 +108,12 @@ def fit_calibration(
 
     Arguments
     ---------
-    measures : mapping of str to numpy.ndarray
-        Scores and whatever else may move the ratio, [trials] each.
+    scores : mapping of str to numpy.ndarray
+        By name, [trials] each.
     labels : numpy.ndarray
         True for target trials, bool, [trials].
+    qualities : mapping of str to numpy.ndarray | None
+        What else may move the ratio, [trials] each.
     p_target : float
         Prior at which the ratios have to be good: target trials count so much of the
         whole, however many there are.
@@ -113,7 +128,7 @@ def fit_calibration(
     Raises
     ------
     ValueError
-        Trials of one kind only, a measure of another length or not finite.
+        Trials of one kind only, scores or qualities of another length or not finite.
 
     Example
     -------
@@ -128,14 +143,17 @@ def fit_calibration(
     labels = np.asarray(labels, dtype=bool)
     if labels.all() or not labels.any():
         raise ValueError("labels has one kind of trials; a calibration needs both")
+    qualities = qualities or {}
+    measures = {**scores, **qualities}
     table = np.stack([np.asarray(measures[name], float) for name in measures], axis=1)
     if table.shape[0] != len(labels) or not np.isfinite(table).all():
         raise ValueError(
-            f"measures has {table.shape[0]} rows for {len(labels)} labels, or values "
-            "that are not finite"
+            f"scores and qualities have {table.shape[0]} rows for {len(labels)} "
+            "labels, or values that are not finite"
         )
     mean, std = table.mean(axis=0), table.std(axis=0)
-    std[std == 0] = 1.0  # a measure that is the same everywhere has no weight
+    # A measure that is the same everywhere, but for rounding, has no weight.
+    std[std < 1e-9 * (1 + np.abs(mean))] = np.inf
     shares = np.where(labels, p_target / labels.sum(), (1 - p_target) / (~labels).sum())
     model = LogisticRegression(C=1 / (2 * penalty), max_iter=1000, tol=1e-8)
     model.fit((table - mean) / std, labels, sample_weight=shares)
@@ -144,7 +162,12 @@ def fit_calibration(
     prior = np.log(p_target / (1 - p_target))
     offset = model.intercept_[0] - weights @ mean - prior
     calibration = Calibration(
-        dict(zip(measures, weights.tolist(), strict=True)), float(offset)
+        dict(zip(measures, weights.tolist(), strict=True)),
+        float(offset),
+        ranges={
+            name: [float(np.min(values)), float(np.max(values))]
+            for name, values in qualities.items()
+        },
     )
     return replace(calibration, densities=_densities(calibration(measures), labels))
 
@@ -174,7 +197,7 @@ def quality_helps(
     Arguments
     ---------
     scores, qualities : mapping of str to numpy.ndarray
-        Together the measures for `fit_calibration`.
+        As for `fit_calibration`.
     labels : numpy.ndarray
         As for `fit_calibration`.
     enrol_speakers, test_speakers : numpy.ndarray
@@ -196,15 +219,16 @@ def quality_helps(
             continue
         for seen, left_out in (halves, halves[::-1]):
             costs = []
-            for measures in (scores, {**scores, **qualities}):
+            for tried in ({}, qualities):
                 calibration = fit_calibration(
-                    {name: values[seen] for name, values in measures.items()},
-                    labels[seen],
+                    _part(scores, seen), labels[seen], _part(tried, seen)
                 )
-                llrs = calibration(
-                    {name: values[left_out] for name, values in measures.items()}
-                )
+                llrs = calibration(_part({**scores, **tried}, left_out))
                 truth = labels[left_out]
                 costs.append(cllr(llrs[truth], llrs[~truth]))
             outcomes.append(costs[1] < costs[0])
     return bool(outcomes) and float(np.mean(outcomes)) > CLEARLY
+
+
+def _part(measures: Mapping[str, np.ndarray], rows) -> dict[str, np.ndarray]:
+    return {name: values[rows] for name, values in measures.items()}

@@ -32,7 +32,8 @@ def find_recordings(names: Iterable[str]) -> list[Path]:
         A folder has none.
     """
     found = []
-    for path in map(Path, names):
+    # A blank line of a list is no name; Path would take it for the current folder.
+    for path in map(Path, filter(None, names)):
         if path.is_dir():
             files = audio_below(path)
             if not files:
@@ -56,8 +57,8 @@ def embed_to_file(
     paths : sequence of Path
         The recordings.
     output : Path
-        `.npy` for an array, [recordings, emb_dim], and beside it a `.txt` of the paths
-        line by line; `.safetensors` for vectors by path.
+        `.npy` for an array, [recordings, emb_dim], and beside it a `.npy.txt` of the
+        paths line by line; `.safetensors` for vectors by path.
 
     Returns
     -------
@@ -95,7 +96,7 @@ def _write(vectors: dict[Path, np.ndarray], output: Path) -> None:
     if output.suffix == ".npy":
         # A kill between the two must not leave vectors beside others' paths.
         output.unlink(missing_ok=True)
-        with replacing(output.with_suffix(".txt")) as file:
+        with replacing(output.with_name(f"{output.name}.txt")) as file:
             file.writelines(f"{path}\n" for path in vectors)
         with replacing(output, binary=True) as file:
             np.save(file, np.stack(list(vectors.values())))

@@ -17,11 +17,14 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.inference.interfaces import foreign_class
+from speechbrain.utils.fetching import LocalStrategy, fetch
 from tqdm import tqdm
 
 from local_modules.errors import InputError, one_line
+from local_modules.evaluation.backend import CALIBRATION, STATISTICS, Backend
 from local_modules.inference.trust import HPARAMS, checked_copy
 from local_modules.inference.verifier import SpeakerVerifier
 
@@ -57,15 +60,25 @@ class SpeakerModel:
         Loads the model unchecked, and runs its `custom.py` if it has one. Both can
         run any code.
 
+    Attributes
+    ----------
+    backend : Backend | None
+        What it has for scores beyond the cosine.
+
     Raises
     ------
     InputError
-        There is no model that can be loaded, or it isn't trusted and holds more than
-        plain parameters of known parts (`local_modules.inference.trust`).
+        There is no such device, no model that can be loaded, or it isn't trusted and
+        holds more than plain parameters of known parts
+        (`local_modules.inference.trust`).
     """
 
     def __init__(self, source: str, device: str = "cpu", trust: bool = False):
         self.source = source
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"--device {device}: {one_line(error)}") from None
         with tempfile.TemporaryDirectory() as savedir:
             options = {"savedir": savedir, "run_opts": {"device": device}}
             try:
@@ -87,6 +100,7 @@ class SpeakerModel:
                     interface = SpeakerVerifier if is_ours else EncoderClassifier
                     self.classifier = interface.from_hparams(source=savedir, **options)
                 text = (Path(savedir) / HPARAMS).read_bytes()
+                self.backend = _backend_of(source, savedir)
             except InputError:
                 raise
             except Exception as error:
@@ -111,9 +125,11 @@ class SpeakerModel:
         Raises
         ------
         RuntimeError
-            It can't be decoded, or holds NaN or infinity.
+            It can't be decoded, or holds nothing, NaN or infinity.
         """
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        if not len(samples):
+            raise RuntimeError("holds no samples")
         if not np.isfinite(samples).all():
             raise RuntimeError("holds samples that are no numbers")
         return self.classifier.audio_normalizer(torch.from_numpy(samples), rate)
@@ -124,6 +140,15 @@ class SpeakerModel:
         padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
         lens = torch.tensor([len(wav) for wav in wavs]) / padded.shape[1]
         return self.classifier.encode_batch(padded, lens).squeeze(1).float().cpu()
+
+
+def _backend_of(source: str, folder: str) -> Backend | None:
+    if Path(source).is_dir():
+        return Backend.load(source)
+    for name in (STATISTICS, CALIBRATION):
+        with contextlib.suppress(EntryNotFoundError):
+            fetch(name, source, folder, local_strategy=LocalStrategy.COPY)
+    return Backend.load(folder)
 
 
 class EmbeddingStore:
@@ -263,6 +288,8 @@ def embed_files(
                 lengths[path] = info.frames / info.samplerate
             else:
                 embedded[path] = kept
+        except UnicodeEncodeError:
+            failures[path] = "has a name that is not UTF-8"
         except (OSError, RuntimeError) as error:
             failures[path] = one_line(error)
     order = sorted(lengths, key=lengths.get, reverse=True)

@@ -27,7 +27,6 @@ from torch.onnx import ops
 
 from local_modules.conformer import SelfAttention, rotary_angles
 from local_modules.errors import RunError, one_line
-from local_modules.evaluation.backend import Backend
 from local_modules.inference.extraction import SpeakerModel
 
 OPSET = 23  # of ONNX: the first with operators for rotation and for attention
@@ -322,9 +321,8 @@ def onnx_graph(model: SpeakerModel) -> onnx.ModelProto:
     threshold = getattr(model.classifier.hparams, "threshold", None)
     if threshold is not None:
         metadata["threshold"] = repr(threshold)
-    backend = Backend.load(model.source) if Path(model.source).is_dir() else None
-    if backend is not None and backend.calibration is not None:
-        parts = asdict(backend.calibration)
+    if model.backend is not None and model.backend.calibration is not None:
+        parts = asdict(model.backend.calibration)
         del parts["densities"]  # for pictures
         metadata["calibration"] = json.dumps(parts)
     onnx.helper.set_model_props(proto, metadata)

@@ -12,7 +12,6 @@ import torch
 from local_modules.errors import InputError
 from local_modules.evaluation.backend import (
     CALIBRATED,
-    Backend,
     Recordings,
     cosines,
 )
@@ -128,7 +127,7 @@ class Verifier:
         self, source: str | os.PathLike, device: str = "cpu", trust: bool = False
     ):
         self.model = ListeningModel(str(source), device, trust)
-        self.backend = Backend.load(source) if Path(source).is_dir() else None
+        self.backend = self.model.backend
         hparams = self.model.classifier.hparams
         self.threshold = getattr(hparams, "threshold", THRESHOLD)
 

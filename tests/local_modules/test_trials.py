@@ -87,6 +87,19 @@ def test_names_with_spaces(tmp_path):
     assert pairs_of(read_trials(tmp_path / "t.txt", known)) == pairs_of(trials)
 
 
+def test_names_with_spaces_by_what_is_a_name(tmp_path):
+    (tmp_path / "t.txt").write_text("1 a b c.wav\n0 a b d\na e f nontarget\n")
+    bad_lines = []
+    trials = read_trials(
+        tmp_path / "t.txt",
+        bad_lines=bad_lines,
+        is_name={"a b", "c.wav", "a", "e f"}.__contains__,
+    )
+    assert pairs_of(trials) == [("a b", "c.wav"), ("a", "e f")]
+    (bad_line,) = bad_lines
+    assert bad_line.startswith(f"{tmp_path / 't.txt'}:2: has 4 columns; ")
+
+
 def test_names_with_spaces_that_can_be_parted_in_two_ways(tmp_path):
     path = tmp_path / "t.txt"
     path.write_text(GOOD + "1 a b c\n")
@@ -303,6 +316,23 @@ def test_labels_at_the_end(tmp_path, labels):
             ("ann/1.wav", "bob/1.wav"),
         ]
         assert trials.lines == [1, 3]
+
+
+def test_a_model_of_kaldi_may_be_called_like_a_label(tmp_path):
+    (tmp_path / "t.txt").write_text("1 a.wav nontarget\n0 b.wav target\n")
+    trials = read_trials(tmp_path / "t.txt")
+    assert trials.labels.tolist() == [False, True]
+    assert pairs_of(trials) == [("1", "a.wav"), ("0", "b.wav")]
+
+
+def test_a_list_without_a_line_of_use_says_why(tmp_path):
+    path = tmp_path / "t.txt"
+    path.write_text("1,a,b\n0,a,c\n")
+    with pytest.raises(InputError) as error:
+        read_trials(path, bad_lines=[])
+    assert f"among 0; an error rate needs both kinds; left out: {path}:1: label is" in (
+        message_of(error)
+    )
 
 
 def test_lines_of_no_use_are_collected_with_their_numbers(tmp_path):

@@ -121,22 +121,6 @@ def test_more_recordings_make_a_better_model(backend, test_trials):
     assert several.sum_seconds()[3] == recordings.seconds[15:18].sum()
 
 
-def test_mean_of_scores(backend, test_trials):
-    recordings, *_ = test_trials
-    models = [[0, 7, 9], [11, 12]]
-    side = Recordings(
-        recordings.embeddings, recordings.seconds, models, mean_of_scores=True
-    )
-    rows, columns = np.array([0, 1, 1]), np.array([3, 30, 14])
-    for mean in (None, backend.mean):
-        left, right = side.vectors(mean), recordings.vectors(mean)
-        for row, column in zip(rows, columns, strict=True):
-            single = [right[member] @ right[column] for member in models[row]]
-            torch.testing.assert_close(
-                left[row] @ right[column], sum(single) / len(single)
-            )
-
-
 def test_the_cohort_is_the_speakers_means():
     vectors = torch.eye(4)
     names = ["b/1", "a/1", "b/2", "a/2"]
@@ -162,8 +146,10 @@ def test_it_is_kept_in_a_folder(backend, tmp_path, test_trials):
     )
     for name in one:
         np.testing.assert_array_equal(one[name], other[name])
-    without = replace(backend, plda=None)
-    without.save(tmp_path)
+    replace(backend, plda=None).save(tmp_path)
+    with pytest.raises(InputError, match="calibration.json: weighs 'PLDA', which"):
+        Backend.load(tmp_path)
+    (tmp_path / "calibration.json").unlink()
     assert Backend.load(tmp_path).plda is None
     (tmp_path / "backend.safetensors").write_bytes(b"broken")
     with pytest.raises(InputError, match="backend.safetensors: can't be read"):

@@ -1,5 +1,7 @@
 """Calibration, on scores whose true ratios are known."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ def gaussians(n, seed, separation=4.0):
 def test_the_true_ratios_come_back(p_target, scale, shift):
     llr, labels = gaussians(100_000, seed=1)
     calibration = fit_calibration(
-        {"score": scale * llr + shift}, labels, p_target, penalty=1e-7
+        {"score": scale * llr + shift}, labels, p_target=p_target, penalty=1e-7
     )
     found = calibration({"score": scale * llr + shift})
     assert np.abs(found - llr).mean() < 0.12
@@ -87,9 +89,25 @@ def test_quality_moves_the_ratio_where_it_says_something():
     assert better < worse - 0.02
 
 
-def test_perfect_separation_and_a_constant_measure_stay_finite():
-    scores = np.r_[np.linspace(0, 0.3, 50), np.linspace(0.6, 1, 50)]
-    measures = {"score": scores, "constant": np.full(100, 3.0)}
+def test_a_quality_beyond_those_seen_counts_as_the_nearest():
+    llr, labels = gaussians(2000, seed=5)
+    quality = np.random.default_rng(6).uniform(-1, 1, len(llr))
+    calibration = fit_calibration({"score": llr + quality}, labels, {"q": quality})
+    edges = np.array([quality.min(), quality.max()])
+    beyond = {"score": np.zeros(2), "q": edges * 100}
+    at_the_edge = calibration({"score": np.zeros(2), "q": edges})
+    np.testing.assert_array_equal(calibration(beyond), at_the_edge)
+    assert np.ptp(at_the_edge) > 1
+    far = calibration({"score": np.array([-100.0, 100.0]), "q": np.zeros(2)})
+    assert np.ptp(far) == pytest.approx(200 * calibration.weights["score"])
+
+
+# Means of equal numbers are not always that number: of the logarithm of 3, 2 000 times.
+@pytest.mark.parametrize("constant", [0.0, 3.0, np.log(3.0), -1e6 / 3])
+@pytest.mark.parametrize("n", [100, 2000, 7001])
+def test_perfect_separation_and_a_constant_measure_stay_finite(constant, n):
+    scores = np.r_[np.linspace(0, 0.3, n - 50), np.linspace(0.6, 1, 50)]
+    measures = {"score": scores, "constant": np.full(n, constant)}
     calibration = fit_calibration(measures, scores > 0.5)
     ratios = calibration(measures)
     assert np.isfinite(ratios).all()
@@ -120,7 +138,12 @@ def test_it_is_kept_in_a_file(tmp_path):
     (tmp_path / "old.json").write_text(old)
     loaded = Calibration.load(tmp_path / "old.json")
     assert loaded == Calibration({"score": 1.5}, 0.125)
-    for text in ("", "[]", '{"weights": {}}', '{"other": 1}'):
+    wrong = ("weights", 1), ("weights", {"a": "b"}), ("offset", "c"), ("offset", None)
+    mistaken = [
+        json.dumps({"weights": {"score": 1.5}, "offset": 0.0} | {key: value})
+        for key, value in wrong
+    ]
+    for text in ("", "[]", '{"weights": {}}', '{"other": 1}', *mistaken):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(InputError, match="bad.json: is no calibration"):
             Calibration.load(tmp_path / "bad.json")

@@ -174,6 +174,21 @@ def test_an_embedding_that_is_no_number_is_a_failure(
     assert all(np.isfinite(embedded.vector).all() for embedded in found.values())
 
 
+def test_a_file_of_no_samples_is_a_failure_again_and_again(model, store, tmp_path):
+    path = tmp_path / "empty.wav"
+    soundfile.write(path, np.zeros(0), 16000)
+    for _ in range(2):
+        assert embed_files(model, [path], store) == ({}, {path: "holds no samples"})
+
+
+def test_names_that_are_not_utf8(model, store, files):
+    path = files[0].with_name(os.fsdecode(b"caf\xe9.wav"))
+    shutil.copy(files[0], path)
+    found, failures = embed_files(model, [path, files[1]], store)
+    assert failures == {path: "has a name that is not UTF-8"}
+    assert set(found) == {files[1]}
+
+
 def test_a_killed_batch_leaves_a_whole_store(model, store, files):
     embed_files(model, files[:2], store)
 
@@ -238,3 +253,8 @@ def test_no_model_is_one_line(name, tmp_path):
     with pytest.raises(InputError, match="is no speaker model") as error:
         SpeakerModel(str(tmp_path / name))
     assert "\n" not in str(error.value)
+
+
+def test_a_wrong_device_is_not_the_models_fault(tmp_path):
+    with pytest.raises(InputError, match="^--device gpu: Expected one of cpu"):
+        SpeakerModel(str(write_model(tmp_path / "model")), device="gpu")

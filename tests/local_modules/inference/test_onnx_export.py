@@ -61,7 +61,7 @@ def write_model(folder, system="conformer", **overrides):
             torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
     hparams["label_encoder"].update_from_iterable(["ann", "bob"])
     backend = Backend(
-        torch.zeros(8), torch.eye(8), calibration=Calibration({"score": 2.0}, -1.0)
+        torch.zeros(8), torch.eye(8), calibration=Calibration({"AS-norm": 2.0}, -1.0)
     )
     write_model_folder(
         folder, hparams, resolved_text(recipe, overrides), backend, METRICS
@@ -145,7 +145,7 @@ class TestGraph:
         assert about["min_samples"] == str(shortest_input(exported.model))
         assert about["fingerprint"] == exported.model.fingerprint
         assert float(about["threshold"]) == 0.25
-        calibration = {"weights": {"score": 2.0}, "offset": -1.0}
+        calibration = {"weights": {"AS-norm": 2.0}, "offset": -1.0, "ranges": {}}
         assert json.loads(about["calibration"]) == calibration
         octets = exported.graph.SerializeToString()
         for place in (ROOT, Path.home(), Path(torch.__file__).parents[1]):
