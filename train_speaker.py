@@ -34,7 +34,12 @@ from local_modules import adaptation, config
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader, speaker_at
 from local_modules.brain import RepeatableBrain
 from local_modules.class_parallel import SplitClassifier, split_classifiers
-from local_modules.corpus import prepare_corpus, read_corpus
+from local_modules.corpus import (
+    check_same_corpus,
+    note_corpus,
+    prepare_corpus,
+    read_corpus,
+)
 from local_modules.distributed import (
     gather_on_all,
     gather_on_first,
@@ -43,7 +48,7 @@ from local_modules.distributed import (
 )
 from local_modules.errors import InputError, RunError
 from local_modules.evaluation.backend import COHORT_UTTERANCES, Backend, fit_backend
-from local_modules.files import replacing
+from local_modules.files import put_on_disk, replacing
 from local_modules.history import RunHistory, best_row
 from local_modules.inference.model_folder import write_model_folder
 from local_modules.manifest import first_utterances
@@ -73,7 +78,9 @@ class SpeakerBrain(RepeatableBrain):
         """Waveforms to speaker embeddings, [batch, 1, emb_dim]."""
         batch = batch.to(self.device)
         if stage == sb.Stage.TRAIN:
-            wavs, lens = self.hparams.wav_augment(*batch.sig)
+            # In bf16 filters would add noise, and a GPU has no Fourier transform of it.
+            with torch.autocast(self.device_type, enabled=False):
+                wavs, lens = self.hparams.wav_augment(*batch.sig)
             feats = self.modules.compute_features(wavs)
         else:
             feats, lens = self.whole_features(batch, stage)
@@ -138,11 +145,14 @@ class SpeakerBrain(RepeatableBrain):
 
     def on_fit_batch_start(self, batch, should_step):
         """Sets the margin, and holds what is frozen still; ends the run if too many
-        recordings can't be read, by whichever rank, or all of a batch can't."""
+        recordings can't be read, by whichever rank, or nearly all of a batch can't."""
         self.lost.update(dict.fromkeys(gather_on_all(batch.lost)))
-        if batch.is_empty:
+        if batch.is_empty or (len(batch) == 1 and rank_and_count()[1] == 1):
             ids = ", ".join(batch.lost[:3])
-            raise RunError(f"{ids}: none of the recordings of a batch can be decoded")
+            raise RunError(
+                f"{ids}: of the recordings of a batch {0 if batch.is_empty else 1} can "
+                "be decoded; batch norm wants two"
+            )
         if len(self.lost) > self.hparams.max_bad_share * self.n_train:
             raise RunError(
                 f"{len(self.lost)} of {self.n_train} training recordings can't be "
@@ -220,13 +230,21 @@ class SpeakerBrain(RepeatableBrain):
             Scores.
         """
         trials = self.trials[split]
-        target, nontarget = score_trials(self.embeddings, trials)
-        n_lost = len(trials) - len(target) - len(nontarget)
-        if n_lost and not self.debug:
-            logger.warning(
-                f"{split}: {n_lost} of {len(trials)} trials left out, for their "
-                "recordings can't be decoded"
+        names = dict.fromkeys((*trials.enrol, *trials.test))
+        lost = [name for name in names if name not in self.embeddings]
+        if lost and not self.debug:
+            told = (
+                f"{split}: {len(lost)} of {len(names)} recordings can't be decoded, "
+                f"the first is {lost[0]}"
             )
+            if len(lost) > self.hparams.max_bad_share * len(names):
+                raise RunError(
+                    f"{told}; that is over max_bad_share "
+                    f"{self.hparams.max_bad_share:.2%}: repair them or raise "
+                    "max_bad_share, and the same command goes on"
+                )
+            logger.warning(f"{told}; trials with them are left out")
+        target, nontarget = score_trials(self.embeddings, trials)
         if not (len(target) and len(nontarget)):
             raise RunError(
                 f"{split}: of one kind of trials none can be scored; with --debug, a "
@@ -305,14 +323,18 @@ def dataio_prep(hparams: dict, cache: SpeechCache) -> tuple[dict, UtteranceReade
         dataset.add_dynamic_item(name_pipeline)
         dataset.set_output_keys(["id", "sig", "name"])
         datasets[split] = dataset
+        if reader.shards and split in ("valid", "test"):
+            reader.shards.numbers(dataset.data_ids, hparams["max_bad_share"])
 
     label_encoder = hparams["label_encoder"]
     label_encoder.expect_len(hparams["n_speakers"])
     people = [row["spk_id"] for row in datasets["train"].data.values()]
+    labels = Path(hparams["save_folder"]) / LABELS
     label_encoder.load_or_create(
-        path=Path(hparams["save_folder"]) / LABELS,
+        path=labels,
         from_iterables=[[speaker_at(p, speed) for p in people] for speed in speeds],
     )
+    put_on_disk(labels)
 
     @sb.utils.data_pipeline.takes("id", "spk_id")
     @sb.utils.data_pipeline.provides("spk_id_encoded")
@@ -382,14 +404,14 @@ def train(
     for key in ("frozen_blocks", "distillation"):
         if settings.get(key) and not settings["pretrained"]:
             raise InputError(f"--{key} {settings[key]}: is for a --pretrained model")
-    if not settings["skip_prep"]:
-        run_on_main(prepare_corpus, [settings])
+    run_on_main(prepare_corpus, [settings])
     splits, trials = read_corpus(settings["manifest_folder"])
     n_people = len({row.speaker for row in splits["train"]})
     overrides["n_speakers"] = n_people * len(settings["speaker_speeds"])
     hparams_text = config.resolved_text(hparams_file, overrides)
     if list(Path(settings["save_folder"]).glob("CKPT*")):
         config.check_continues(settings["output_folder"], hparams_text)
+        check_same_corpus(settings["save_folder"], settings["manifest_folder"])
     else:
         # Nothing is learnt yet, so an earlier start's numbering of speakers is void.
         (Path(settings["save_folder"]) / LABELS).unlink(missing_ok=True)
@@ -404,6 +426,7 @@ def train(
         # SpeechBrain's own way would leave half of it to a kill.
         with replacing(Path(hparams["output_folder"], "hyperparams.yaml")) as file:
             file.write(hparams_text)
+        note_corpus(hparams["save_folder"], hparams["manifest_folder"])
     if cache is None:
         cache = SpeechCache(hparams["cache_gib"])
     datasets, train_reader = dataio_prep(hparams, cache)
@@ -481,8 +504,12 @@ def train(
         best = best_row(history.epochs)
         rates = {"eer": best["valid_eer"], "min_dcf": best["valid_min_dcf"]}
         return {"valid": rates} | summary(hparams, history)
-    if brain.test_only and not hparams["checkpointer"].recover_if_possible():
-        raise InputError(f"--test_only: {hparams['save_folder']} has no checkpoint")
+    if brain.test_only and not hparams["checkpointer"].recover_if_possible(
+        min_key="eer"
+    ):
+        raise InputError(
+            f"--test_only: {hparams['save_folder']} has no checkpoint of a whole epoch"
+        )
     # Evaluation loads the best checkpoint, and with it the history up to there.
     history = copy.deepcopy(hparams["history"])
     scores, embeddings = {}, {}

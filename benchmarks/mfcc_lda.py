@@ -114,8 +114,7 @@ def fit(hparams_file: str, overrides: dict) -> dict:
     start = time.monotonic()
     config.check_overrides(hparams_file, overrides)
     settings = config.plain_values(hparams_file, {"emb_dim": 0, **overrides})
-    if not settings["skip_prep"]:
-        prepare_corpus(settings)
+    prepare_corpus(settings)
     splits, trials = read_corpus(settings["manifest_folder"])
     speaker_of = {row.id: row.speaker for row in splits["train"]}
     names = sorted(set(speaker_of.values()))

@@ -99,9 +99,9 @@ def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, di
     for key in keys:
         if keys.count(key) > 1:
             raise InputError(f"--{key}: is given {keys.count(key)} times")
-    # A folder may be called 2024 or 1e3.
+    # A folder or a file may be called 2024 or 1e3.
     overrides = re.sub(
-        r"^(\w+_folder): (?!null$)(.+)$",
+        r"^(\w+_folder|pretrained|shards|shard_cache|trials): (?!null$)(.+)$",
         lambda found: f"{found[1]}: {json.dumps(found[2])}",
         overrides,
         flags=re.MULTILINE,

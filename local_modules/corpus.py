@@ -3,15 +3,21 @@
 import hashlib
 import importlib
 import inspect
+import json
 import os
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import recipes
 from local_modules.errors import InputError
+from local_modules.files import replacing
 from local_modules.manifest import Utterance, check_splits, read_manifest
 from local_modules.trials import TrialList, read_trials
+
+SEARCHED = ("train.csv", "valid.csv", "valid_trials.txt")
+TRAINED = (*SEARCHED, "test.csv", "test_trials.txt")
+NOTED = "corpus.json"
 
 
 def prepare_corpus(settings: Mapping) -> None:
@@ -89,10 +95,54 @@ def read_corpus(
     return splits, trials
 
 
-def checksums(folder: str | os.PathLike) -> dict[str, str]:
-    """Short checksums of what a search is made on, the manifests and the trials of
-    `train` and `valid`, by file; the same wherever the recordings lie."""
+def checksums(
+    folder: str | os.PathLike, names: Iterable[str] = SEARCHED
+) -> dict[str, str]:
+    """Short checksums of manifests and trial lists, by default of those that a search
+    is made on; the same wherever the recordings lie.
+
+    Arguments
+    ---------
+    folder : str or os.PathLike
+        The manifest folder.
+    names : iterable of str
+        Files in it.
+
+    Returns
+    -------
+    dict
+        By file.
+    """
     return {
         name: hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest()[:12]
-        for name in ("train.csv", "valid.csv", "valid_trials.txt")
+        for name in names
     }
+
+
+def note_corpus(save_folder: str | os.PathLike, folder: str | os.PathLike) -> None:
+    """Notes in a run's `save_folder` what it trains and tests on."""
+    with replacing(Path(save_folder) / NOTED) as file:
+        json.dump(checksums(folder, TRAINED), file, indent=2)
+
+
+def check_same_corpus(
+    save_folder: str | os.PathLike, folder: str | os.PathLike
+) -> None:
+    """Checks that a run goes on with the recordings and trials that it began with: the
+    speakers of a test may be among those it was trained on otherwise.
+
+    Raises
+    ------
+    InputError
+        They have changed.
+    """
+    path = Path(save_folder) / NOTED
+    if not path.is_file():  # begun before this was noted
+        return
+    noted = json.loads(path.read_text(encoding="utf-8"))
+    for name, checksum in checksums(folder, TRAINED).items():
+        if noted.get(name) != checksum:
+            raise InputError(
+                f"{Path(folder) / name}: has changed since {Path(save_folder).parent} "
+                "was begun; choose another --output_folder"
+            )

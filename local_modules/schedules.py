@@ -16,8 +16,6 @@ class WarmupCosine:
         Peak learning rate.
     warmup_share : float
         Share of the training that is warm-up; 0 for plain cosine annealing.
-    final_share : float
-        Learning rate at the end as a share of the peak.
 
     Raises
     ------
@@ -31,22 +29,20 @@ class WarmupCosine:
     [0.5, 1.0, 0.5, 0.0]
     """
 
-    def __init__(self, lr: float, warmup_share: float = 0.1, final_share: float = 0.0):
+    def __init__(self, lr: float, warmup_share: float = 0.1):
         if not 0 <= warmup_share < 1:
             raise ValueError(
                 f"WarmupCosine: warmup_share {warmup_share} does not lie in [0, 1)"
             )
         self.lr = lr
         self.warmup_share = warmup_share
-        self.final_share = final_share
 
     def __call__(self, progress: float) -> float:
         """The learning rate at `progress` in [0, 1]."""
         if progress < self.warmup_share:
             return self.lr * progress / self.warmup_share
         angle = math.pi * (progress - self.warmup_share) / (1 - self.warmup_share)
-        falling = (1 + math.cos(angle)) / 2
-        return self.lr * (self.final_share + (1 - self.final_share) * falling)
+        return self.lr * (1 + math.cos(angle)) / 2
 
 
 class MarginSchedule:

@@ -520,6 +520,41 @@ def test_tested_again_a_run_has_the_same_rates(finished, voices_folder):
     assert metrics_of(folder) == before
 
 
+def test_a_checkpoint_within_the_first_epoch_is_none_to_test(
+    finished, voices_folder, tmp_path, capsys
+):
+    run = tmp_path / "run"
+    shutil.copytree(finished[0], run)
+    for meta in run.glob("save/CKPT*/CKPT.yaml"):
+        lines = meta.read_text().splitlines(keepends=True)
+        meta.write_text("".join(line for line in lines if not line.startswith("eer:")))
+    text = (run / "hyperparams.yaml").read_text()
+    (run / "hyperparams.yaml").write_text(text.replace(str(finished[0]), str(run)))
+    more = ("--test_only", "--skip_prep", "True")
+    assert train_speaker.main(command_line(voices_folder, run, *more)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.endswith("save has no checkpoint of a whole epoch")
+
+
+def test_a_run_does_not_go_on_with_other_speakers(
+    finished, voices_folder, tmp_path, capsys
+):
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(voices_folder, data)
+    assert train_speaker.main(command_line(data, run, number_of_epochs=1)) == 0
+    before = metrics_of(run)
+    # The same number of speakers, so that the recipe is the same.
+    (data / "train" / "train0").rename(data / "train" / "train9")
+    capsys.readouterr()
+    assert train_speaker.main(command_line(data, run, number_of_epochs=1)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == (
+        f"train_speaker.py: {run}/manifests/train.csv: has changed since {run} was "
+        "begun; choose another --output_folder"
+    )
+    assert metrics_of(run) == before
+
+
 def test_debugging_leaves_a_run_alone(finished, voices_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = metrics_of(finished[0])
@@ -554,25 +589,39 @@ def test_the_cohort_knows_who_speaks_in_each_part_of_a_file(finished, tmp_path):
     assert all(item["name"] == item["id"] for item in items)
 
 
-def test_a_recording_that_breaks_later_is_named_and_skipped(voices_folder, tmp_path):
+def test_a_recording_that_breaks_later_is_named_and_skipped(
+    voices_folder, tmp_path, capsys
+):
     data = tmp_path / "data"
     shutil.copytree(voices_folder, data)
     arguments = command_line(data, tmp_path / "run", number_of_epochs=1)
     assert train_speaker.main(arguments) == 0
-    for broken in (data / "test" / "test0" / "0.wav", data / "train/train0/0.wav"):
+    in_test, in_train = data / "test/test0/0.wav", data / "train/train0/0.wav"
+    for broken in (in_test, in_train):
         size, times = broken.stat().st_size, broken.stat()
         broken.write_bytes(b"\0" * size)
         os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))
-    arguments = command_line(
-        data,
-        tmp_path / "run",
-        number_of_epochs=2,
-        skip_prep=True,
-        max_bad_share=0.05,
-        valid_batch_size=1,
+    values = {"number_of_epochs": 2, "skip_prep": True, "valid_batch_size": 1}
+    arguments = command_line(data, tmp_path / "run", max_bad_share=0.05, **values)
+    assert train_speaker.main(arguments) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error == (
+        "train_speaker.py: test: 1 of 12 recordings can't be decoded, the first is "
+        "test/test0/0.wav; that is over max_bad_share 5.00%: repair them or raise "
+        "max_bad_share, and the same command goes on"
     )
+    arguments = command_line(data, tmp_path / "run", max_bad_share=0.1, **values)
     assert train_speaker.main(arguments) == 0
-    assert str(broken) in (tmp_path / "run" / "log.txt").read_text()
+    assert metrics_of(tmp_path / "run")["test"]["n_target"] == 15
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert str(in_train) in log and "test: 1 of 12 recordings can't be decoded" in log
+    # Batch norm has nothing to compare what is left of a batch of two with.
+    values |= {"batch_size": 2, "number_of_epochs": 1}
+    arguments = command_line(data, tmp_path / "small", max_bad_share=0.1, **values)
+    arguments += ["--manifest_folder", str(tmp_path / "run" / "manifests")]
+    assert train_speaker.main(arguments) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "train0/0: of the recordings of a batch 1 can be decoded" in error
 
 
 @pytest.mark.skipif(not SPEECH.is_dir(), reason=f"no recordings in {SPEECH}")

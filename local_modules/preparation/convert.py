@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from filelock import FileLock
+from joblib import cpu_count
 from tqdm import tqdm
 
 from local_modules.errors import InputError, RunError
+from local_modules.files import put_on_disk
 from local_modules.preparation.recordings import Skipped
 
 SAMPLE_RATE = 16000
@@ -81,7 +83,7 @@ def convert(root: Path, source_of: Mapping[str, str]) -> list[Skipped]:
 def _in_parallel(
     one: Callable[[str], Skipped | None], names: Collection[str]
 ) -> list[Skipped]:
-    pool = ThreadPoolExecutor(_cores())
+    pool = ThreadPoolExecutor(cpu_count())
     try:
         results = tqdm(
             pool.map(one, names),
@@ -94,12 +96,6 @@ def _in_parallel(
     finally:
         # After Ctrl-C, what waits is not converted first.
         pool.shutdown(cancel_futures=True)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # fewer than the machine's in a container
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _convert(ffmpeg: str, source: Path, target: Path) -> str | None:
@@ -115,6 +111,7 @@ def _convert(ffmpeg: str, source: Path, target: Path) -> str | None:
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["no reason given"]
             return f"cannot be converted: {lines[-1].removeprefix(f'{source}: ')}"
+        put_on_disk(part)
         os.replace(part, target)
     finally:
         part.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ from speechbrain.utils.logger import get_logger
 
 from local_modules.errors import InputError, RunError
 from local_modules.manifest import Utterance
+from local_modules.preparation.splits import longest_of_each_file
 from local_modules.trials import TrialList, draw_trials, read_trials
 
 logger = get_logger(__name__)
@@ -83,7 +84,7 @@ def read_trial_file(
     file : TrialFile
         The list.
     utterances : sequence of Utterance
-        Those that may be compared.
+        Of the split. Of files with several, the longest may be compared.
     skipped : collection of str
         Paths of recordings that are no utterances, for a reason that is known.
     max_bad_share : float
@@ -97,19 +98,29 @@ def read_trial_file(
     Raises
     ------
     InputError
-        If the list is malformed, or if no target or no non-target trial is left.
+        If the list is malformed or names others than the longest of a file, or if no
+        target or no non-target trial is left.
     RunError
         If too many recordings are missing.
     """
+    longest = longest_of_each_file(utterances)
     if file.id_of is None:
-        path_of = {u.path: u.path for u in utterances}
+        path_of = {u.path: u.path for u in longest}
         trials = read_trials(file.path, path_of.keys() | skipped)
     else:
         trials = read_trials(file.path)
-        of_id = {u.id: u.path for u in utterances}
+        of_id = {u.id: u.path for u in longest}
+        shorter = {u.id for u in utterances} - of_id.keys()
         named = dict.fromkeys((*trials.enrol, *trials.test))
         path_of = {name: of_id.get(file.id_of(name)) for name in named}
         missing = [name for name, path in path_of.items() if path is None]
+        cut = [name for name in missing if file.id_of(name) in shorter]
+        if cut:
+            raise InputError(
+                f"{file.path}: {len(cut)} of its {len(named)} recordings, such as "
+                f"{cut[0]}, share a file with a longer one; of each file only the "
+                "longest can be compared: cut the files, or leave them out"
+            )
         if len(missing) > max_bad_share * len(named):
             raise RunError(
                 f"{file.path}: {len(missing)} of its {len(named)} recordings can't be "

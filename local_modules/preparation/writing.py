@@ -51,7 +51,8 @@ class Settings:
     seed : int
         Seed of the speakers held out and of the trials drawn.
     valid_share, test_share : float
-        Share of the training speakers to hold out for a split that the corpus lacks.
+        Share of the speakers outside of `test`, if the corpus has that split, or of
+        all, to hold out of training for a split that it lacks.
     min_seconds : float
         Shortest recording to use, seconds.
     max_bad_share : float
@@ -224,10 +225,7 @@ def _complete(
         pool = splits.get(split, splits["train"])
         if split in corpus.lists:
             trial_lists[split] = read_trial_file(
-                corpus.lists[split],
-                longest_of_each_file(pool),
-                skipped,
-                settings.max_bad_share,
+                corpus.lists[split], pool, skipped, settings.max_bad_share
             )
         if split not in splits:
             held_out = set(corpus.test_speakers) if split == "test" else set()

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from joblib import cpu_count
 from optuna.trial import FrozenTrial
 
 from local_modules.errors import RunError
@@ -97,8 +98,8 @@ def _environment(index: int, n_workers: int, deals_gpus: bool) -> Iterator[None]
     """What a process has to find before it imports torch: its share of the cores, and
     one of the GPUs, dealt round."""
     before = dict(os.environ)
-    n_cores = len(os.sched_getaffinity(0))
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, n_cores // n_workers)))
+    n_threads = max(1, cpu_count() // n_workers)
+    os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))
     n_gpus = torch.cuda.device_count()
     if n_gpus and deals_gpus:
         named = before.get("CUDA_VISIBLE_DEVICES")

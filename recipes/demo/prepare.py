@@ -16,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from filelock import FileLock
+from joblib import cpu_count
 from tqdm import tqdm
 
 from local_modules.errors import InputError, RunError
-from local_modules.files import replacing
+from local_modules.files import put_on_disk, replacing
 from local_modules.manifest import Utterance, write_manifest
 from local_modules.trials import draw_trials, write_trials
 from recipes.demo.espeak import Espeak
@@ -175,17 +176,11 @@ def _synthesise(data: Path, speakers: list[Speaker]) -> None:
             smoothing=0.05,
         ) as progress,
         # Leaving the block ends the workers, whether all is done or Ctrl-C came.
-        multiprocessing.Pool(_cores(), _ignore_interrupt) as pool,
+        multiprocessing.Pool(cpu_count(), _ignore_interrupt) as pool,
     ):
         record = functools.partial(_record_speaker, data, partial, voices)
         for _ in pool.imap_unordered(record, missing):
             progress.update(size)
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):  # fewer than the machine's in a container
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _ignore_interrupt() -> None:
@@ -204,6 +199,7 @@ def _record_speaker(data: Path, partial: str, voices: str, speaker: Speaker) -> 
                 text, wave = _record_utterance(espeak, voice, speaker, number)
                 path = folder / f"{number:03d}.wav"
                 soundfile.write(path, wave, SAMPLE_RATE, "PCM_16")
+                put_on_disk(path)
                 rows.writerow((f"{speaker.name}-{number:03d}", text, len(wave)))
         target = data / speaker.split / speaker.name
         target.parent.mkdir(exist_ok=True)

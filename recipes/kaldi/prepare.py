@@ -73,11 +73,12 @@ def prepare(
     check_folder(root, LAYOUT)
     folders = {"train": root}
     if not (root / "wav.scp").is_file():
-        folders = {
-            split: root / name
-            for name, split in SPLIT_FOLDERS.items()
-            if (root / name / "wav.scp").is_file()
-        }
+        found = [n for n in SPLIT_FOLDERS if (root / n / "wav.scp").is_file()]
+        if {"valid", "dev"} <= set(found):
+            raise InputError(
+                f"data_folder {root}: has both valid/ and dev/; keep one of them"
+            )
+        folders = {SPLIT_FOLDERS[name]: root / name for name in found}
         if "train" not in folders:
             raise InputError(
                 f"data_folder {root}: has neither wav.scp nor train/wav.scp; {LAYOUT}"

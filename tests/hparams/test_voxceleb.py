@@ -93,6 +93,26 @@ def test_bf16_is_near_float32():
     assert torch.cosine_similarity(gradient, rounded_gradient, dim=0) > 0.99
 
 
+def test_in_bf16_waveforms_are_augmented_in_float32():
+    """Noise, rooms and filters, in any order."""
+    hparams = load_hparams(RECIPE, {"n_speakers": 3, "augment_prob": 1.0})
+    brain = train_speaker.SpeakerBrain(
+        hparams["modules"], None, hparams, {"device": "cpu", "precision": "bf16"}
+    )
+    brain.teacher = None
+    dtypes = []
+    hparams["compute_features"].register_forward_pre_hook(
+        lambda module, inputs: dtypes.append(inputs[0].dtype)
+    )
+    batch = ReadableBatch(
+        [{"id": f"{n}", "sig": wave} for n, wave in enumerate(torch.randn(2, 8000))]
+    )
+    with brain.training_ctx, torch.no_grad():
+        for _ in range(20):
+            brain.compute_forward(batch, Stage.TRAIN)
+    assert dtypes == [torch.float32] * 20
+
+
 @pytest.fixture(scope="module")
 def vox(tmp_path_factory):
     """Six training speakers of VoxCeleb1, two of VoxCeleb2, and two test speakers."""

@@ -78,6 +78,12 @@ class TestCommandLine:
         assert run_opts.max_grad_norm == 1.0
         assert overrides == {"max_grad_norm": 1.0}
 
+    @pytest.mark.parametrize("key", ["pretrained", "shards", "shard_cache", "trials"])
+    def test_files_called_like_numbers(self, key):
+        given = parse_command_line(["a.yaml", f"--{key}", "2024"])[2]
+        assert given == {key: "2024"}
+        assert parse_command_line(["a.yaml", f"--{key}", "null"])[2] == {key: None}
+
     @pytest.mark.parametrize("name", ["20240105", "2024-01-05", "1e3", "2024-13-45"])
     def test_folders_may_be_called_anything(self, name):
         overrides = parse_command_line(["a.yaml", "--output_folder", name])[2]

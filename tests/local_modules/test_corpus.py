@@ -9,7 +9,12 @@ import pytest
 import soundfile
 
 from local_modules.config import plain_values
-from local_modules.corpus import prepare_corpus, read_corpus
+from local_modules.corpus import (
+    check_same_corpus,
+    note_corpus,
+    prepare_corpus,
+    read_corpus,
+)
 from local_modules.errors import InputError
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -84,6 +89,30 @@ def test_unknown_corpus_names_the_known(settings):
 def test_unsaid_data_folder(settings):
     with pytest.raises(InputError, match=r"^--data_folder: .*'folder'"):
         prepare_corpus(settings | {"data_folder": None})
+    # Names in the trials begin there, even if nothing is prepared.
+    with pytest.raises(InputError, match="^--data_folder: say where"):
+        prepare_corpus(settings | {"data_folder": None, "skip_prep": True})
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["train.csv", "valid.csv", "test.csv", "valid_trials.txt", "test_trials.txt"],
+)
+def test_a_run_ends_with_the_corpus_it_began_with(settings, tmp_path, name):
+    prepare_corpus(settings)
+    manifests, save = Path(settings["manifest_folder"]), tmp_path / "run" / "save"
+    save.mkdir(parents=True)
+    check_same_corpus(save, manifests)  # begun before it was noted
+    note_corpus(save, manifests)
+    check_same_corpus(save, manifests)
+    lines = (manifests / name).read_text().splitlines(keepends=True)
+    (manifests / name).write_text("".join(lines[:-1]))
+    with pytest.raises(InputError) as error:
+        check_same_corpus(save, manifests)
+    assert str(error.value) == (
+        f"{manifests / name}: has changed since {tmp_path / 'run'} was begun; choose "
+        "another --output_folder"
+    )
 
 
 def test_missing_data_folder_is_named(settings, tmp_path):

@@ -16,13 +16,13 @@ GRID = [step / 1000 for step in range(1001)]
         (0.0, 0.0),
         (0.1, 0.2),
         (0.2, 0.4),
-        (0.4, 0.05 * 0.4 + 0.95 * 0.4 * (1 + math.sqrt(0.5)) / 2),
-        (0.6, 0.05 * 0.4 + 0.95 * 0.4 / 2),
-        (1.0, 0.05 * 0.4),
+        (0.4, 0.4 * (1 + math.sqrt(0.5)) / 2),
+        (0.6, 0.4 / 2),
+        (1.0, 0.0),
     ],
 )
 def test_warmup_cosine_by_hand(progress, expected):
-    schedule = WarmupCosine(lr=0.4, warmup_share=0.2, final_share=0.05)
+    schedule = WarmupCosine(lr=0.4, warmup_share=0.2)
     assert schedule(progress) == pytest.approx(expected)
 
 
@@ -33,15 +33,14 @@ def test_training_is_not_all_warm_up(warmup_share):
 
 
 @pytest.mark.parametrize("warmup_share", [0.0, 0.05, 0.3, 0.9])
-@pytest.mark.parametrize("final_share", [0.0, 0.1, 1.0])
-def test_warmup_cosine_rises_then_falls_without_a_jump(warmup_share, final_share):
-    schedule = WarmupCosine(2.0, warmup_share, final_share)
+def test_warmup_cosine_rises_then_falls_without_a_jump(warmup_share):
+    schedule = WarmupCosine(2.0, warmup_share)
     rates = [schedule(progress) for progress in GRID]
     peak = round(1000 * warmup_share)
     assert rates[peak] == pytest.approx(2.0)
     assert rates[: peak + 1] == sorted(rates[: peak + 1])
     assert rates[peak:] == sorted(rates[peak:], reverse=True)
-    assert rates[-1] == pytest.approx(2.0 * final_share)
+    assert rates[-1] == pytest.approx(0.0)
     steepest = max(2.0 / peak if peak else 0.0, math.pi / (1000 - peak))
     jumps = [abs(b - a) for a, b in pairwise(rates)]
     assert max(jumps) <= 1.001 * steepest

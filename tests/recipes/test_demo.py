@@ -51,7 +51,7 @@ def noise_stream(seed: int) -> np.random.Generator:
 
 
 def test_same_seed_same_bytes_whatever_the_processes(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_cores", lambda: 3)
+    monkeypatch.setattr(module, "cpu_count", lambda: 3)
     prepare(str(tmp_path / "data"), str(tmp_path / "save"), **TINY)
     assert contents(tmp_path) == contents(corpus)
 

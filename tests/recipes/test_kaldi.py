@@ -3,7 +3,7 @@ import os
 import pytest
 import soundfile
 
-from local_modules.errors import RunError
+from local_modules.errors import InputError, RunError
 from recipes.kaldi.prepare import prepare
 
 
@@ -63,6 +63,43 @@ def test_split_folders_and_their_trials(corpus, caplog):
     assert trials.enrol == ["wav/test0-0.wav"] * 2
     assert trials.test == ["wav/test0-1.wav", "wav/test1-0.wav"]
     assert "train: 0 test speakers removed, with 0 utterances" in caplog.text
+
+
+def test_two_folders_for_one_split(corpus):
+    for name in ("train", "valid", "dev"):
+        corpus.add(*write(corpus.data / name, 3, name, f"{corpus.data}/"))
+    with pytest.raises(InputError, match="has both valid/ and dev/; keep one of them"):
+        prepare(str(corpus.data), str(corpus.save))
+
+
+def test_trials_of_further_segments_of_a_file(corpus):
+    for name in ("train", "dev", "test"):
+        corpus.add(*write(corpus.data / name, 3, name, f"{corpus.data}/"))
+    folder = corpus.data / "test"
+    (folder / "segments").write_text(
+        "".join(
+            f"test{s}-{u}{part} test{s}-{u} {start} {stop}\n"
+            for s in range(3)
+            for u in range(2)
+            for part, start, stop in (("a", 0.0, 0.3), ("b", 0.3, 0.55))
+        )
+    )
+    (folder / "utt2spk").write_text(
+        "".join(
+            f"test{s}-{u}{part} test{s}\n"
+            for s in range(3)
+            for u in range(2)
+            for part in "ab"
+        )
+    )
+    (folder / "trials").write_text(
+        "test0-0a test0-1b target\ntest0-0a test1-0a nontarget\n"
+    )
+    with pytest.raises(InputError) as error:
+        prepare(str(corpus.data), str(corpus.save), min_seconds=0.1)
+    assert (
+        f"{folder / 'trials'}: 1 of its 3 recordings, such as test0-1b, share a file"
+    ) in str(error.value)
 
 
 def test_a_test_speaker_in_training_is_removed(corpus, caplog):
