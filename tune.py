@@ -22,6 +22,7 @@ from pathlib import Path
 
 import optuna
 import torch
+from filelock import FileLock
 from optuna.trial import FrozenTrial, TrialState
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_environment_description
@@ -45,6 +46,7 @@ from local_modules.tuning.study import (
     EPOCHS,
     SLOT,
     Turnstile,
+    check_claim,
     claim,
     enqueue_defaults,
     failure_reason,
@@ -57,6 +59,7 @@ from train_speaker import train
 
 RECIPE = "hparams/conformer.yaml"
 RETRAINED = "retrained.json"  # in the study's folder
+MANIFESTS = ("manifest_folder", "skip_prep")  # the study's own, for all its trainings
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -87,9 +90,8 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="train the best and the defaults in full, with so many seeds, and test",
     )
     # Ours would take the value of an option that it doesn't know for a file.
-    recipe, argv = (
-        (argv[:1], argv[1:]) if argv[:1] and argv[0][0] != "-" else ([], argv)
-    )
+    n_files = int(bool(argv) and not argv[0].startswith("-"))
+    recipe, argv = argv[:n_files], argv[n_files:]
     options, rest = parser.parse_known_args(argv)
     for name in ("trials", "workers", "timeout", "retrain"):
         value = getattr(options, name)
@@ -110,11 +112,9 @@ def make_job(options: argparse.Namespace, rest: list[str]) -> tuple[Job, dict]:
     make_sampler_and_pruner(options.search, 0)  # a mistake is better known now
     name = options.study or Path(options.recipe).stem
     folder = Path("results/tune") / name
-    full = {
-        **overrides,
-        "manifest_folder": str(folder / "manifests"),
-        "skip_prep": True,
-    }
+    manifests = dict(zip(MANIFESTS, (str(folder / "manifests"), True), strict=True))
+    full = {**overrides, **manifests}
+    config.check_ranges(config.plain_values(options.recipe, {**full, **search.proxy}))
     values = config.plain_values(options.recipe, full)
     minutes = options.timeout
     job = Job(
@@ -224,7 +224,7 @@ def finish(job: Job, study: optuna.Study, full: dict) -> None:
     value = outcome.objective_text(name, best.values[0])
     outcome.write_recipe(
         job.recipe,
-        {**full, **best.params},
+        {k: v for k, v in full.items() if k not in MANIFESTS} | best.params,
         f"{folder}/best/<seed>",
         f"Trial {number} of {len(live)}, {value} on valid, from {job.recipe}",
         folder / "best.yaml",
@@ -299,8 +299,7 @@ def lead(
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     study = job.open_study()
-    claim(study, "settings", job.settings())
-    enqueue_defaults(study, job.search.defaults)
+    check_claim(study, "settings", job.settings())
     Turnstile(job.folder).recover(study)
     live = live_trials(study)
     check_first(live)
@@ -310,7 +309,10 @@ def lead(
     settings = config.plain_values(job.recipe, full)
     prepare_corpus(settings | {"skip_prep": False})  # True is for the trials
     read_corpus(settings["manifest_folder"])
+    # Not before all is as it should be: a study can't be begun twice.
+    claim(study, "settings", job.settings())
     claim(study, "data", {"corpus": checksums(settings["manifest_folder"])})
+    enqueue_defaults(study, job.search.defaults)
     try:
         if n_done < job.n_trials:
             watch(job, study, running)
@@ -335,14 +337,16 @@ def retrain_best(
     systems = {"defaults": (0, full)}
     if best.user_attrs[SLOT] != 0:
         systems["best"] = (best.user_attrs[SLOT], {**full, **best.params})
-    retrain(
-        job.recipe,
-        systems,
-        range(job.seed, job.seed + n_seeds),
-        job.folder / RETRAINED,
-        run_opts,
-        train,
-    )
+    # The second of two starts finds the trainings of the first.
+    with FileLock(job.folder / ".retrain.lock"):
+        retrain(
+            job.recipe,
+            systems,
+            range(job.seed, job.seed + n_seeds),
+            job.folder / RETRAINED,
+            run_opts,
+            train,
+        )
 
 
 def main(argv: list[str] | None = None) -> int:

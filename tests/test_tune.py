@@ -136,6 +136,9 @@ def test_a_study_and_what_it_leaves(here):
     assert values["output_folder"] == "results/tune/small/best/1234"
     changed = {key for key in own if own[key] != values[key]}
     assert {"number_of_epochs", "batch_size", "d_model"}.isdisjoint(changed)
+    # It stands alone: its manifests are its own, made when it is trained.
+    assert values["manifest_folder"] == "results/tune/small/best/1234/manifests"
+    assert not values["skip_prep"]
 
 
 def test_retraining_tests_the_best_beside_the_defaults(here, capsys):
@@ -259,6 +262,7 @@ def test_a_first_trial_that_was_pruned_is_not_shown_for_the_own_values(here, cap
         (["--precision", "fp8"], ["--precision", "bf16"]),
         (["--device", "cpu", "--precision", "fp16"], ["--precision fp16", "GPUs"]),
         (["--save_folder", "x"], ["--save_folder", "each trial's own"]),
+        (["--seed", "-1"], ["--seed -1", "0 or more"]),
         (["stray"], ["stray"]),
     ],
 )
@@ -271,6 +275,17 @@ def test_a_mistake_is_one_line_and_status_2(arguments, words, here, capsys):
     for word in words:
         assert word in error
     assert not (here / "results").exists()
+
+
+def test_a_study_that_could_not_begin_leaves_its_name_free(here, capsys):
+    """Also one whose name is no YAML."""
+    name = ("--study", "try 2: #big", "--trials", "1")
+    assert tune.main(command(*name, "--corpus", "librispeech")) == 2
+    assert tune.main(command(*name)) == 0
+    best = "results/tune/try 2: #big/best.yaml"
+    assert f"train_speaker.py '{best}'" in capsys.readouterr().out
+    values = config.plain_values(best, {})
+    assert values["output_folder"] == "results/tune/try 2: #big/best/1234"
 
 
 def test_a_study_is_not_continued_as_another(here, capsys):

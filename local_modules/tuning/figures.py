@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from optuna.exceptions import ExperimentalWarning
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from plotly.offline import get_plotlyjs
 
 from local_modules.files import replacing
@@ -250,7 +250,8 @@ def _overlay(study, name, title, key, factor, axis) -> Picture:
             look = (1, VERMILLION, 2.0, "the recipe's own, trial 0")
         else:
             look = (0, OTHERS_GREY, 0.8, f"trial {number}")
-        curves.append((*look, epochs, values, _dash(trial)))
+        is_pruned = trial.state == TrialState.PRUNED
+        curves.append((*look, epochs, values, is_pruned))
     curves.sort(key=lambda curve: curve[0])
 
     figure = go.Figure()
@@ -294,10 +295,6 @@ def _overlay(study, name, title, key, factor, axis) -> Picture:
         "dotted lines were pruned."
     )
     return Picture(name, title, how_to_read, figure, draw)
-
-
-def _dash(trial: FrozenTrial) -> bool:
-    return trial.state == TrialState.PRUNED
 
 
 def write_pictures(found: list[Picture], folder: Path) -> None:

@@ -50,19 +50,28 @@ class OptunaReporter(hpopt.HyperparameterOptimizationReporter):
         Raises
         ------
         InputError
-            There is no such trial, or it has ended.
+            There is no such trial, it is not under way, or its study has several
+            objectives.
         """
         *_, name, number = (os.environ[name] for name in OPTUNA_VARIABLES)
         try:
-            trial = self._load_study().trials[int(number)]
+            study = self._load_study()
+            trial = study.trials[int(number)]
+            if trial.number != int(number):
+                raise IndexError("numbers count from 0")
         except Exception as error:
             raise InputError(
                 f"{', '.join(OPTUNA_VARIABLES)}: name no trial: {one_line(error)}"
             ) from error
-        if trial.state.is_finished():
+        if trial.state.name != "RUNNING":
             raise InputError(
-                f"OPTUNA_TRIAL_NUMBER {number}: has ended, {trial.state.name}, in "
-                f"study {name}; the driver has to ask for another"
+                f"OPTUNA_TRIAL_NUMBER {number}: is {trial.state.name} in study {name}; "
+                "the driver has to ask for one"
+            )
+        if len(study.directions) != 1:
+            raise InputError(
+                f"OPTUNA_STUDY_NAME {name}: has {len(study.directions)} objectives; "
+                "the EER is one"
             )
 
     def report_objective(self, result: Mapping) -> None:

@@ -1,6 +1,7 @@
 """What came of a study: its best trial, the table of trials, a recipe made of it."""
 
 import csv
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
 
 from local_modules.files import replacing
-from local_modules.tuning.study import SLOT, STEPS, failure_reason, live_trials
+from local_modules.tuning.search import OBJECTIVES
+from local_modules.tuning.study import EPOCHS, SLOT, failure_reason, live_trials
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
@@ -60,14 +62,21 @@ def trial_line(trial: FrozenTrial, objectives: tuple[str, ...]) -> str:
         pairs = zip(objectives, trial.values, strict=True)
         what = ", ".join(objective_text(name, value) for name, value in pairs)
     elif trial.state == TrialState.PRUNED:
-        last, value = max(trial.intermediate_values.items())
-        share = 100 * last // STEPS
-        value = objective_text(objectives[0], value)
+        value = objective_text(objectives[0], latest_value(trial, objectives[0]))
+        share = round(100 * trial.user_attrs[EPOCHS][-1]["budget_used"])
         what = f"pruned: {value} after {share} % of its budget"
     else:
         what = f"failed: {failure_reason(trial)}"
     number, minutes = trial.user_attrs[SLOT], trial.duration.total_seconds() / 60
     return f"trial {number}: {what}; {params_text(trial.params)}; {minutes:.1f} min"
+
+
+def latest_value(trial: FrozenTrial, objective: str) -> float | None:
+    """An objective after the last epoch of a trial that has no value, or an untrained
+    one's: the pruner compares what was known earlier. None if it has no epoch, or its
+    epochs don't tell."""
+    epochs = trial.user_attrs.get(EPOCHS, ())
+    return epochs[-1].get(OBJECTIVES[objective]) if epochs else None
 
 
 def write_trials(study: optuna.Study, objectives: tuple[str, ...], path: Path) -> None:
@@ -93,6 +102,8 @@ def write_trials(study: optuna.Study, objectives: tuple[str, ...], path: Path) -
         )
         for number, trial in live.items():
             values = trial.values or [""] * len(objectives)
+            if trial.state == TrialState.PRUNED:
+                values = [latest_value(trial, objectives[0])]
             found = trial.user_attrs.get("metrics", {})
             failed = trial.state == TrialState.FAIL
             rows.writerow(
@@ -131,7 +142,8 @@ def write_recipe(
     tree = yaml.load(Path(hparams_file).read_text(encoding="utf-8"))
     for key, value in overrides.items():
         tree[key] = value
-    tree["output_folder"] = yaml.load(f"a: !ref {output_folder}")["a"]
+    # In quotes, for a study may be called anything.
+    tree["output_folder"] = yaml.load(f"a: !ref {json.dumps(output_folder)}")["a"]
     with replacing(path) as file:
         file.write(f"# {title}\n")
         yaml.dump(tree, file)

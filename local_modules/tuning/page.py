@@ -1,5 +1,6 @@
 """`report.html` of a study: one file that needs no network."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,7 +12,12 @@ from plotly.offline import get_plotlyjs
 from local_modules.files import replacing
 from local_modules.templates import page_template
 from local_modules.tuning.figures import Picture
-from local_modules.tuning.outcome import best_trial, objective_text, value_text
+from local_modules.tuning.outcome import (
+    best_trial,
+    latest_value,
+    objective_text,
+    value_text,
+)
 from local_modules.tuning.search import Search, distribution_text
 from local_modules.tuning.study import SLOT, failure_reason, live_trials
 
@@ -48,10 +54,10 @@ def write_page(
             "name": f"Study {study.study_name}",
             "n_trials": len(live),
             "summary": _summary(live, recipe, search),
-            "recipe": str(path.with_name("best.yaml")),
+            "recipe": shlex.quote(str(path.with_name("best.yaml"))),
         },
         cards=_cards(live, best, search),
-        confidence=_confidence(live, best, search, retrained),
+        confidence=_confidence(live, retrained),
         parameters=[
             {
                 "key": key,
@@ -61,7 +67,7 @@ def write_page(
             }
             for key, distribution in search.space.items()
         ],
-        retrained=retrained and _retrained(retrained, live, best),
+        retrained=retrained and _retrained(retrained, live, best, search),
         pictures=[
             {
                 "name": picture.name,
@@ -131,7 +137,7 @@ def _cards(live, best: FrozenTrial, search: Search) -> list[dict]:
     return cards
 
 
-def _confidence(live, best: FrozenTrial, search: Search, retrained) -> str:
+def _confidence(live, retrained) -> str:
     n_complete = sum(trial.state == TrialState.COMPLETE for trial in live.values())
     text = (
         f"The best of {n_complete} complete trials is chosen on the validation "
@@ -146,7 +152,7 @@ def _confidence(live, best: FrozenTrial, search: Search, retrained) -> str:
     )
 
 
-def _retrained(retrained: Mapping, live, best: FrozenTrial) -> dict:
+def _retrained(retrained: Mapping, live, best: FrozenTrial, search: Search) -> dict:
     rows = [
         {
             "name": f"{name} (trial {row['trial']})",
@@ -170,7 +176,8 @@ def _retrained(retrained: Mapping, live, best: FrozenTrial) -> dict:
         f"valid and {100 * gains['test']:.0f} % on test."
     )
     first = live[0]  # one that was pruned has a value too
-    if first.state == TrialState.COMPLETE and first.values[0]:
+    is_eer = search.objectives[0] == "eer"
+    if is_eer and first.state == TrialState.COMPLETE and first.values[0]:
         searched = 1 - best.values[0] / first.values[0]
         text = (
             f"In the search, the best trial gained {100 * searched:.0f} % over the "
@@ -195,11 +202,10 @@ def _spread(values: list[float], factor: float, unit: str) -> str:
 
 
 def _row(number: int, trial: FrozenTrial, best: FrozenTrial, search: Search) -> dict:
-    values = trial.values
-    if values is None and trial.intermediate_values:
-        values = [trial.intermediate_values[max(trial.intermediate_values)]]
-    values = list(values or [])
-    values += [None] * (len(search.objectives) - len(values))
+    if trial.state == TrialState.COMPLETE:
+        values = trial.values
+    else:
+        values = [latest_value(trial, name) for name in search.objectives]
     seconds = trial.duration.total_seconds() if trial.duration else None
     failed = trial.state == TrialState.FAIL
     cells = [

@@ -1,6 +1,7 @@
 """The search file: which keys of a recipe are searched, where, how and for what."""
 
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -95,8 +96,8 @@ def read_search(
     objectives = objectives or tree["objective"]
     if not isinstance(objectives, (list, tuple)):
         objectives = (objectives,)
-    for name in objectives:
-        if name not in OBJECTIVES:
+    for name in objectives or [None]:
+        if not isinstance(name, str) or name not in OBJECTIVES:
             raise InputError(f"objective {name!r}: there are {', '.join(OBJECTIVES)}")
     objectives = tuple(objectives)
     n_trials = tree["trials"]
@@ -115,6 +116,8 @@ def read_search(
         if key in proxy:
             raise InputError(f"{place}: is in proxy too; take it out of one of them")
         distribution = _distribution(place, entry)
+        for value in _ends(distribution):
+            config.check_overrides(hparams_file, {key: value}, f"{place}: ")
         if key in overrides:
             continue
         if not _contains(distribution, values[key]):
@@ -195,7 +198,7 @@ def _load(search_file) -> Mapping:
 
 def _distribution(place: str, entry) -> BaseDistribution:
     kind = entry.get("type") if isinstance(entry, Mapping) else None
-    if kind not in TYPES:
+    if not isinstance(kind, str) or kind not in TYPES:
         raise InputError(f"{place}: type {kind!r}: there are {', '.join(TYPES)}")
     make, needed, optional = TYPES[kind]
     given = {name: value for name, value in entry.items() if name != "type"}
@@ -204,9 +207,14 @@ def _distribution(place: str, entry) -> BaseDistribution:
         raise InputError(f"{place}: {name}: is missing")
     for name in needed & {"low", "high"} | set(given) & {"step"}:
         number = int if kind == "int" else (int, float)
-        if not isinstance(given[name], number) or isinstance(given[name], bool):
-            raise InputError(f"{place}: {name}: {given[name]!r} is no {kind}")
-    if kind == "categorical" and not isinstance(given["choices"], Sequence | tuple):
+        value = given[name]
+        if not isinstance(value, number) or isinstance(value, bool):
+            raise InputError(f"{place}: {name}: {value!r} is no {kind}")
+        if not math.isfinite(value):
+            raise InputError(f"{place}: {name}: {value!r} is not finite")
+    if not isinstance(given.get("log", False), bool):
+        raise InputError(f"{place}: log: {given['log']!r} is neither True nor False")
+    if kind == "categorical" and not isinstance(given["choices"], list):
         raise InputError(f"{place}: choices: {given['choices']!r} is no list")
     for choice in given.get("choices", ()):
         if not isinstance(choice, (str, int, float, type(None))):
@@ -219,6 +227,13 @@ def _distribution(place: str, entry) -> BaseDistribution:
         return make(**given)
     except (ValueError, TypeError) as error:
         raise InputError(f"{place}: {one_line(error)}") from None
+
+
+def _ends(distribution: BaseDistribution) -> tuple:
+    """All choices, or the lowest and the highest value."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    return distribution.low, distribution.high
 
 
 def _contains(distribution: BaseDistribution, value) -> bool:

@@ -37,12 +37,13 @@ from sqlalchemy.exc import (
 
 from local_modules.errors import InputError
 
+JOURNAL = "study.journal"
 MAX_ATTEMPTS = 3
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 40
 CREATIONS = 10  # tries to create the tables of a database
 OUTAGE_SECONDS = 300  # how long a database may be away, for a restart
-BEGINNING_SECONDS = 300  # within which a trial under way has its slot
+BEGINNING_SECONDS = 300  # within which a trial under way has noted so
 STEPS = 10  # that the pruner knows of a trial: tenths of its budget
 
 # User attributes of a trial.
@@ -50,6 +51,7 @@ SLOT = "slot"
 REASON = "reason"  # why it failed; absent if its process was killed
 SURPLUS = "the study had its trials"  # a reason
 ATTEMPTS = "attempts"  # begun since it last finished an epoch
+BEGUN = "begun"  # its own number, once under way; one put back has another's at first
 EPOCHS = "epochs"  # rows of what it has finished
 
 
@@ -85,6 +87,7 @@ def begin_attempt(study: optuna.Study, trial: optuna.Trial) -> int | None:
     known = trial.user_attrs
     n_epochs = len(known.get(EPOCHS, ()))
     is_stuck = n_epochs == known.get("begun_with")
+    trial.set_user_attr(BEGUN, trial.number)
     trial.set_user_attr(ATTEMPTS, known.get(ATTEMPTS, 0) + 1 if is_stuck else 1)
     trial.set_user_attr("begun_with", n_epochs)
     trial.set_user_attr(SLOT, numbers[trial.number])
@@ -154,7 +157,7 @@ def open_study(
     Raises
     ------
     InputError
-        The URL can't be used, or the study has another number of objectives.
+        The storage can't be used, or the study has another number of objectives.
     """
     try:
         with _experimental():
@@ -164,9 +167,16 @@ def open_study(
                 directions=["minimize"] * n_objectives,
                 load_if_exists=True,
             )
-    except (SQLAlchemyError, ImportError, ValueError) as error:
+    except (
+        SQLAlchemyError,
+        StorageInternalError,
+        ImportError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        where = folder / JOURNAL if storage is None else f"--storage {storage}"
         words = str(error).strip().splitlines()[0]
-        raise InputError(f"--storage {storage}: can't be opened ({words})") from None
+        raise InputError(f"{where}: can't be opened ({words})") from None
     if len(study.directions) != n_objectives:
         raise InputError(
             f"--study {name}: has {len(study.directions)} objectives, not "
@@ -176,7 +186,13 @@ def open_study(
 
 
 def claim(study: optuna.Study, attribute: str, settings: Mapping) -> None:
-    """Writes down what a study is of, or checks that it is of this.
+    """Writes down what a study is of, if it is of this; see `check_claim`."""
+    check_claim(study, attribute, settings)
+    study.set_user_attr(attribute, settings)
+
+
+def check_claim(study: optuna.Study, attribute: str, settings: Mapping) -> None:
+    """Checks that a study is of this, or nobody has written down yet what it is of.
 
     Arguments
     ---------
@@ -194,9 +210,7 @@ def claim(study: optuna.Study, attribute: str, settings: Mapping) -> None:
     """
     settings = json.loads(json.dumps(settings))
     earlier = study.user_attrs.get(attribute)
-    if earlier is None:
-        study.set_user_attr(attribute, settings)
-    elif earlier != settings:
+    if earlier not in (None, settings):
         name, before, now = _first_difference(earlier, settings)
         if isinstance(now, dict) and isinstance(before, dict):
             key, before, now = _first_difference(before, now)
@@ -270,7 +284,8 @@ class Turnstile:
                 # One killed before its first heartbeat never gets stale.
                 for trial in study.get_trials(states=(TrialState.RUNNING,)):
                     age = (datetime.now() - trial.datetime_start).total_seconds()
-                    if SLOT not in trial.user_attrs and age > BEGINNING_SECONDS:
+                    has_begun = trial.user_attrs.get(BEGUN) == trial.number
+                    if not has_begun and age > BEGINNING_SECONDS:
                         self._fail(study, trial)
             # Also those that somebody failed and was killed before putting back.
             for trial in live_trials(study).values():
@@ -329,7 +344,7 @@ class _JournalLock:
 
 def _journal(folder: Path) -> JournalStorage:
     lock = _JournalLock(folder / ".journal.lock")
-    return JournalStorage(JournalFileBackend(str(folder / "study.journal"), lock))
+    return JournalStorage(JournalFileBackend(str(folder / JOURNAL), lock))
 
 
 def _database(url: str) -> optuna.storages.RDBStorage:

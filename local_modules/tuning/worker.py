@@ -44,6 +44,7 @@ from local_modules.tuning.study import (
     Turnstile,
     begin_attempt,
     forgive_attempt,
+    is_journal,
     is_surplus,
     live_trials,
     open_study,
@@ -192,10 +193,12 @@ class Worker:
         self.turnstile = Turnstile(job.folder)
         self.study = job.open_study()
         # Never again the values that an earlier start, another worker or, with a
-        # database, another machine has drawn.
+        # database, another start or machine has drawn.
         n_trials = len(self.study.get_trials(deepcopy=False))
-        machine = zlib.crc32(socket.gethostname().encode()) if job.storage else 0
-        key = np.random.SeedSequence([job.seed, index, n_trials, machine])
+        start = f"{socket.gethostname()} {os.getpid()}" if job.storage else ""
+        key = np.random.SeedSequence(
+            [job.seed, index, n_trials, zlib.crc32(start.encode())]
+        )
         self.study.sampler, self.study.pruner = make_sampler_and_pruner(
             job.search_file, int(key.generate_state(1)[0])
         )
@@ -268,6 +271,9 @@ class Worker:
                     trial.set_user_attr(REASON, SURPLUS)
                     raise _TrialFailed(SURPLUS)
                 lock = self.turnstile.trial_lock(number)
+                if not is_journal(self.study):
+                    # One taken for dead may still hold it, and nobody waits for that.
+                    turn.close()
                 trial_lock.enter_context(lock)
                 turn.close()
                 return self._objective(trial, Path(lock.lock_file).parent)
@@ -299,9 +305,6 @@ class Worker:
                 shutil.rmtree(folder / "save", ignore_errors=True)
                 raise InputError(SURPLUS)
             metrics = self._train(trial, folder)
-            # An attempt that found all epochs done had none to report.
-            for _ in self._report(trial, trial.user_attrs[EPOCHS]):
-                pass
             trial.set_user_attr("metrics", metrics)
             values = [objective_value(metrics, o) for o in self.job.search.objectives]
             if not np.isfinite(values).all():
@@ -370,7 +373,11 @@ class Worker:
             best = best_row(epochs)
             metrics = {f"best/{name}": best[name] for name in BEST_OF_A_TRIAL}
             with SummaryWriter(folder / "tensorboard") as writer:
-                writer.add_hparams(trial.params, metrics, run_name=".")
+                # TensorBoard knows no None.
+                params = {
+                    k: str(v) if v is None else v for k, v in trial.params.items()
+                }
+                writer.add_hparams(params, metrics, run_name=".")
 
 
 def by_budget(epochs: Sequence[Mapping], key: str) -> dict[int, float]:

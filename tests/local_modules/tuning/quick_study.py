@@ -52,6 +52,8 @@ def train(hparams_file, run_opts, overrides, cache, on_epoch, test):
     (folder / "save").mkdir(parents=True, exist_ok=True)
     saved = folder / "save" / "rows.json"
     rows = json.loads(saved.read_text()) if saved.exists() else []
+    if rows:
+        on_epoch(rows)
     while len(rows) < N_EPOCHS:
         time.sleep(mishaps.get("seconds", 0.0))
         epoch = len(rows) + 1

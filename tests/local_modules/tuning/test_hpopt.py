@@ -131,7 +131,10 @@ def test_without_a_driver_the_result_is_printed(voices_folder, hpopt_file):
 @pytest.mark.parametrize(
     ("name", "number", "words"),
     [
-        ("theirs", "0", "OPTUNA_TRIAL_NUMBER 0: has ended, COMPLETE, in study theirs"),
+        ("theirs", "0", "OPTUNA_TRIAL_NUMBER 0: is COMPLETE in study theirs"),
+        ("theirs", "1", "OPTUNA_TRIAL_NUMBER 1: is WAITING in study theirs"),
+        ("theirs", "-1", "OPTUNA_TRIAL_NUMBER: name no trial: numbers count from 0"),
+        ("two", "0", "OPTUNA_STUDY_NAME two: has 2 objectives"),
         ("theirs", "7", "OPTUNA_TRIAL_NUMBER: name no trial"),
         ("theirs", "x", "OPTUNA_TRIAL_NUMBER: name no trial"),
         ("ours", "0", "OPTUNA_TRIAL_NUMBER: name no trial"),
@@ -143,6 +146,11 @@ def test_a_wrong_trial_is_known_before_the_training(
     storage = f"sqlite:///{tmp_path}/study.db"
     study = optuna.create_study(study_name="theirs", storage=storage)
     study.tell(study.ask(), 0.1)
+    study.enqueue_trial({"lr": 0.1})
+    two = optuna.create_study(
+        study_name="two", storage=storage, directions=2 * ["minimize"]
+    )
+    two.ask()
     names = (storage, name, number)
     for variable, value in zip(OPTUNA_VARIABLES, names, strict=True):
         monkeypatch.setenv(variable, value)

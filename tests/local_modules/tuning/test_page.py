@@ -50,6 +50,7 @@ def make_study(n_trials, objectives=("eer",), pruned=2):
                 "train_accuracy": 0.3 * epoch,
                 "train_loss": 3.0 / epoch,
                 "learning_rate": 0.001,
+                "budget_used": epoch / 3,
             }
             for epoch, eer in enumerate(eers, 1)
         ]
@@ -123,6 +124,10 @@ def test_what_retraining_says_of_the_gain(tmp_path):
     worse = {**RETRAINED, "best": {**RETRAINED["best"], "test_eer": [0.07, 0.09]}}
     text = visible(write(make_study(8), tmp_path, worse)[1])
     assert "0 % on test. 10 points of the gain were the luck" in text
+    # Points of another objective are none of the EER.
+    study = make_study(8, ("n_parameters", "eer"))
+    text = visible(write(study, tmp_path, worse, ("n_parameters", "eer"))[1])
+    assert "0 % on test." in text and "luck" not in text and "In the search" not in text
     own = {"defaults": RETRAINED["defaults"]}
     text = visible(write(make_study(8), tmp_path, own)[1])
     assert "No trial was better than the recipe's own." in text

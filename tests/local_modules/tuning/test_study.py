@@ -153,6 +153,7 @@ def test_workers_of_two_machines_share_a_database(server, tmp_path):
         len(list(tmp_path.glob(f"*/trials/{number}/epochs_run"))) for number in live
     ]
     assert places == 8 * [1]
+    assert len({trial.params["lr"] for trial in live.values()}) == 8
 
 
 def test_many_open_a_new_database_at_once(server, tmp_path):
@@ -286,17 +287,19 @@ def test_after_its_time_a_study_begins_no_trial_but_the_first(tmp_path):
 
 
 def test_fewer_trials_and_more_again(tmp_path):
-    """What was under way beyond the smaller number is begun anew."""
+    """What was under way beyond the smaller number waits, and is carried on with."""
     process = start(tmp_path, "-", 5, 1, interrupt={"3": 2})
     process.communicate(timeout=300)
     live, ran = outcome(tmp_path)
     assert live[3].state == TrialState.WAITING and ran[3] == [1, 2]
     finished(tmp_path, "-", 3, 1)
-    assert len(outcome(tmp_path)[0]) >= 3
+    live, ran = outcome(tmp_path)
+    assert live[3].state == TrialState.WAITING and ran[3] == [1, 2]
     finished(tmp_path, "-", 5, 1)
     live, ran = outcome(tmp_path)
     assert list(live) == [0, 1, 2, 3, 4]
     assert {trial.state for trial in live.values()} == {TrialState.COMPLETE}
+    assert ran[3] == [1, 2, 3, 4]
 
 
 def test_ctrl_c_puts_the_trial_back_and_is_no_kill(tmp_path):
@@ -354,13 +357,24 @@ def test_a_journal_by_a_relative_path_with_an_old_lock(tmp_path, monkeypatch):
 
 
 def test_a_trial_killed_before_its_first_heartbeat(server, tmp_path, monkeypatch):
+    """The first one, another, and one that was put back: all may just have begun."""
     study = open_study(server.new_database(), tmp_path, "s", 1)
-    study.ask()
+    enqueue_defaults(study, {"lr": 0.5})
+    put_back_once = running(study)  # the first
+    study.tell(put_back_once, state=TrialState.FAIL)
     Turnstile(tmp_path).recover(study)
-    assert live_trials(study)[0].state == TrialState.RUNNING  # may just have begun
+    study.ask(), study.ask()
+    Turnstile(tmp_path).recover(study)
+    states = [trial.state for trial in live_trials(study).values()]
+    assert states == 2 * [TrialState.RUNNING]
     monkeypatch.setattr(module, "BEGINNING_SECONDS", 0.0)
     Turnstile(tmp_path).recover(study)
-    assert live_trials(study)[0].state == TrialState.WAITING
+    states = [trial.state for trial in live_trials(study).values()]
+    assert states == 2 * [TrialState.WAITING]
+    begun = running(study)  # has noted so, and is left to its heartbeat
+    Turnstile(tmp_path).recover(study)
+    state = {t.number: t.state for t in study.trials}[begun.number]
+    assert state == TrialState.RUNNING
 
 
 def test_a_trial_about_to_be_put_back_has_not_ended(study):
@@ -481,6 +495,23 @@ def test_a_wrong_storage_is_one_line(url, tmp_path):
     with pytest.raises(InputError) as caught:
         open_study(url, tmp_path, "s", 1)
     assert url in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_damaged_journal_is_one_line(tmp_path):
+    (tmp_path / "study.journal").write_text("no journal\nof any kind\n")
+    with pytest.raises(InputError) as caught:
+        open_study(None, tmp_path, "s", 1)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'study.journal'}: can't be opened (")
+    assert "\n" not in message
+
+
+def test_a_database_that_takes_nothing_is_one_line(tmp_path):
+    url = f"sqlite:///{tmp_path}/s.db"
+    open_study(url, tmp_path, "s", 1)
+    with pytest.raises(InputError, match="can't be opened") as caught:
+        open_study(f"sqlite:///file:{tmp_path}/s.db?mode=ro&uri=true", tmp_path, "t", 1)
+    assert "\n" not in str(caught.value)
 
 
 def test_defaults_are_enqueued_once(study):
