@@ -18,37 +18,18 @@ import torch
 from onnx import numpy_helper
 
 import export
-from local_modules.config import load_hparams, resolved_text
-from local_modules.evaluation.backend import Backend
 from local_modules.inference.extraction import SpeakerModel
-from local_modules.inference.model_folder import write_model_folder
 from local_modules.metrics import equal_error_rate
+from tests.random_models import THRESHOLD, write_model
 
 ROOT = Path(__file__).parents[1]
-TINY = {"d_model": 16, "n_blocks": 1, "n_heads": 2, "d_ffn": 16, "emb_dim": 8}
-SPLIT = {"eer": 0.1, "eer_threshold": 0.5, "min_dcf": 0.4}
-SPLIT |= {"n_target": 3, "n_nontarget": 4}
-METRICS = {
-    "valid": SPLIT,
-    "test": SPLIT,
-    "epochs": 1,
-    "train_seconds": 1.0,
-    "n_speakers": 2,
-    "n_parameters": 10,
-}
 
 
 @pytest.fixture(scope="module")
 def run(voices_folder, tmp_path_factory):
     """What a training leaves that matters here, with random weights; and exported."""
     folder = tmp_path_factory.mktemp("run")
-    recipe = str(ROOT / "hparams" / "conformer.yaml")
-    overrides = {**TINY, "n_speakers": 2, "data_folder": str(voices_folder)}
-    hparams = load_hparams(recipe, overrides)
-    hparams["label_encoder"].update_from_iterable(["ann", "bob"])
-    text = resolved_text(recipe, overrides)
-    backend = Backend(torch.zeros(8), torch.eye(8))
-    write_model_folder(folder / "model", hparams, text, backend, METRICS)
+    _, text = write_model(folder / "model", data_folder=str(voices_folder))
     (folder / "hyperparams.yaml").write_text(text)
     (folder / "manifests").mkdir()
     files = sorted(voices_folder.glob("test/*/*.wav"))
@@ -121,7 +102,7 @@ def test_runs_where_torch_is_not(run, voices_folder, tmp_path):
     expected = torch.cosine_similarity(*embeddings, dim=0).item()
     score, decision = done.stdout.split()
     assert float(score) == pytest.approx(expected, abs=2e-4)
-    assert decision == str(expected > SPLIT["eer_threshold"])
+    assert decision == str(expected > THRESHOLD)
 
 
 def eer_of(model, run, root):

@@ -3,7 +3,6 @@
 import os
 import shutil
 import sqlite3
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,40 +10,14 @@ import soundfile
 import torch
 from speechbrain.inference.classifiers import EncoderClassifier
 
-from local_modules.config import load_hparams, resolved_text
 from local_modules.errors import InputError
-from local_modules.evaluation.backend import Backend
 from local_modules.inference.extraction import EmbeddingStore, SpeakerModel, embed_files
-from local_modules.inference.model_folder import write_model_folder
-
-ROOT = Path(__file__).parents[3]
-SPLIT = {"eer": 0.1, "eer_threshold": 0.5, "min_dcf": 0.4}
-SPLIT |= {"n_target": 3, "n_nontarget": 4}
-METRICS = {
-    "valid": SPLIT,
-    "test": SPLIT,
-    "epochs": 1,
-    "train_seconds": 1.0,
-    "n_speakers": 2,
-    "n_parameters": 10,
-}
-TINY = {"d_model": 16, "n_blocks": 1, "n_heads": 2, "d_ffn": 16, "emb_dim": 8}
-
-
-def write_model(folder, **overrides):
-    overrides = {"n_speakers": 2, **TINY, **overrides}
-    recipe = str(ROOT / "hparams" / "conformer.yaml")
-    hparams = load_hparams(recipe, overrides)
-    hparams["label_encoder"].update_from_iterable(["ann", "bob"])
-    text = resolved_text(recipe, overrides)
-    backend = Backend(torch.zeros(8), torch.eye(8))
-    write_model_folder(folder, hparams, text, backend, METRICS)
-    return folder
+from tests.random_models import write_model
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return SpeakerModel(str(write_model(tmp_path_factory.mktemp("one") / "model")))
+    return SpeakerModel(str(write_model(tmp_path_factory.mktemp("one") / "model")[0]))
 
 
 @pytest.fixture
@@ -127,7 +100,7 @@ def test_what_is_stored_is_not_computed_again(model, store, files, monkeypatch):
 def test_another_model_never_gets_them(model, store, files, tmp_path):
     """Other weights, or the same weights behind other features."""
     one, _ = embed_files(model, files[:1], store)
-    other = SpeakerModel(str(write_model(tmp_path / "other" / "model", seed=7)))
+    other = SpeakerModel(str(write_model(tmp_path / "other" / "model", seed=7)[0]))
     assert other.fingerprint != model.fingerprint
     two, _ = embed_files(other, files[:1], store)
     assert not np.allclose(one[files[0]].vector, two[files[0]].vector)
@@ -257,4 +230,4 @@ def test_no_model_is_one_line(name, tmp_path):
 
 def test_a_wrong_device_is_not_the_models_fault(tmp_path):
     with pytest.raises(InputError, match="^--device gpu: Expected one of cpu"):
-        SpeakerModel(str(write_model(tmp_path / "model")), device="gpu")
+        SpeakerModel(str(write_model(tmp_path / "model")[0]), device="gpu")

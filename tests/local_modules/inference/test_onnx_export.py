@@ -10,12 +10,9 @@ import torch
 from onnx import numpy_helper
 from speechbrain.processing.features import STFT, spectral_magnitude
 
-from local_modules.config import load_hparams, resolved_text
 from local_modules.errors import RunError
-from local_modules.evaluation.backend import Backend
 from local_modules.evaluation.calibration import Calibration
 from local_modules.inference.extraction import SpeakerModel
-from local_modules.inference.model_folder import write_model_folder
 from local_modules.inference.onnx_export import (
     FoldedSTFT,
     OnnxModel,
@@ -26,53 +23,18 @@ from local_modules.inference.onnx_export import (
     power_spectrum,
     shortest_input,
 )
+from tests.random_models import THRESHOLD, write_model
 
 ROOT = Path(__file__).parents[3]
-TINY = {"d_model": 16, "n_blocks": 1, "n_heads": 2, "d_ffn": 16, "emb_dim": 8}
-# Convolutional subsampling by 4 and 2, stacking by 8; attentive and plain statistics;
-# layer and batch norm; all blocks and the last one's alone; and no Conformer at all.
-SYSTEMS = {
-    "conformer": TINY,
-    "mfa_conformer": TINY,
-    "conformer_reference": {"n_blocks": 1, "emb_dim": 8},
-    "ecapa_tdnn": {"emb_dim": 8},
-}
-SPLIT = {"eer": 0.1, "eer_threshold": 0.25, "min_dcf": 0.4}
-SPLIT |= {"n_target": 3, "n_nontarget": 4}
-METRICS = {
-    "valid": SPLIT,
-    "test": SPLIT,
-    "epochs": 1,
-    "train_seconds": 1.0,
-    "n_speakers": 2,
-    "n_parameters": 10,
-}
-
-
-def write_model(folder, system="conformer", **overrides):
-    """A model with random weights and statistics."""
-    torch.manual_seed(0)
-    overrides = {"n_speakers": 2, **SYSTEMS[system], **overrides}
-    recipe = str(ROOT / "hparams" / f"{system}.yaml")
-    hparams = load_hparams(recipe, overrides)
-    for module in hparams["embedding_model"].modules():
-        if isinstance(module, torch.nn.BatchNorm1d):
-            torch.nn.init.normal_(module.running_mean, std=0.1)
-            torch.nn.init.uniform_(module.running_var, 0.5, 2.0)
-    hparams["label_encoder"].update_from_iterable(["ann", "bob"])
-    backend = Backend(
-        torch.zeros(8), torch.eye(8), calibration=Calibration({"AS-norm": 2.0}, -1.0)
-    )
-    write_model_folder(
-        folder, hparams, resolved_text(recipe, overrides), backend, METRICS
-    )
-    return folder
+SYSTEMS = ("conformer", "mfa_conformer", "conformer_reference", "ecapa_tdnn")
+CALIBRATION = Calibration({"AS-norm": 2.0}, -1.0)
 
 
 class Exported:
     def __init__(self, folder, system):
         self.system = system
-        self.model = SpeakerModel(str(write_model(folder / "model", system)))
+        source, _ = write_model(folder / "model", system, CALIBRATION)
+        self.model = SpeakerModel(str(source))
         self.graph = onnx_graph(self.model)
         self.onnx = OnnxModel(self.graph, self.model)
 
@@ -144,7 +106,7 @@ class TestGraph:
         assert about["sample_rate"] == "16000"
         assert about["min_samples"] == str(shortest_input(exported.model))
         assert about["fingerprint"] == exported.model.fingerprint
-        assert float(about["threshold"]) == 0.25
+        assert float(about["threshold"]) == THRESHOLD
         calibration = {"weights": {"AS-norm": 2.0}, "offset": -1.0, "ranges": {}}
         assert json.loads(about["calibration"]) == calibration
         octets = exported.graph.SerializeToString()

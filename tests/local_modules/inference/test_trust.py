@@ -12,19 +12,12 @@ import torch
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.lobes.models import ECAPA_TDNN, ResNet, Xvector
 
-from local_modules.config import load_hparams, resolved_text
 from local_modules.errors import InputError
-from local_modules.evaluation.backend import Backend
 from local_modules.inference.extraction import SpeakerModel
-from local_modules.inference.model_folder import write_model_folder
 from local_modules.inference.verification import Verifier
+from tests.random_models import THRESHOLD, write_model
 
 ROOT = Path(__file__).parents[3]
-SPLIT = {"eer": 0.1, "eer_threshold": 0.5, "min_dcf": 0.4}
-SPLIT |= {"n_target": 3, "n_nontarget": 4}
-METRICS = {"valid": SPLIT, "epochs": 1, "train_seconds": 1.0}
-METRICS |= {"n_speakers": 2, "n_parameters": 10}
-
 # In the form of SpeechBrain's published models, which name their place on the hub.
 HPARAMS = """\
 # Feature parameters
@@ -369,27 +362,15 @@ def test_published_models_load(name, tmp_path):
     assert model.classifier.hparams.label_encoder.lab2ind == {"ann": 0, "bob": 1}
 
 
-def write_own(folder, recipe):
-    path = str(ROOT / "hparams" / f"{recipe}.yaml")
-    overrides = {"n_speakers": 2, "emb_dim": 8}
-    if recipe.count("conformer"):
-        overrides |= {"d_model": 16, "n_blocks": 1, "n_heads": 2, "d_ffn": 16}
-    hparams = load_hparams(path, overrides)
-    hparams["label_encoder"].update_from_iterable(["ann", "bob"])
-    text = resolved_text(path, overrides)
-    backend = Backend(torch.zeros(8), torch.eye(8))
-    write_model_folder(folder, hparams, text, backend, METRICS)
-
-
 @pytest.mark.parametrize(
     "recipe",
     ["conformer", "conformer_reference", "ecapa_tdnn", "mfa_conformer", "xvector"],
 )
 def test_own_models_load(recipe, tmp_path):
-    write_own(tmp_path / "model", recipe)
+    write_model(tmp_path / "model", recipe)
     model = SpeakerModel(str(tmp_path / "model"))
     assert model.embed([torch.rand(16000)]).shape == (1, 8)
-    assert model.classifier.hparams.threshold == 0.5
+    assert model.classifier.hparams.threshold == THRESHOLD
 
 
 HOOK = "!name:safetensors.torch.load_model"
@@ -408,7 +389,7 @@ OWN_REPLACED = {
 @pytest.mark.parametrize("name", OWN_REPLACED)
 def test_changed_in_a_folder_of_ones_own(name, marker, tmp_path):
     folder = tmp_path / "model"
-    write_own(folder, "conformer")
+    write_model(folder, "conformer")
     torch.save({"weight": Payload(marker)}, folder / "classifier.ckpt")
     path, (old, new, found) = folder / "hyperparams.yaml", OWN_REPLACED[name]
     text = path.read_text()
@@ -420,7 +401,7 @@ def test_changed_in_a_folder_of_ones_own(name, marker, tmp_path):
 @pytest.mark.parametrize("kind", ["words", "raw pickle", "file of torch.save"])
 def test_broken_safetensors(kind, marker, tmp_path):
     folder = tmp_path / "model"
-    write_own(folder, "conformer")
+    write_model(folder, "conformer")
     path = folder / "classifier.safetensors"
     if kind == "file of torch.save":
         torch.save({"weight": Payload(marker)}, path)
@@ -432,7 +413,7 @@ def test_broken_safetensors(kind, marker, tmp_path):
 
 def test_what_is_beside_the_model_runs_nothing_either(marker, tmp_path):
     folder = tmp_path / "model"
-    write_own(folder, "conformer")
+    write_model(folder, "conformer")
     for name, octets in {
         "calibration.json": b"[" * 100_000,
         "backend.safetensors": pickle.dumps(Payload(marker)),
