@@ -1,8 +1,9 @@
 """Pictures of a study: Optuna's own, and the curves of all trials over each other."""
 
+import contextlib
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,9 +192,19 @@ def make_pictures(study: optuna.Study) -> list[Picture]:
 def _important(shown: optuna.Study, target) -> list[str]:
     """Parameters by their importance, or none if the trials don't tell."""
     try:
-        return list(optuna.importance.get_param_importances(shown, target=target))
+        with _quiet():
+            return list(optuna.importance.get_param_importances(shown, target=target))
     except (ValueError, RuntimeError):
         return []
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Optuna's pictures are experimental in part, and some ask whether low is good."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def _optuna_s(name, title, how_to_read, shown, **options) -> Picture:
@@ -201,9 +212,7 @@ def _optuna_s(name, title, how_to_read, shown, **options) -> Picture:
 
     def draw():
         plotter = getattr(static, f"plot_{name}")
-        with warnings.catch_warnings(), matplotlib.rc_context({"backend": "agg"}):
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            warnings.simplefilter("ignore", UserWarning)
+        with _quiet(), matplotlib.rc_context({"backend": "agg"}):
             axes = plotter(shown, **options)
             figure = getattr(axes, "flat", [axes])[0].figure
             figure.suptitle("")
@@ -211,7 +220,8 @@ def _optuna_s(name, title, how_to_read, shown, **options) -> Picture:
         _tidy_optuna_s(name, figure, options)
         return figure
 
-    figure = getattr(interactive, f"plot_{name}")(shown, **options)
+    with _quiet():
+        figure = getattr(interactive, f"plot_{name}")(shown, **options)
     figure.update_layout(title=None)
     if name == "intermediate_values":
         figure.update_layout(showlegend=False)  # the lines say it when pointed at

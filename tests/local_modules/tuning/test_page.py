@@ -178,6 +178,7 @@ def test_the_overlay_shows_the_curves_of_the_trials(tmp_path):
     assert len(pruned.y) == 1 and pruned.line.dash == "dot"
 
 
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_several_objectives(tmp_path):
     objectives = ("eer", "n_parameters")
     study = make_study(6, objectives)
