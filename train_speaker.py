@@ -29,6 +29,7 @@ from speechbrain.utils.distributed import (
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
 
 from local_modules import adaptation, config
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader, speaker_at
@@ -354,6 +355,117 @@ def dataio_prep(hparams: dict, cache: SpeechCache) -> tuple[dict, UtteranceReade
     return datasets, train_reader
 
 
+def begin_run(
+    hparams_file: str, overrides: dict, save_env_desc: bool
+) -> tuple[dict, str, dict, dict]:
+    """Prepares the corpus and the run's folder, in which an earlier start has to have
+    been the same run.
+
+    Arguments
+    ---------
+    hparams_file : str
+        A HyperPyYAML file of `hparams/`.
+    overrides : dict
+        Values for its top-level keys; gets `n_speakers`.
+    save_env_desc : bool
+        Whether the environment is described in the folder, which takes a second.
+
+    Returns
+    -------
+    hparams : dict
+        The loaded hyperparameters.
+    hparams_text : str
+        The YAML they come from, references resolved.
+    splits, trials : dict
+        What `read_corpus` returns.
+    """
+    config.check_overrides(hparams_file, overrides)
+    settings = config.plain_values(hparams_file, overrides)
+    config.check_ranges(settings)
+    if settings["batch_size"] * rank_and_count()[1] == 1:
+        raise InputError("--batch_size 1: has to be 2 or more, for batch norm")
+    for key in ("frozen_blocks", "distillation"):
+        if settings.get(key) and not settings["pretrained"]:
+            raise InputError(f"--{key} {settings[key]}: is for a --pretrained model")
+    run_on_main(prepare_corpus, [settings])
+    splits, trials = read_corpus(settings["manifest_folder"])
+    n_people = len({row.speaker for row in splits["train"]})
+    overrides["n_speakers"] = n_people * len(settings["speaker_speeds"])
+    hparams_text = config.resolved_text(hparams_file, overrides)
+    if list(Path(settings["save_folder"]).glob("CKPT*")):
+        config.check_continues(settings["output_folder"], hparams_text)
+        check_same_corpus(settings["save_folder"], settings["manifest_folder"])
+    else:
+        # Nothing is learnt yet, so an earlier start's numbering of speakers is void.
+        (Path(settings["save_folder"]) / LABELS).unlink(missing_ok=True)
+    ddp_barrier()  # the first rank writes what the others have just read
+
+    hparams = config.load_hparams(hparams_file, overrides)
+    sb.create_experiment_directory(
+        experiment_directory=hparams["output_folder"],
+        save_env_desc=save_env_desc,
+    )
+    if if_main_process():
+        # SpeechBrain's own way would leave half of it to a kill.
+        with replacing(Path(hparams["output_folder"], "hyperparams.yaml")) as file:
+            file.write(hparams_text)
+        note_corpus(hparams["save_folder"], hparams["manifest_folder"])
+    return hparams, hparams_text, splits, trials
+
+
+def make_train_loader(
+    brain: SpeakerBrain, dataset: sb.dataio.dataset.DynamicItemDataset, options: dict
+) -> DataLoader:
+    """Batches of crops; the brain learns how many steps its training has.
+
+    Arguments
+    ---------
+    brain : SpeakerBrain
+        With its `train_reader`.
+    dataset : DynamicItemDataset
+        The crops.
+    options : dict
+        Of any data loader.
+
+    Returns
+    -------
+    DataLoader
+
+    Raises
+    ------
+    InputError
+        An epoch has too few batches for a step.
+    """
+    order = brain.hparams.epochs_per_pass, brain.hparams.seed
+    sampler = PassSampler(dataset, *order)
+    if brain.train_reader.shards:
+        shard_of = brain.train_reader.shards.numbers(
+            dataset.data_ids, brain.hparams.max_bad_share
+        )
+        sampler = ShardSampler(shard_of, *order, brain.hparams.open_shards)
+    loader = brain.make_dataloader(
+        dataset,
+        sb.Stage.TRAIN,
+        batch_size=brain.hparams.batch_size,
+        sampler=sampler,
+        # A last batch of one utterance has no batch statistics.
+        drop_last=len(sampler) // rank_and_count()[1] > brain.hparams.batch_size,
+        **options,
+    )
+    if brain.train_sampler is None:  # not wrapped for several processes
+        brain.train_sampler = sampler
+    brain.steps_per_epoch = len(loader) // brain.grad_accumulation_factor
+    if brain.steps_per_epoch == 0:
+        raise InputError(
+            f"--grad_accumulation_factor {brain.grad_accumulation_factor}: an epoch "
+            f"has {len(loader)} batches only"
+        )
+    steps = brain.hparams.number_of_epochs * brain.steps_per_epoch
+    # SpeechBrain hands the option over as it was typed.
+    brain.total_steps = min(steps, int(brain.optimizer_step_limit or steps))
+    return loader
+
+
 def train(
     hparams_file: str,
     run_opts: RunOptions | None = None,
@@ -395,49 +507,20 @@ def train(
     RunError
         The run can't be finished.
     """
-    overrides = dict(overrides or {})
-    config.check_overrides(hparams_file, overrides)
-    settings = config.plain_values(hparams_file, overrides)
-    config.check_ranges(settings)
-    if settings["batch_size"] * rank_and_count()[1] == 1:
-        raise InputError("--batch_size 1: has to be 2 or more, for batch norm")
-    for key in ("frozen_blocks", "distillation"):
-        if settings.get(key) and not settings["pretrained"]:
-            raise InputError(f"--{key} {settings[key]}: is for a --pretrained model")
-    run_on_main(prepare_corpus, [settings])
-    splits, trials = read_corpus(settings["manifest_folder"])
-    n_people = len({row.speaker for row in splits["train"]})
-    overrides["n_speakers"] = n_people * len(settings["speaker_speeds"])
-    hparams_text = config.resolved_text(hparams_file, overrides)
-    if list(Path(settings["save_folder"]).glob("CKPT*")):
-        config.check_continues(settings["output_folder"], hparams_text)
-        check_same_corpus(settings["save_folder"], settings["manifest_folder"])
-    else:
-        # Nothing is learnt yet, so an earlier start's numbering of speakers is void.
-        (Path(settings["save_folder"]) / LABELS).unlink(missing_ok=True)
-    ddp_barrier()  # the first rank writes what the others have just read
-
-    hparams = config.load_hparams(hparams_file, overrides)
-    sb.create_experiment_directory(
-        experiment_directory=hparams["output_folder"],
-        save_env_desc=test,  # takes a second
+    hparams, hparams_text, splits, trials = begin_run(
+        hparams_file, dict(overrides or {}), save_env_desc=test
     )
-    if if_main_process():
-        # SpeechBrain's own way would leave half of it to a kill.
-        with replacing(Path(hparams["output_folder"], "hyperparams.yaml")) as file:
-            file.write(hparams_text)
-        note_corpus(hparams["save_folder"], hparams["manifest_folder"])
     if cache is None:
         cache = SpeechCache(hparams["cache_gib"])
     datasets, train_reader = dataio_prep(hparams, cache)
     old_model, frozen = None, []
-    if settings["pretrained"]:
+    if hparams["pretrained"]:
         parts = ("embedding_model", "classifier", "label_encoder")
         old_model = adaptation.start_from(
-            settings["pretrained"], hparams_text, *(hparams[part] for part in parts)
+            hparams["pretrained"], hparams_text, *(hparams[part] for part in parts)
         )
         frozen = adaptation.freeze(
-            hparams["embedding_model"], settings.get("frozen_blocks", 0)
+            hparams["embedding_model"], hparams.get("frozen_blocks", 0)
         )
     brain = SpeakerBrain(
         modules=hparams["modules"],
@@ -457,39 +540,13 @@ def train(
     brain.teacher = None
     if old_model is not None:
         old_model.to(brain.device)
-        brain.teacher = old_model if settings["distillation"] else None
+        brain.teacher = old_model if hparams["distillation"] else None
 
     loader_options = {
         "num_workers": hparams["num_workers"],
         "collate_fn": ReadableBatch,
     }
-    order = hparams["epochs_per_pass"], hparams["seed"]
-    sampler = PassSampler(datasets["train"], *order)
-    if train_reader.shards:
-        shard_of = train_reader.shards.numbers(
-            datasets["train"].data_ids, hparams["max_bad_share"]
-        )
-        sampler = ShardSampler(shard_of, *order, hparams["open_shards"])
-    train_loader = brain.make_dataloader(
-        datasets["train"],
-        sb.Stage.TRAIN,
-        batch_size=hparams["batch_size"],
-        sampler=sampler,
-        # A last batch of one utterance has no batch statistics.
-        drop_last=len(sampler) // rank_and_count()[1] > hparams["batch_size"],
-        **loader_options,
-    )
-    if brain.train_sampler is None:  # not wrapped for several processes
-        brain.train_sampler = sampler
-    brain.steps_per_epoch = len(train_loader) // brain.grad_accumulation_factor
-    if brain.steps_per_epoch == 0:
-        raise InputError(
-            f"--grad_accumulation_factor {brain.grad_accumulation_factor}: an epoch "
-            f"has {len(train_loader)} batches only"
-        )
-    steps = hparams["number_of_epochs"] * brain.steps_per_epoch
-    # SpeechBrain hands the option over as it was typed.
-    brain.total_steps = min(steps, int(brain.optimizer_step_limit or steps))
+    train_loader = make_train_loader(brain, datasets["train"], loader_options)
     eval_options = {"batch_size": hparams["valid_batch_size"], **loader_options}
     with contextlib.closing(brain.reporter):
         brain.fit(
@@ -504,26 +561,62 @@ def train(
         best = best_row(history.epochs)
         rates = {"eer": best["valid_eer"], "min_dcf": best["valid_min_dcf"]}
         return {"valid": rates} | summary(hparams, history)
-    if brain.test_only and not hparams["checkpointer"].recover_if_possible(
-        min_key="eer"
-    ):
-        raise InputError(
-            f"--test_only: {hparams['save_folder']} has no checkpoint of a whole epoch"
-        )
+    history, scores, backend, drift = evaluate_best(
+        brain, datasets, splits, old_model, eval_options
+    )
+    return finish(hparams, hparams_text, history, scores, backend, drift)
+
+
+def evaluate_best(
+    brain: SpeakerBrain,
+    datasets: dict,
+    splits: dict,
+    old_model: torch.nn.Module | None,
+    options: dict,
+) -> tuple[RunHistory, dict, Backend, dict | None]:
+    """Validates and tests the best epoch, and makes of the training speakers what
+    scores beyond the cosine need.
+
+    Arguments
+    ---------
+    brain : SpeakerBrain
+        After its training.
+    datasets : dict
+        `valid`, `test` and `cohort`.
+    splits : dict
+        Utterances of the manifests.
+    old_model : torch.nn.Module | None
+        What the run began with, to measure the drift from.
+    options : dict
+        Of the data loaders.
+
+    Returns
+    -------
+    history, scores, backend, drift
+        As `finish` wants them.
+
+    Raises
+    ------
+    InputError
+        With --test_only, nothing is trained.
+    """
+    if brain.test_only and not brain.checkpointer.recover_if_possible(min_key="eer"):
+        folder = brain.hparams.save_folder
+        raise InputError(f"--test_only: {folder} has no checkpoint of a whole epoch")
     # Evaluation loads the best checkpoint, and with it the history up to there.
-    history = copy.deepcopy(hparams["history"])
+    history = copy.deepcopy(brain.hparams.history)
     scores, embeddings = {}, {}
     for split in ("valid", "test", "cohort"):
-        brain.evaluate(datasets[split], min_key="eer", test_loader_kwargs=eval_options)
+        brain.evaluate(datasets[split], min_key="eer", test_loader_kwargs=options)
         embeddings[split] = brain.embeddings
-        if split in trials:
+        if split in brain.trials:
             scores[split] = brain.verify(split)
     backend = run_on_main(
         fit_backend,
         [
             embeddings["valid"],
             {row.path: row.duration for row in splits["valid"]},
-            trials["valid"],
+            brain.trials["valid"],
             embeddings["cohort"],
             {row.id: row.speaker for row in splits["train"]},
         ],
@@ -532,11 +625,13 @@ def train(
     if old_model is not None:
         new, brain.checkpointer = embeddings["valid"], None  # to recover nothing
         brain.modules["embedding_model"] = old_model
-        brain.evaluate(datasets["valid"], test_loader_kwargs=eval_options)
-        drift = run_on_main(adaptation.drift, [brain.embeddings, new, trials["valid"]])
-    if isinstance(hparams["classifier"], SplitClassifier):
-        hparams["classifier"].gather_rows()
-    return finish(hparams, hparams_text, history, scores, backend, drift)
+        brain.evaluate(datasets["valid"], test_loader_kwargs=options)
+        drift = run_on_main(
+            adaptation.drift, [brain.embeddings, new, brain.trials["valid"]]
+        )
+    if isinstance(brain.hparams.classifier, SplitClassifier):
+        brain.hparams.classifier.gather_rows()
+    return history, scores, backend, drift
 
 
 @main_process_only
