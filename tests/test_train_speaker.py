@@ -175,6 +175,17 @@ def test_the_epochs_after_the_best_are_reported_too(
     last_line = (tmp_path / "run" / "train_log.txt").read_text().splitlines()[-1]
     minutes = float(last_line.split(" - ")[-1].split(" ")[0])
     assert metrics["train_seconds"] == pytest.approx(60 * minutes, abs=3.1)
+    # The model is the best epoch's, and so is what is said of its training.
+    checkpoints = WholeCheckpointer(tmp_path / "run" / "save")
+    best = checkpoints.find_checkpoint(min_key="eer").path
+    weights = load_file(tmp_path / "run/model/embedding_model.safetensors")
+    kept = torch.load(best / "embedding_model.ckpt", weights_only=True)
+    assert_same(dict(kept), weights)
+    (row,) = json.loads((best / "history.ckpt").read_text())["epochs"]
+    assert metrics["train"] == {
+        "loss": row["train_loss"],
+        "accuracy": row["train_accuracy"],
+    }
 
 
 KILLS_ITSELF = """
@@ -553,6 +564,31 @@ def test_a_run_does_not_go_on_with_other_speakers(
         "begun; choose another --output_folder"
     )
     assert metrics_of(run) == before
+
+
+def test_each_step_has_the_margin_of_its_progress(voices_folder, tmp_path, monkeypatch):
+    forward, shares = AdditiveAngularMargin.forward, []
+
+    def noted(self, cosines, targets, margin_share):
+        shares.append(margin_share)
+        return forward(self, cosines, targets, margin_share)
+
+    monkeypatch.setattr(AdditiveAngularMargin, "forward", noted)
+    assert train_speaker.main(command_line(voices_folder, tmp_path / "run")) == 0
+    ramp = [min(max((step / 18 - 0.2) / 0.3, 0.0), 1.0) for step in range(18)]
+    assert shares == pytest.approx(ramp)
+
+
+def test_an_earlier_numbering_is_void_and_epochs_share_a_pass(voices_folder, tmp_path):
+    (tmp_path / "run" / "save").mkdir(parents=True)
+    earlier = CategoricalEncoder()
+    earlier.update_from_iterable(f"gone{n}" for n in range(6))
+    earlier.save(tmp_path / "run" / "save" / "label_encoder.txt")
+    arguments = command_line(voices_folder, tmp_path / "run", epochs_per_pass=2)
+    assert train_speaker.main(arguments) == 0
+    latest = WholeCheckpointer(tmp_path / "run" / "save").find_checkpoint().path
+    rows = json.loads((latest / "history.ckpt").read_text())["epochs"]
+    assert [row["train_utterances"] for row in rows] == [24, 24, 24]
 
 
 def test_debugging_leaves_a_run_alone(finished, voices_folder, tmp_path, monkeypatch):

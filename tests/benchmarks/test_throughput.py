@@ -35,6 +35,22 @@ def test_a_small_run_fills_the_table(tmp_path, monkeypatch):
     assert bf16[1] == "bf16" and bf16[2:5] == once[2:5] and float(bf16[5]) > 0
 
 
+def test_a_changed_recipe_is_measured_anew(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = []
+
+    def measure(row, *_):
+        done.append(row.title)
+        return {"crops": 1.0, "gib": None}
+
+    monkeypatch.setattr(throughput, "measure", measure)
+    for recipe in ("conformer", "conformer", "mfa_conformer"):
+        row = throughput.our_row(recipe, recipe)
+        monkeypatch.setitem(throughput.ROWS, "conformer", row)
+        assert throughput.main(["--rows", "conformer", "--modes", "fp32", *TINY]) == 0
+    assert done == ["conformer", "mfa_conformer"]
+
+
 def test_operations_of_a_training_step():
     """Three times the multiply-adds of hparams/mfa_conformer.yaml, by hand."""
     n, d, ffn = 151, 256, 2048  # frames of 3 s after the subsampling

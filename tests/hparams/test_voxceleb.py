@@ -12,7 +12,7 @@ from speechbrain import Stage
 
 import train_speaker
 from conftest import SAMPLE_RATE, utterance, voice
-from local_modules.audio import ReadableBatch
+from local_modules.audio import ReadableBatch, SpeechCache
 from local_modules.config import load_hparams, load_plain
 
 HPARAMS = Path(__file__).parents[2] / "hparams"
@@ -111,6 +111,28 @@ def test_in_bf16_waveforms_are_augmented_in_float32():
         for _ in range(20):
             brain.compute_forward(batch, Stage.TRAIN)
     assert dtypes == [torch.float32] * 20
+
+
+@pytest.mark.parametrize("stage", [Stage.TRAIN, Stage.VALID])
+def test_only_training_is_augmented(stage):
+    small = {**TINY, "augment_prob": 1.0, "spec_augment": True, "n_speakers": 3}
+    hparams = load_hparams(RECIPE, small)
+    brain = train_speaker.SpeakerBrain(
+        hparams["modules"], None, hparams, {"device": "cpu"}
+    )
+    brain.teacher, brain.cache, brain.features_text = None, SpeechCache(0.0), ""
+    heard = []
+    for part in ("compute_features", "embedding_model"):
+        hparams[part].register_forward_pre_hook(
+            lambda _, inputs: heard.append(inputs[0])
+        )
+    waves = torch.randn(4, 8000)
+    batch = ReadableBatch([{"id": f"{n}", "sig": w} for n, w in enumerate(waves)])
+    with torch.no_grad():
+        brain.compute_forward(batch, stage)
+    is_other = not torch.equal(heard[0], waves)
+    is_masked = any((heard[1] == 0).all(dim=dim).any() for dim in (1, 2))
+    assert (is_other, is_masked) == 2 * (stage == Stage.TRAIN,)
 
 
 @pytest.fixture(scope="module")

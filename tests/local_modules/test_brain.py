@@ -1,0 +1,66 @@
+"""What the training loop decides on before a step, and between two."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from local_modules import brain as module
+from local_modules.brain import RepeatableBrain
+from local_modules.checkpoints import WholeCheckpointer
+from local_modules.schedules import WarmupCosine
+
+
+@pytest.fixture
+def brain():
+    """A quarter through 20 steps, and half a minute in; two groups of parameters."""
+    layer = torch.nn.Linear(1, 1)
+    hparams = {
+        "seed": 1,
+        "train_time_limit_minutes": None,
+        "lr_schedule": WarmupCosine(1.0, 0.5),
+        "epoch_counter": SimpleNamespace(current=1),
+        "history": SimpleNamespace(seconds=30.0),
+    }
+    brain = RepeatableBrain({"layer": layer}, None, hparams, {"device": "cpu"})
+    groups = [{"params": [layer.weight]}, {"params": [layer.bias]}]
+    brain.optimizer = torch.optim.SGD(groups, lr=9.0)
+    brain.optimizer_step, brain.total_steps, brain.seconds = 5, 20, 0.0
+    return brain
+
+
+@pytest.mark.parametrize(("minutes", "rate"), [(None, 0.5), (1.0, 1.0)])
+def test_all_groups_have_the_rate_of_the_progress(brain, minutes, rate):
+    brain.hparams.train_time_limit_minutes = minutes
+    brain.on_fit_batch_start(None, True)
+    assert [group["lr"] for group in brain.optimizer.param_groups] == [rate, rate]
+
+
+def test_each_step_of_each_rank_draws_its_own(brain, monkeypatch):
+    drawn = set()
+    for place in range(5):  # nothing, or the seed, epoch, step or rank is another
+        seed, epoch, brain.step, rank = (1 + (place == n) for n in range(1, 5))
+        monkeypatch.setattr(module, "rank_and_count", lambda rank=rank: (rank, 3))
+        brain.hparams.seed, brain.hparams.epoch_counter.current = seed, epoch
+        brain.on_fit_batch_start(None, True)
+        drawn.add(torch.rand(()).item())
+    assert len(drawn) == 5
+
+
+def test_another_ranks_loss_counts_as_ones_own(brain):
+    brain.batch_loss, brain.nonfinite_count = torch.tensor(torch.nan), 0
+    brain.check_loss_isfinite(torch.tensor(1.0))
+    assert brain.nonfinite_count == 1
+
+
+def test_no_checkpoint_between_the_batches_of_one_step(tmp_path):
+    options = {"device": "cpu", "grad_accumulation_factor": 2}
+    brain = RepeatableBrain(
+        {"layer": torch.nn.Linear(1, 1)},
+        run_opts={**options, "ckpt_interval_steps": 1},
+        checkpointer=WholeCheckpointer(tmp_path),
+    )
+    due = []
+    for brain.step in range(1, 5):
+        due.append(brain._should_save_intra_epoch_ckpt(0.0, 1))
+    assert due == [False, True, False, True]
