@@ -102,5 +102,3 @@ class RunHistory:
         self.correct, self.seen = state["correct"], state["seen"]
         self.steps_per_epoch = state["steps_per_epoch"]
         self._earlier_seconds = state["seconds"]
-        if self._started is not None:
-            self.start_clock()

@@ -7,6 +7,7 @@ import shutil
 import signal
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -205,3 +206,22 @@ def test_what_a_power_cut_has_emptied_is_not_whole(checkpointer, name):
     assert checkpointer.find_checkpoint().path == newer.path
     (newer.path / name).write_bytes(b"")
     assert checkpointer.find_checkpoint().path == older.path
+
+
+def test_all_of_it_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
+    """What comes last is the file that makes a folder a checkpoint."""
+    on_disk, found, fsync, replace = set(), [], os.fsync, os.replace
+
+    def noted_fsync(file):
+        fsync(file)
+        on_disk.add(os.fstat(file).st_ino)
+
+    def noted_replace(source, target):
+        files = Path(target).parent.iterdir()
+        found.extend(path for path in files if path.stat().st_ino not in on_disk)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(os, "replace", noted_replace)
+    WholeCheckpointer(tmp_path, parts()).save_checkpoint()
+    assert on_disk and not found

@@ -8,6 +8,7 @@ from html import unescape
 import numpy as np
 import pytest
 
+from local_modules.inference.verification import Verdict
 from local_modules.inference.voices import VoiceStore
 from local_modules.page.answers import Answers
 
@@ -134,3 +135,17 @@ def test_each_question_opens_the_voices_anew(answers, words, verifier):
     store.add("bob", [verifier.listen(words["test0"][0])])
     store.close()
     assert answers.names() == ["bob"]
+
+
+def test_what_is_likelier_is_said_of_the_right_one(answers):
+    for llr, words in ((3.0, "one person than from two"), (-3.0, "two than from one")):
+        verdict = Verdict(0.5, llr, 1 / (1 + np.exp(-llr)), llr > 0)
+        assert f"20 times likelier from {words}" in answers._reasons(verdict)[1]
+
+
+def test_a_prior_moves_who_it_is(answers, words, verifier):
+    answers.enrol(words["test0"][0], "ann", True)
+    unlikely = Answers(verifier, answers.open_store, prior=1e-9)
+    assert "Nobody who is enrolled" in unlikely.identify(words["test0"][0])[0]
+    likely = Answers(verifier, answers.open_store, prior=1 - 1e-9)
+    assert "Nobody who is enrolled" not in likely.identify(words["test0"][0])[0]
