@@ -239,7 +239,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("other", metavar="B")
     add = command("embed", embed, example="embed recordings/ @list.txt -o vectors.npy")
     add("recordings", nargs="+", metavar="FILE", help="or folder, or @ and a list")
-    add("-o", "--output", required=True, metavar="OUT", help=".npy or .safetensors")
+    add(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help=".npy (the paths go to OUT.txt) or .safetensors (by path)",
+    )
     add = command("enroll", enroll, of_store, example="enroll ann mon.wav tue.wav")
     add("name", metavar="NAME")
     add("recordings", nargs="+", metavar="FILE", help="the more speech, the surer")
