@@ -52,6 +52,7 @@ from local_modules.inference.extraction import (
     kept_beside,
 )
 from local_modules.preparation.recordings import printable
+from local_modules.scoring import trial_rows
 from local_modules.trials import TrialList, read_enrolment, read_trials
 
 N_SHOWN = 5  # lines that can't be used
@@ -224,34 +225,31 @@ def score(
     rows = {path: index for index, path in enumerate(embedded)}
     vectors = torch.from_numpy(np.stack([e.vector for e in embedded.values()]))
     seconds = np.array([e.seconds for e in embedded.values()])
-    recordings = Recordings(vectors, seconds)
-    own_rows = {n: [rows[path] for path in members[n]] for n in set(trials.enrol)}
-    tests = np.array([rows[path] for path in trials.test])
+    tested = Recordings(vectors, seconds)
+    enrolled, names = tested, None
     if mean_of_scores:
-        counts = np.array([len(own_rows[name]) for name in trials.enrol])
-        ones = np.concatenate([own_rows[name] for name in trials.enrol])
-        scores = all_scores(
-            backend, recordings, recordings, ones, np.repeat(tests, counts)
+        # A trial of each recording of a model.
+        counts = np.array([len(members[name]) for name in trials.enrol])
+        trials = TrialList(
+            np.repeat(trials.labels, counts),
+            [path for name in trials.enrol for path in members[name]],
+            np.repeat(trials.test, counts).tolist(),
         )
-        starts = np.cumsum(counts) - counts
-        return {
-            way: np.add.reduceat(values, starts) / counts
+    elif any(members[name] != [name] for name in trials.enrol):
+        names = list(dict.fromkeys(trials.enrol))
+        own_rows = [[rows[path] for path in members[name]] for name in names]
+        enrolled = Recordings(vectors, seconds, own_rows)
+    _, models, tests = trial_rows(list(embedded), trials, names)
+    sides = enrolled, tested
+    scores = {"cosine": cosines(*sides, models, tests).numpy()}
+    if backend is not None:
+        scores |= backend.scores(*sides, models, tests)
+    if mean_of_scores:
+        firsts = np.cumsum(counts) - counts
+        scores = {
+            way: np.add.reduceat(values, firsts) / counts
             for way, values in scores.items()
         }
-    if all(len(own) == 1 for own in own_rows.values()):
-        models = np.array([own_rows[name][0] for name in trials.enrol])
-        return all_scores(backend, recordings, recordings, models, tests)
-    numbers = {name: number for number, name in enumerate(own_rows)}
-    models = np.array([numbers[name] for name in trials.enrol])
-    enrolled = Recordings(vectors, seconds, list(own_rows.values()))
-    return all_scores(backend, enrolled, recordings, models, tests)
-
-
-def all_scores(backend: Backend | None, *sides_and_rows) -> dict[str, np.ndarray]:
-    """By the cosine, and by what a backend makes of it."""
-    scores = {"cosine": cosines(*sides_and_rows).numpy()}
-    if backend is not None:
-        scores |= backend.scores(*sides_and_rows)
     return scores
 
 

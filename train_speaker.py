@@ -392,7 +392,8 @@ def begin_run(
     n_people = len({row.speaker for row in splits["train"]})
     overrides["n_speakers"] = n_people * len(settings["speaker_speeds"])
     hparams_text = config.resolved_text(hparams_file, overrides)
-    if list(Path(settings["save_folder"]).glob("CKPT*")):
+    continues = any(Path(settings["save_folder"]).glob("CKPT*"))
+    if continues:
         config.check_continues(settings["output_folder"], hparams_text)
         check_same_corpus(settings["save_folder"], settings["manifest_folder"])
     else:
@@ -409,7 +410,8 @@ def begin_run(
         # SpeechBrain's own way would leave half of it to a kill.
         with replacing(Path(hparams["output_folder"], "hyperparams.yaml")) as file:
             file.write(hparams_text)
-        note_corpus(hparams["save_folder"], hparams["manifest_folder"])
+        if not continues:
+            note_corpus(hparams["save_folder"], hparams["manifest_folder"])
     return hparams, hparams_text, splits, trials
 
 
