@@ -28,7 +28,6 @@ from speechbrain.utils.distributed import (
 )
 from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from local_modules import adaptation, config
@@ -71,9 +70,17 @@ class SpeakerBrain(RepeatableBrain):
 
     `train` gives it what it needs beside a Brain's own: `train_reader` (decides on the
     crops), `n_train` (how many utterances there are), `cache`, `features_text` (what
-    the YAML says of the features), `trials` by split, `reporter`, `on_epoch`, the
-    modules that are `frozen`, and the `teacher` to stay near to, or None.
+    the YAML says of the features), `trials` by split, `reporter`, and where there are
+    such, `on_epoch`, the modules that are `frozen`, and the `teacher` to stay near to.
+    What is validated, tested and kept are the weights of `averaged_model`.
     """
+
+    on_epoch = teacher = None
+    frozen = ()
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.hparams.averaged_model.to(self.device)
 
     def compute_forward(self, batch, stage):
         """Waveforms to speaker embeddings, [batch, 1, emb_dim]."""
@@ -91,11 +98,8 @@ class SpeakerBrain(RepeatableBrain):
             if self.teacher is not None:
                 with torch.no_grad():
                     self.anchors = self.teacher(feats, lens)
-        model = self.modules.embedding_model
-        if stage != sb.Stage.TRAIN and isinstance(model, DistributedDataParallel):
-            # It would wait for the other ranks, whose shares may be smaller.
-            model = model.module
-        return model(feats, lens)
+            return self.modules.embedding_model(feats, lens)
+        return self.hparams.averaged_model(feats, lens)
 
     def whole_features(self, batch, stage):
         """Features of whole utterances, [batch, frames, mels], and relative lengths.
@@ -167,6 +171,11 @@ class SpeakerBrain(RepeatableBrain):
         for module in self.frozen:
             module.eval()
         self.margin_share = self.hparams.margin_schedule(self.progress)
+
+    def optimizers_step(self):
+        """Lets the averaged model follow."""
+        super().optimizers_step()
+        self.hparams.averaged_model.update_parameters(self.hparams.embedding_model)
 
     def evaluate_batch(self, batch, stage):
         """Passes over a batch of which nothing can be read: it may have been one."""
@@ -539,10 +548,10 @@ def train(
     brain.reporter = RunReporter(hparams["output_folder"], draws=test)
     brain.on_epoch = on_epoch
     brain.frozen = frozen
-    brain.teacher = None
     if old_model is not None:
         old_model.to(brain.device)
-        brain.teacher = old_model if hparams["distillation"] else None
+        if hparams["distillation"]:
+            brain.teacher = old_model
 
     loader_options = {
         "num_workers": hparams["num_workers"],
@@ -626,7 +635,7 @@ def evaluate_best(
     drift = None
     if old_model is not None:
         new, brain.checkpointer = embeddings["valid"], None  # to recover nothing
-        brain.modules["embedding_model"] = old_model
+        brain.hparams.averaged_model = old_model
         brain.evaluate(datasets["valid"], test_loader_kwargs=options)
         drift = run_on_main(
             adaptation.drift, [brain.embeddings, new, brain.trials["valid"]]
@@ -674,7 +683,8 @@ def finish(
     if drift is not None:
         metrics["drift"] = drift
     draw_plots(folder / "plots", history, scores)
-    write_model_folder(folder / "model", hparams, hparams_text, backend, metrics)
+    final = {**hparams, "embedding_model": hparams["averaged_model"].module}
+    write_model_folder(folder / "model", final, hparams_text, backend, metrics)
     with replacing(folder / "metrics.json") as file:
         json.dump(metrics, file, indent=2)
     print(last_screen(folder, metrics))

@@ -46,6 +46,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import markdown, once  # noqa: E402
 from local_modules.audio import ReadableBatch  # noqa: E402
+from local_modules.averaging import RecentAverage  # noqa: E402
 from local_modules.config import load_hparams, plain_values  # noqa: E402
 from local_modules.embedder import SpeakerEmbedder  # noqa: E402
 from local_modules.files import replacing  # noqa: E402
@@ -191,11 +192,12 @@ def ours(
             lambda _: model.pooling,
             lambda _: model.projection,
         )
+        hparams["embedding_model"] = hparams["modules"]["embedding_model"]
+        age = hparams["average_age"]
+        hparams["averaged_model"] = RecentAverage(hparams["embedding_model"], age)
     opt_class = functools.partial(hparams["opt_class"], fused=mode.fused)
     brain = SpeakerBrain(hparams["modules"], opt_class, hparams, mode.run_opts(device))
     brain.n_train, brain.steps_per_epoch, brain.total_steps = 1, 1, 10**9
-    brain.on_epoch = brain.teacher = None
-    brain.frozen = []
     return brain
 
 

@@ -64,3 +64,35 @@ def test_no_checkpoint_between_the_batches_of_one_step(tmp_path):
     for brain.step in range(1, 5):
         due.append(brain._should_save_intra_epoch_ckpt(0.0, 1))
     assert due == [False, True, False, True]
+
+
+@pytest.mark.parametrize("limit", [0.001, -1.0])
+def test_the_gradient_of_all_groups_is_clipped_together(limit):
+    """Two parameter groups with a gradient norm of 5; SpeechBrain alone would clip
+    the first only."""
+    layer = torch.nn.Linear(1, 1)
+    brain = RepeatableBrain(
+        modules={"layer": layer},
+        opt_class=lambda parameters: torch.optim.SGD(parameters, lr=1.0),
+        run_opts={"device": "cpu", "max_grad_norm": limit},
+    )
+    brain.optimizer = torch.optim.SGD(
+        [{"params": [layer.weight]}, {"params": [layer.bias]}], lr=1.0
+    )
+    before = torch.cat([layer.weight.flatten(), layer.bias]).detach().clone()
+    layer.weight.grad = torch.tensor([[3.0]])
+    layer.bias.grad = torch.tensor([4.0])
+    brain.optimizers_step()
+    step = before - torch.cat([layer.weight.flatten(), layer.bias]).detach()
+    scale = 0.001 / 5 if limit > 0 else 1.0
+    assert torch.allclose(step, scale * torch.tensor([3.0, 4.0]), atol=1e-6)
+
+
+def test_a_step_that_is_not_finite_is_left_out():
+    layer = torch.nn.Linear(1, 1)
+    brain = RepeatableBrain({"layer": layer}, run_opts={"device": "cpu"})
+    brain.optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
+    before = layer.weight.detach().clone()
+    layer.weight.grad = torch.tensor([[float("nan")]])
+    brain.optimizers_step()
+    assert torch.equal(layer.weight, before)

@@ -370,7 +370,7 @@ def test_texts_differ_where_a_value_or_a_class_does(tmp_path):
     other.write_text(text.replace("AttentiveStatisticsPooling", "StatisticsPooling"))
     own = texts(CONFORMER, {})
     changed = {key for key, line in texts(str(other), {}).items() if line != own[key]}
-    assert changed == {"embedding_model", "modules", "checkpointer"}
+    assert changed == {"embedding_model", "averaged_model", "modules", "checkpointer"}
     lr = texts(CONFORMER, {"lr": 0.5})
     assert {key for key in lr if lr[key] != own[key]} == {
         "lr",
