@@ -396,14 +396,15 @@ def begin_run(
     for key in ("frozen_blocks", "distillation"):
         if settings.get(key) and not settings["pretrained"]:
             raise InputError(f"--{key} {settings[key]}: is for a --pretrained model")
+    continues = any(Path(settings["save_folder"]).glob("CKPT*"))
+    if continues:  # before another corpus takes the place of its manifests
+        config.check_continues(settings["output_folder"], hparams_file, overrides)
     run_on_main(prepare_corpus, [settings])
     splits, trials = read_corpus(settings["manifest_folder"])
     n_people = len({row.speaker for row in splits["train"]})
     overrides["n_speakers"] = n_people * len(settings["speaker_speeds"])
     hparams_text = config.resolved_text(hparams_file, overrides)
-    continues = any(Path(settings["save_folder"]).glob("CKPT*"))
     if continues:
-        config.check_continues(settings["output_folder"], hparams_text)
         check_same_corpus(settings["save_folder"], settings["manifest_folder"])
     else:
         # Nothing is learnt yet, so an earlier start's numbering of speakers is void.

@@ -297,7 +297,7 @@ def text_of(key: str, hparams_text: str) -> str:
     return _dumped({key: tree[key]})[key]
 
 
-def check_continues(output_folder: str, hparams_text: str) -> None:
+def check_continues(output_folder: str, hparams_file: str, overrides: Mapping) -> None:
     """Checks that what is in a run's folder was started with the same settings, so
     that a run is never continued as another.
 
@@ -305,8 +305,11 @@ def check_continues(output_folder: str, hparams_text: str) -> None:
     ---------
     output_folder : str
         The run's folder.
-    hparams_text : str
-        HyperPyYAML with references resolved.
+    hparams_file : str
+        The YAML file.
+    overrides : mapping
+        Values by key; `n_speakers`, which only the prepared corpus can tell, is taken
+        from the folder.
 
     Raises
     ------
@@ -314,8 +317,11 @@ def check_continues(output_folder: str, hparams_text: str) -> None:
         A key differs that is not one of `FREE_KEYS`.
     """
     earlier_file = str(Path(output_folder) / "hyperparams.yaml")
-    earlier = _dumped(load_plain(earlier_file, _read(earlier_file)))
-    present = _dumped(load_plain(earlier_file, hparams_text))
+    earlier_tree = load_plain(earlier_file, _read(earlier_file))
+    n_speakers = earlier_tree.get("n_speakers", 0)
+    text = resolved_text(hparams_file, {**overrides, "n_speakers": n_speakers})
+    earlier = _dumped(earlier_tree)
+    present = _dumped(load_plain(hparams_file, text))
     changed = [
         key
         for key in earlier | present

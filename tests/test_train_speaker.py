@@ -480,6 +480,21 @@ def test_a_run_is_not_continued_with_other_settings(finished, voices_folder, cap
     assert_same(before, latest_states(folder))
 
 
+def test_refused_another_corpus_leaves_the_manifests(
+    finished, voices_folder, tmp_path, capsys
+):
+    folder, _ = finished
+    manifests = sorted((folder / "manifests").iterdir())
+    before = [path.read_bytes() for path in manifests]
+    other = tmp_path / "other"
+    shutil.copytree(voices_folder / "train", other)
+    assert train_speaker.main(command_line(other, folder)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"'data_folder: {voices_folder}', not 'data_folder: {other}'" in error
+    assert sorted((folder / "manifests").iterdir()) == manifests
+    assert [path.read_bytes() for path in manifests] == before
+
+
 def test_a_run_is_not_continued_with_other_steps(finished, voices_folder, capsys):
     """As with another number of processes: its schedules would not fit."""
     folder, _ = finished
