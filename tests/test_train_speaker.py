@@ -480,6 +480,16 @@ def test_a_run_is_not_continued_with_other_settings(finished, voices_folder, cap
     assert_same(before, latest_states(folder))
 
 
+def test_help_tells_of_both_kinds_of_options(capsys):
+    with pytest.raises(SystemExit) as stop:
+        train_speaker.main(["--help"])
+    shown = capsys.readouterr().out
+    assert stop.value.code == 0
+    assert "train_speaker.py hparams/conformer.yaml [--key value ...]" in shown
+    assert "top-level key of the YAML file is an option" in shown
+    assert "--grad_accumulation_factor" in shown
+
+
 def test_refused_another_corpus_leaves_the_manifests(
     finished, voices_folder, tmp_path, capsys
 ):
