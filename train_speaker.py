@@ -717,9 +717,9 @@ def main(argv: list[str] | None = None) -> int:
         command_line = sys.argv[1:] if argv is None else argv
         if {"-h", "--help"} & {*command_line}:
             print(
-                f"{__doc__}\nEvery top-level key of the YAML file is an option, and its "
-                "comment there says what\nit does. Options of every YAML file are "
-                "SpeechBrain's:\n"
+                f"{__doc__}\nEvery top-level key of the YAML file is an option; its "
+                "comment there says what it\ndoes. SpeechBrain's run options are "
+                "the same for all files:\n"
             )
         hparams_file, run_opts, overrides = config.parse_command_line(command_line)
         meet_ranks(run_opts)
