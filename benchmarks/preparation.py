@@ -29,14 +29,10 @@ from local_modules.files import replacing  # noqa: E402
 FOLDER = Path("results/benchmarks/preparation")
 N_LINKS = 10_000  # of one recording: file systems have limits
 PREPARE = """
-import json, resource, sys, time
+import json, sys, time
 
+from benchmarks.measuring import peak_mib
 from recipes.voxceleb.prepare import prepare
-
-
-def peak_mib():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
 
 before = peak_mib()
 result = {}

@@ -149,23 +149,20 @@ def best_of_three(function, *arguments) -> float:
 def peak_mib(name: str, n_trials: int) -> float:
     """Highest memory of a process that does it, beyond one that only makes the
     scores."""
-    # Not ru_maxrss, which a process takes over from the one that starts it.
     program = (
-        "import re, sys; sys.path[:0] = [{root!r}, {here!r}]; import scoring\n"
-        "def peak():\n"
-        "    status = open('/proc/self/status').read()\n"
-        "    return int(re.search(r'VmHWM:\\s+(\\d+)', status)[1])\n"
+        "import sys; sys.path[:0] = [{root!r}, {here!r}]; import scoring\n"
+        "from benchmarks.measuring import peak_mib\n"
         "pair = scoring.scores({n})\n"
         "function = {{m[0]: m[1] for m in scoring.METRICS}}[{name!r}]\n"
         "function(*(side[:100] for side in pair))\n"
-        "before = peak()\n"
+        "before = peak_mib()\n"
         "function(*pair)\n"
-        "print(peak() - before)"
+        "print(peak_mib() - before)"
     ).format(root=str(ROOT), here=str(ROOT / "benchmarks"), n=n_trials, name=name)
     found = subprocess.run(
         [sys.executable, "-c", program], check=True, capture_output=True, text=True
     )
-    return int(found.stdout) / 1024
+    return float(found.stdout)
 
 
 def measure_metrics(sizes: list[int], limit: float) -> list[list[str]]:

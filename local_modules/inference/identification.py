@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from local_modules.inference.search import NearestVectors
 from local_modules.inference.verification import Verifier, Voice
 from local_modules.inference.voices import VoiceStore
-from local_modules.scoring import speaker_means, subtract_mean
+from local_modules.scoring import speaker_means
 
 N_WEIGHED = 50  # or more, if more are to be named
 
@@ -106,7 +105,7 @@ class Identifier:
         people = enrolled.people
         if not people:
             return Answer(None, None if not verifier.is_calibrated else 1.0, [])
-        vector = self._directions(torch.tensor(voice.vector[np.newaxis])).numpy()[0]
+        vector = verifier.directions(voice.vector[np.newaxis]).numpy()[0]
         nearest = enrolled.nearest(vector, max(top, N_WEIGHED))
         shortlist = [people[number] for number in nearest]
         verdicts = verifier.compare(store.voices(shortlist), voice)
@@ -144,14 +143,7 @@ class Identifier:
             number = {person: index for index, person in enumerate(people)}
             numbers = torch.tensor([number[name] for name in names], dtype=torch.int64)
             if people:
-                vectors = self._directions(torch.from_numpy(vectors))
+                vectors = self.verifier.directions(vectors)
                 vectors = speaker_means(vectors, numbers).numpy()
             kept = self._enrolled = _Enrolled(source, people, NearestVectors(vectors))
         return kept
-
-    def _directions(self, vectors: torch.Tensor) -> torch.Tensor:
-        """What the cosine compares."""
-        backend = self.verifier.backend
-        if backend is None:
-            return functional.normalize(vectors, dim=-1)
-        return subtract_mean(vectors, backend.mean)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from local_modules.errors import InputError
 from local_modules.evaluation.backend import (
@@ -18,6 +19,7 @@ from local_modules.evaluation.backend import (
 from local_modules.inference.extraction import SpeakerModel, windows_of
 from local_modules.inference.speech import MODEL_RATES, Quality, read_speech
 from local_modules.metrics import bayes_threshold
+from local_modules.scoring import subtract_mean
 
 WINDOW_SECONDS = 20.0
 WINDOWS_AT_A_TIME = 6
@@ -135,6 +137,14 @@ class Verifier:
     def is_calibrated(self) -> bool:
         """Whether scores become log-likelihood ratios."""
         return self.backend is not None and self.backend.calibration is not None
+
+    def directions(self, vectors: np.ndarray) -> torch.Tensor:
+        """What the cosine compares of embeddings [count, emb_dim]: of length one, the
+        mean of the training speakers subtracted where the model has it."""
+        vectors = torch.from_numpy(vectors)
+        if self.backend is None:
+            return functional.normalize(vectors, dim=-1)
+        return subtract_mean(vectors, self.backend.mean)
 
     def listen(self, path: str | os.PathLike) -> Voice:
         """Embeds the speech of a recording, a long one in windows.

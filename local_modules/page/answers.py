@@ -6,8 +6,6 @@ import functools
 import math
 from collections.abc import Callable
 
-import numpy as np
-
 from local_modules.errors import InputError
 from local_modules.inference.identification import Identifier
 from local_modules.inference.verification import Verdict, Verifier, Voice
@@ -167,16 +165,11 @@ class Answers:
                 f"A map needs {FEWEST} recordings, enrolled or the last one heard; "
                 f"{len(names)} are enrolled."
             )
-        vectors = self._directions(vectors) if names else vectors
-        last = None if last is None else self._directions(last.vector[None])[0]
+        directions = self.verifier.directions
+        vectors = directions(vectors).numpy() if names else vectors
+        last = None if last is None else directions(last.vector[None]).numpy()[0]
         picture = figures.draw_map(names, vectors, last)
         return self.parts.picture(_image(picture), "map of the voices")
-
-    def _directions(self, vectors: np.ndarray) -> np.ndarray:
-        """What the cosine compares: without the mean, and of length one."""
-        if self.verifier.backend is not None:
-            vectors = vectors - self.verifier.backend.mean.numpy()
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def _reasons(self, verdict: Verdict) -> list[str]:
         if verdict.llr is None:
