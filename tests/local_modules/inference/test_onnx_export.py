@@ -8,21 +8,20 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from speechbrain.processing.features import STFT, spectral_magnitude
+from speechbrain.processing.features import STFT
 
 from local_modules.errors import RunError
 from local_modules.evaluation.calibration import Calibration
 from local_modules.inference.extraction import SpeakerModel
 from local_modules.inference.onnx_export import (
-    FoldedSTFT,
     OnnxModel,
     check_int8,
     check_parity,
     int8_graph,
     onnx_graph,
-    power_spectrum,
     shortest_input,
 )
+from local_modules.inference.onnx_parts import FoldedSTFT
 from tests.random_models import THRESHOLD, write_model
 
 ROOT = Path(__file__).parents[3]
@@ -182,21 +181,3 @@ class TestInt8:
     def test_refuses_a_broken_one(self, exported):
         with pytest.raises(RunError, match="in 8 bits .* cosine of"):
             check_int8(tampered(exported.graph), exported.model)
-
-
-@pytest.mark.parametrize("rate", [8000, 16000, 44100])
-@pytest.mark.parametrize("options", [{}, {"n_fft": 512}, {"normalized_stft": True}])
-def test_folded_is_torch_stft(rate, options):
-    stft = STFT(sample_rate=rate, **{"n_fft": max(400, rate // 40), **options})
-    wavs = torch.stack(noise(rate // 4, rate // 4))
-    if stft.win_length > stft.n_fft:
-        pytest.skip("torch.stft has no such transform either")
-    found = torch.stack(FoldedSTFT(stft)(wavs), dim=-1)
-    close(found, stft(wavs))
-
-
-def test_power_is_speechbrains():
-    stft = STFT(sample_rate=16000)
-    wavs = torch.stack(noise(16007, 16007))
-    found = power_spectrum(FoldedSTFT(stft)(wavs))
-    torch.testing.assert_close(found, spectral_magnitude(stft(wavs)))
