@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from benchmarks import throughput
+from benchmarks import throughput, throughput_systems
 
 FILE = Path("results/benchmarks/throughput/throughput.md")
 TINY = ["--device", "cpu", "--seconds", "0.1", "--speakers", "20"]
@@ -45,7 +45,7 @@ def test_a_changed_recipe_is_measured_anew(tmp_path, monkeypatch):
 
     monkeypatch.setattr(throughput, "measure", measure)
     for recipe in ("conformer", "conformer", "mfa_conformer"):
-        row = throughput.our_row(recipe, recipe)
+        row = throughput_systems.our_row(recipe, recipe)
         monkeypatch.setitem(throughput.ROWS, "conformer", row)
         assert throughput.main(["--rows", "conformer", "--modes", "fp32", *TINY]) == 0
     assert done == ["conformer", "mfa_conformer"]
