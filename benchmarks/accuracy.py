@@ -26,14 +26,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.benchmark import Timer
 from torch.utils.flop_counter import FlopCounterMode
@@ -42,8 +38,14 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.accuracy_plan import (  # noqa: E402
+    Plan,
+    Row,
+    make_plan,
+    read_rows,
+    row_values,
+)
 from benchmarks.accuracy_table import (  # noqa: E402
-    ALL,
     COSINE,
     Summary,
     picture,
@@ -52,13 +54,7 @@ from benchmarks.accuracy_table import (  # noqa: E402
 )
 from benchmarks.measuring import children_cpu_seconds, once  # noqa: E402
 from local_modules import config  # noqa: E402
-from local_modules.corpus import prepare_corpus, read_corpus  # noqa: E402
-from local_modules.errors import (  # noqa: E402
-    InputError,
-    LineParser,
-    RunError,
-    one_line,
-)
+from local_modules.errors import InputError, LineParser, RunError  # noqa: E402
 from local_modules.evaluation.backend import (  # noqa: E402
     CALIBRATED,
     Backend,
@@ -66,11 +62,7 @@ from local_modules.evaluation.backend import (  # noqa: E402
     cosines,
 )
 from local_modules.evaluation.confidence import speakers_of  # noqa: E402
-from local_modules.evaluation.results import (  # noqa: E402
-    Scored,
-    groups_by_metadata,
-    read_metadata,
-)
+from local_modules.evaluation.results import Scored  # noqa: E402
 from local_modules.files import replacing  # noqa: E402
 from local_modules.inference.extraction import (  # noqa: E402
     EmbeddingStore,
@@ -79,202 +71,13 @@ from local_modules.inference.extraction import (  # noqa: E402
 )
 from local_modules.metrics import equal_error_rate, min_dcf  # noqa: E402
 from local_modules.scoring import trial_rows  # noqa: E402
-from local_modules.trials import TrialList  # noqa: E402
 
-FOLDER = Path("results/benchmarks/accuracy")
-MANY_EPOCHS = 100_000  # the minutes end a training
 CLIP_SECONDS = 3.0  # what operations and real-time factor are measured on
 RESAMPLES = 1000
 ALLOCATOR = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "2147483647",
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """A system of the table.
-
-    Arguments
-    ---------
-    name : str
-        Of its folder.
-    title : str
-        What the table calls it.
-    recipe : str
-        Its HyperPyYAML file, from the repository's root.
-    values : dict
-        What is its own in this comparison, by key of the recipe.
-    program : str
-        What trains it; it leaves what train_speaker.py leaves.
-    """
-
-    name: str
-    title: str
-    recipe: str
-    values: dict = field(default_factory=dict)
-    program: str = "train_speaker.py"
-
-    @property
-    def recipe_file(self) -> str:
-        """The recipe as a path that can be read from anywhere."""
-        return str(ROOT / self.recipe)
-
-    @cached_property
-    def keys(self) -> set[str]:
-        """What its recipe can be told."""
-        text = Path(self.recipe_file).read_text(encoding="utf-8")
-        return set(config.load_plain(self.recipe, text))
-
-
-def read_rows(path: str) -> dict[str, Row]:
-    """The rows of a table by their names.
-
-    Raises
-    ------
-    InputError
-        The file can't be read, or a row is not as in benchmarks/accuracy.yaml.
-    """
-    try:
-        tree = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
-        rows = {name: Row(name, **fields) for name, fields in tree.items()}
-        for row in rows.values():
-            config.check_overrides(row.recipe_file, row.values, f"{path}: {row.name}: ")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except (YAMLError, AttributeError, TypeError) as error:
-        raise InputError(
-            f"{path}: rows have to be `name: {{title: ..., recipe: FILE}}`: "
-            f"{one_line(error)}"
-        ) from None
-    return rows
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What all rows have in common.
-
-    Arguments
-    ---------
-    folder : Path
-        Where everything goes.
-    values : dict
-        Keys and values for those recipes that have them.
-    flags : list of str
-        SpeechBrain's run options.
-    threads : int
-        Of a training.
-    data_folder : str
-        Where the paths of the trials begin.
-    trials : TrialList
-        Of `test`.
-    parts : dict
-        Trials by what they are called, int64 arrays.
-    n_train : int
-        Training utterances.
-    """
-
-    folder: Path
-    values: dict
-    flags: list[str]
-    threads: int
-    data_folder: str
-    trials: TrialList
-    parts: dict[str, np.ndarray]
-    n_train: int
-
-
-def make_plan(options: argparse.Namespace, rows: Mapping[str, Row]) -> Plan:
-    """Checks what is asked for, and prepares the corpus."""
-    first = next(iter(rows.values()))
-    _, run_opts, given = config.parse_command_line([first.recipe_file, *options.rest])
-    known = {row.name: row.keys for row in rows.values()}
-    config.check_keys(given, set().union(*known.values()), "--", options.table)
-    for row in rows.values():
-        for key in given.keys() & known[row.name]:
-            config.check_overrides(row.recipe_file, {key: given[key]})
-    corpus = config.plain_values(
-        first.recipe_file, {k: given[k] for k in given.keys() & known[first.name]}
-    )
-    name = options.name or f"{corpus['corpus']}_{options.minutes:g}min"
-    folder = FOLDER / name
-    manifests = folder / "manifests"
-    own = {
-        "train_time_limit_minutes": float(options.minutes),
-        "number_of_epochs": MANY_EPOCHS,
-        "manifest_folder": str(manifests),
-        "skip_prep": True,
-    }
-    for key in own.keys() | {"seed", "output_folder", "save_folder"}:
-        if key in given:
-            raise InputError(f"--{key}: is set by the benchmark; leave it out")
-    shared = {key: corpus[key] for key in ("corpus", "data_folder")}
-    values, flags = {**given, **own, **shared}, given_flags(run_opts)
-    asked = {key: getattr(options, key) for key in ("threads", "metadata", "by")}
-    settings = {**values, **asked, "flags": flags}
-    settings_file = folder / "settings.json"
-    if settings_file.exists():
-        check_settings(folder, json.loads(settings_file.read_text()), settings)
-    prepare_corpus({**corpus, "manifest_folder": str(manifests)})
-    splits, trials = read_corpus(manifests)
-    parts = {ALL: np.arange(len(trials["test"]))}
-    if options.metadata:
-        parts |= parts_by(options, trials["test"])
-    once(settings_file, lambda: settings)
-    return Plan(
-        folder,
-        values,
-        flags,
-        options.threads,
-        corpus["data_folder"],
-        trials["test"],
-        parts,
-        len(splits["train"]),
-    )
-
-
-def check_settings(folder: Path, earlier: Mapping, settings: Mapping) -> None:
-    """Makes sure that a folder holds one comparison."""
-    for key in earlier | settings:
-        if earlier.get(key) != settings.get(key):
-            raise InputError(
-                f"{folder}: was begun with {key} {earlier.get(key)}, not "
-                f"{settings.get(key)}; go on with that, or choose another --name"
-            )
-
-
-def parts_by(options: argparse.Namespace, trials: TrialList) -> dict[str, np.ndarray]:
-    """The trials of each value of --by that have both kinds."""
-    metadata = read_metadata(options.metadata)
-    columns = groups_by_metadata(metadata, [[e] for e in trials.enrol], trials.test)
-    if options.by not in columns:
-        raise InputError(
-            f"--by {options.by}: {options.metadata} has no such column with several "
-            f"values in the trials; it has {', '.join(columns) or 'none'}"
-        )
-    return {
-        name: rows
-        for name, rows in columns[options.by].items()
-        if 0 < trials.labels[rows].sum() < len(rows)
-    }
-
-
-def given_flags(run_opts) -> list[str]:
-    """SpeechBrain's run options as they were given."""
-    flags = []
-    for name in sorted(run_opts.overridden_args):
-        value = getattr(run_opts, name)
-        values = value if isinstance(value, list) else [value]
-        flags += [f"--{name}", *(f"{one}" for one in values if one is not True)]
-    return flags
-
-
-def row_values(row: Row, seed: int, plan: Plan) -> dict:
-    """What a training is told: of what is for all, the keys that its recipe has."""
-    values = {**plan.values, "seed": seed}
-    values = {key: value for key, value in values.items() if key in row.keys}
-    folder = plan.folder / row.name / f"{seed}"
-    return values | row.values | {"output_folder": str(folder)}
 
 
 def run_row(row: Row, seed: int, plan: Plan) -> dict:

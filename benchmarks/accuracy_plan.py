@@ -1,0 +1,210 @@
+"""What is compared: the rows of a table, and what they have in common."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from benchmarks.accuracy_table import ALL
+from benchmarks.measuring import once
+from local_modules import config
+from local_modules.corpus import prepare_corpus, read_corpus
+from local_modules.errors import InputError, one_line
+from local_modules.evaluation.results import groups_by_metadata, read_metadata
+from local_modules.trials import TrialList
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = Path("results/benchmarks/accuracy")
+MANY_EPOCHS = 100_000  # the minutes end a training
+
+
+@dataclass(frozen=True)
+class Row:
+    """A system of the table.
+
+    Arguments
+    ---------
+    name : str
+        Of its folder.
+    title : str
+        What the table calls it.
+    recipe : str
+        Its HyperPyYAML file, from the repository's root.
+    values : dict
+        What is its own in this comparison, by key of the recipe.
+    program : str
+        What trains it; it leaves what train_speaker.py leaves.
+    """
+
+    name: str
+    title: str
+    recipe: str
+    values: dict = field(default_factory=dict)
+    program: str = "train_speaker.py"
+
+    @property
+    def recipe_file(self) -> str:
+        """The recipe as a path that can be read from anywhere."""
+        return str(ROOT / self.recipe)
+
+    @cached_property
+    def keys(self) -> set[str]:
+        """What its recipe can be told."""
+        text = Path(self.recipe_file).read_text(encoding="utf-8")
+        return set(config.load_plain(self.recipe, text))
+
+
+def read_rows(path: str) -> dict[str, Row]:
+    """The rows of a table by their names.
+
+    Raises
+    ------
+    InputError
+        The file can't be read, or a row is not as in benchmarks/accuracy.yaml.
+    """
+    try:
+        tree = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+        rows = {name: Row(name, **fields) for name, fields in tree.items()}
+        for row in rows.values():
+            config.check_overrides(row.recipe_file, row.values, f"{path}: {row.name}: ")
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (YAMLError, AttributeError, TypeError) as error:
+        raise InputError(
+            f"{path}: rows have to be `name: {{title: ..., recipe: FILE}}`: "
+            f"{one_line(error)}"
+        ) from None
+    return rows
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all rows have in common.
+
+    Arguments
+    ---------
+    folder : Path
+        Where everything goes.
+    values : dict
+        Keys and values for those recipes that have them.
+    flags : list of str
+        SpeechBrain's run options.
+    threads : int
+        Of a training.
+    data_folder : str
+        Where the paths of the trials begin.
+    trials : TrialList
+        Of `test`.
+    parts : dict
+        Trials by what they are called, int64 arrays.
+    n_train : int
+        Training utterances.
+    """
+
+    folder: Path
+    values: dict
+    flags: list[str]
+    threads: int
+    data_folder: str
+    trials: TrialList
+    parts: dict[str, np.ndarray]
+    n_train: int
+
+
+def make_plan(options: argparse.Namespace, rows: Mapping[str, Row]) -> Plan:
+    """Checks what is asked for, and prepares the corpus."""
+    first = next(iter(rows.values()))
+    _, run_opts, given = config.parse_command_line([first.recipe_file, *options.rest])
+    known = {row.name: row.keys for row in rows.values()}
+    config.check_keys(given, set().union(*known.values()), "--", options.table)
+    for row in rows.values():
+        for key in given.keys() & known[row.name]:
+            config.check_overrides(row.recipe_file, {key: given[key]})
+    corpus = config.plain_values(
+        first.recipe_file, {k: given[k] for k in given.keys() & known[first.name]}
+    )
+    name = options.name or f"{corpus['corpus']}_{options.minutes:g}min"
+    folder = FOLDER / name
+    manifests = folder / "manifests"
+    own = {
+        "train_time_limit_minutes": float(options.minutes),
+        "number_of_epochs": MANY_EPOCHS,
+        "manifest_folder": str(manifests),
+        "skip_prep": True,
+    }
+    for key in own.keys() | {"seed", "output_folder", "save_folder"}:
+        if key in given:
+            raise InputError(f"--{key}: is set by the benchmark; leave it out")
+    shared = {key: corpus[key] for key in ("corpus", "data_folder")}
+    values, flags = {**given, **own, **shared}, given_flags(run_opts)
+    asked = {key: getattr(options, key) for key in ("threads", "metadata", "by")}
+    settings = {**values, **asked, "flags": flags}
+    settings_file = folder / "settings.json"
+    if settings_file.exists():
+        check_settings(folder, json.loads(settings_file.read_text()), settings)
+    prepare_corpus({**corpus, "manifest_folder": str(manifests)})
+    splits, trials = read_corpus(manifests)
+    parts = {ALL: np.arange(len(trials["test"]))}
+    if options.metadata:
+        parts |= parts_by(options, trials["test"])
+    once(settings_file, lambda: settings)
+    return Plan(
+        folder,
+        values,
+        flags,
+        options.threads,
+        corpus["data_folder"],
+        trials["test"],
+        parts,
+        len(splits["train"]),
+    )
+
+
+def check_settings(folder: Path, earlier: Mapping, settings: Mapping) -> None:
+    """Makes sure that a folder holds one comparison."""
+    for key in earlier | settings:
+        if earlier.get(key) != settings.get(key):
+            raise InputError(
+                f"{folder}: was begun with {key} {earlier.get(key)}, not "
+                f"{settings.get(key)}; go on with that, or choose another --name"
+            )
+
+
+def parts_by(options: argparse.Namespace, trials: TrialList) -> dict[str, np.ndarray]:
+    """The trials of each value of --by that have both kinds."""
+    metadata = read_metadata(options.metadata)
+    columns = groups_by_metadata(metadata, [[e] for e in trials.enrol], trials.test)
+    if options.by not in columns:
+        raise InputError(
+            f"--by {options.by}: {options.metadata} has no such column with several "
+            f"values in the trials; it has {', '.join(columns) or 'none'}"
+        )
+    return {
+        name: rows
+        for name, rows in columns[options.by].items()
+        if 0 < trials.labels[rows].sum() < len(rows)
+    }
+
+
+def given_flags(run_opts) -> list[str]:
+    """SpeechBrain's run options as they were given."""
+    flags = []
+    for name in sorted(run_opts.overridden_args):
+        value = getattr(run_opts, name)
+        values = value if isinstance(value, list) else [value]
+        flags += [f"--{name}", *(f"{one}" for one in values if one is not True)]
+    return flags
+
+
+def row_values(row: Row, seed: int, plan: Plan) -> dict:
+    """What a training is told: of what is for all, the keys that its recipe has."""
+    values = {**plan.values, "seed": seed}
+    values = {key: value for key, value in values.items() if key in row.keys}
+    folder = plan.folder / row.name / f"{seed}"
+    return values | row.values | {"output_folder": str(folder)}
