@@ -12,7 +12,7 @@ from local_modules.inference.verification import Verdict, Verifier, Voice
 from local_modules.inference.voices import VoiceStore
 from local_modules.metrics import bayes_threshold
 from local_modules.page import figures
-from local_modules.page.limits import Heard, hear
+from local_modules.page.hearing import Heard, hear
 from local_modules.templates import page_template
 
 ADVICE = (

@@ -5,7 +5,7 @@ from pathlib import Path
 import gradio
 
 from local_modules.page.answers import Answers
-from local_modules.page.limits import MAX_MEGABYTES, MAX_SECONDS
+from local_modules.page.hearing import MAX_MEGABYTES, MAX_SECONDS
 from local_modules.plots import BLUE
 from local_modules.templates import TEMPLATES
 

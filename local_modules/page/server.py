@@ -11,13 +11,9 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from local_modules.errors import RunError
+from local_modules.page.access import find_address, find_password, is_loopback
 from local_modules.page.answers import Answers
-from local_modules.page.limits import (
-    MAX_MEGABYTES,
-    find_address,
-    find_password,
-    is_loopback,
-)
+from local_modules.page.hearing import MAX_MEGABYTES
 
 # The page has all that it needs; a browser loads nothing from elsewhere.
 POLICY = (

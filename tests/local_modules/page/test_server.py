@@ -3,7 +3,7 @@
 import pytest
 from starlette.testclient import TestClient
 
-from local_modules.page.limits import MAX_MEGABYTES
+from local_modules.page.hearing import MAX_MEGABYTES
 from local_modules.page.server import make_app
 
 
