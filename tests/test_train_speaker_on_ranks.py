@@ -49,9 +49,9 @@ def rank(kills, log, arguments):
 
     class Watched(train_speaker.SpeakerBrain):
         def compute_objectives(self, embeddings, batch, stage):
-            if stage.name == "TEST":
+            if stage.name != "TRAIN":
                 with open(f"{log}.{rank}", "a") as file:
-                    file.writelines(f"{name}\\n" for name in batch.name)
+                    file.writelines(f"{stage.name} {name}\\n" for name in batch.name)
             return super().compute_objectives(embeddings, batch, stage)
 
     WholeCheckpointer.save_checkpoint = save_and_die
@@ -195,7 +195,8 @@ def test_killed_and_killed_again_it_ends_as_one_process_does(
 def test_four_ranks_with_a_part_of_the_speakers_each_train_as_one(
     alone, command_line, data, tmp_path
 ):
-    """One is killed on the way. Each utterance is embedded once."""
+    """One is killed on the way. Each utterance is embedded once, those of `valid` once
+    after each of two epochs and once at the end."""
     folder, log = tmp_path / "run", tmp_path / "log"
     whole = "speechbrain.lobes.models.ECAPA_TDNN.Classifier\n"
     split = (
@@ -207,11 +208,14 @@ def test_four_ranks_with_a_part_of_the_speakers_each_train_as_one(
     assert status == 0, error
     assert_same_result(folder, alone)
     embedded = [Path(f"{log}.{rank}").read_text().splitlines() for rank in range(4)]
-    counts = Counter(path for paths in embedded for path in paths)
-    assert set(counts.values()) == {1}
-    for split, n in (("valid", 11), ("test", 12)):
-        shares = [sum(p.startswith(split) for p in paths) for paths in embedded]
-        assert sum(shares) == n and max(shares) - min(shares) <= 1
+    counts = Counter(line for lines in embedded for line in lines)
+    assert {(line[:5], count) for line, count in counts.items()} == {
+        ("VALID", 2),
+        ("TEST ", 1),
+    }
+    for part, n in (("VALID ", 22), ("TEST valid", 11), ("TEST test", 12)):
+        shares = [sum(line.startswith(part) for line in lines) for lines in embedded]
+        assert sum(shares) == n and max(shares) - min(shares) <= n // 11, shares
     recording = data / "train" / "train0" / "0.wav"
     checked, own, other = (
         SpeakerModel(str(f / "model"), trust=trust).classifier
