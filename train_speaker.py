@@ -175,7 +175,10 @@ class SpeakerBrain(RepeatableBrain):
     def optimizers_step(self):
         """Lets the averaged model follow."""
         super().optimizers_step()
-        self.hparams.averaged_model.update_parameters(self.hparams.embedding_model)
+        model, averaged = self.hparams.embedding_model, self.hparams.averaged_model
+        if not self.gradient_is_finite:
+            averaged.restore_buffers(model)
+        averaged.update_parameters(model)
 
     def evaluate_batch(self, batch, stage):
         """Passes over a batch of which nothing can be read: it may have been one."""
@@ -260,7 +263,10 @@ class SpeakerBrain(RepeatableBrain):
                 f"{split}: of one kind of trials none can be scored; with --debug, a "
                 "larger --debug_batches has more of the recordings"
             )
-        eer, threshold = equal_error_rate(target, nontarget)
+        try:
+            eer, threshold = equal_error_rate(target, nontarget)
+        except ValueError as error:
+            raise RunError(f"{split}: {error}") from None
         metrics = {
             "eer": eer,
             "eer_threshold": threshold,
@@ -412,6 +418,11 @@ def begin_run(
     ddp_barrier()  # the first rank writes what the others have just read
 
     hparams = config.load_hparams(hparams_file, overrides)
+    if "averaged_model" not in hparams["checkpointer"].recoverables:
+        raise InputError(
+            f"{hparams_file}: its checkpointer has no averaged_model among its "
+            "recoverables; hparams/conformer.yaml shows where it belongs"
+        )
     sb.create_experiment_directory(
         experiment_directory=hparams["output_folder"],
         save_env_desc=save_env_desc,
@@ -531,6 +542,7 @@ def train(
         old_model = adaptation.start_from(
             hparams["pretrained"], hparams_text, *(hparams[part] for part in parts)
         )
+        hparams["averaged_model"].module.load_state_dict(old_model.state_dict())
         frozen = adaptation.freeze(
             hparams["embedding_model"], hparams.get("frozen_blocks", 0)
         )

@@ -47,6 +47,13 @@ class RecentAverage(AveragedModel):
         self.eval().requires_grad_(False)
 
     @torch.no_grad()
+    def restore_buffers(self, model: nn.Module) -> None:
+        """Gives a model back what its batch norms counted up to here: one batch that is
+        not finite leaves nothing finite in them, for good."""
+        for buffer, kept in zip(model.buffers(), self.module.buffers(), strict=True):
+            buffer.copy_(kept)
+
+    @torch.no_grad()
     def _move(self, averaged, latest, n_averaged):
         weight = 1.0
         if self.age > 0:

@@ -106,7 +106,8 @@ class RepeatableBrain(sb.Brain):
         limit = self.max_grad_norm if self.max_grad_norm > 0 else float("inf")
         norm = gradient_norm(self.modules)
         torch.nn.utils.clip_grads_with_norm_(self.modules.parameters(), limit, norm)
-        if torch.isfinite(norm) or self.scaler.is_enabled():
+        self.gradient_is_finite = bool(torch.isfinite(norm))
+        if self.gradient_is_finite or self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

@@ -366,6 +366,7 @@ def _dumped(tree: Mapping) -> dict[str, str]:
     for key, value in tree.items():
         stream = io.StringIO()
         YAML().dump({key: value}, stream)
-        # Anchors are numbered by their place in the whole file.
-        texts[key] = re.sub(r"[&*]id\d+", "", stream.getvalue())
+        # Anchors are numbered by their place in the whole file; a list keeps what is
+        # remarked behind it.
+        texts[key] = re.sub(r"[&*]id\d+| +#.*", "", stream.getvalue())
     return texts

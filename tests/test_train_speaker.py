@@ -391,10 +391,44 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
     assert str(tmp_path / "run" / "save") in line
     # SpeechBrain lets three such steps of an epoch pass.
     assert len(calls) == 6 + 4
-    for state in latest_states(tmp_path / "run")[:2]:
+    for state in latest_states(tmp_path / "run")[:3]:
         assert all(torch.isfinite(tensor.float()).all() for tensor in state.values())
     monkeypatch.undo()
     assert train_speaker.main(arguments) == 0
+
+
+def test_a_batch_that_is_not_finite_leaves_nothing_behind(
+    voices_folder, tmp_path, monkeypatch
+):
+    """Not in the batch norms either, whose statistics no later batch would heal."""
+    features, calls = Fbank.forward, []
+
+    def once_none(self, wav):
+        calls.append(1)
+        return features(self, wav) * (float("nan") if len(calls) == 2 else 1.0)
+
+    monkeypatch.setattr(Fbank, "forward", once_none)
+    run = tmp_path / "run"
+    assert train_speaker.main(command_line(voices_folder, run)) == 0
+    for state in latest_states(run)[:3]:
+        assert all(torch.isfinite(tensor.float()).all() for tensor in state.values())
+    assert metrics_of(run)["valid"]["eer"] < 0.5
+
+
+def test_a_recipe_without_averages_is_told_what_it_lacks(
+    voices_folder, tmp_path, capsys
+):
+    recipe = tmp_path / "own.yaml"
+    text = (ROOT / "hparams" / "conformer.yaml").read_text()
+    line = "        averaged_model: !ref <averaged_model>\n"
+    assert text.count(line) == 1
+    recipe.write_text(text.replace(line, ""))
+    arguments = command_line(voices_folder, tmp_path / "run")
+    assert train_speaker.main([str(recipe), *arguments[1:]]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(
+        f"train_speaker.py: {recipe}: its checkpointer has no avera"
+    )
 
 
 def test_the_classifier_knows_the_training_speakers(finished, voices_folder):

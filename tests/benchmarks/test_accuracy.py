@@ -169,11 +169,21 @@ def test_mistakes_are_one_line(measured, there, capsys, more, words):
         assert word in error
 
 
-def test_a_changed_row_is_not_passed_off_as_the_old_one(measured, there, capsys):
+@pytest.mark.parametrize("changed", ["row", "recipe"])
+def test_a_changed_row_is_not_passed_off_as_the_old_one(
+    changed, measured, there, capsys, tmp_path
+):
     table = measured[0] / "table.yaml"
     text = table.read_text()
-    table.write_text(text.replace("d_ffn: 16", "d_ffn: 24"))
+    if changed == "row":
+        table.write_text(text.replace("d_ffn: 16", "d_ffn: 24"))
+    else:
+        recipe = (accuracy.ROOT / "hparams" / "conformer.yaml").read_text()
+        other = tmp_path / "conformer.yaml"
+        other.write_text(recipe.replace("weight_decay: 0.2", "weight_decay: 0.3"))
+        table.write_text(text.replace("hparams/conformer.yaml", str(other)))
     try:
+        assert table.read_text() != text
         assert accuracy.main(measured[1]) == 2
     finally:
         table.write_text(text)

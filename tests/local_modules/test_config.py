@@ -340,6 +340,13 @@ class TestContinues:
         text = message(check_continues, run, str(other), {"lr": 0.01})
         assert "'crop_seconds: 2.0', not 'nothing'" in text
 
+    def test_a_remark_is_no_setting(self, run, tmp_path):
+        other = tmp_path / "other.yaml"
+        lines = Path(CONFORMER).read_text(encoding="utf-8").splitlines()
+        assert any(line.startswith("speaker_speeds: [1.0] ") for line in lines)
+        other.write_text("\n".join(line.partition("  #")[0] for line in lines))
+        check_continues(run, str(other), {"lr": 0.01})
+
     def test_broken_record(self, tmp_path):
         (tmp_path / "hyperparams.yaml").write_text("a: [1\n")
         text = message(check_continues, str(tmp_path), CONFORMER, {})
