@@ -116,7 +116,7 @@ def run_row(row: Row, seed: int, plan: Plan) -> dict:
         "title": row.title,
         "seed": seed,
         "values": values,
-        "recipe": config.texts(row.recipe_file, row.values),
+        "recipe": row.settings,
         "n_parameters": metrics["n_parameters"],
         "macs": multiply_adds(
             model.classifier.mods.embedding_model, clip_features(model)
@@ -314,12 +314,11 @@ def results_of(row: Row, plan: Plan) -> dict[Path, dict]:
         It is of other values than the table or the recipe has now.
     """
     results = {}
-    recipe = config.texts(row.recipe_file, row.values)
     paths = (plan.folder / row.name).glob("*/result.json")
     for path in sorted(paths, key=lambda path: int(path.parent.name)):
         result = json.loads(path.read_text(encoding="utf-8"))
         values = row_values(row, result["seed"], plan)
-        if (result["values"], result["recipe"]) != (values, recipe):
+        if (result["values"], result["recipe"]) != (values, row.settings):
             raise InputError(
                 f"{path}: is of other values than the table or the recipe has for "
                 f"{row.name} now; give the row another name"

@@ -54,6 +54,13 @@ class Row:
         return str(ROOT / self.recipe)
 
     @cached_property
+    def settings(self) -> list[str]:
+        """The recipe line by line, without remarks."""
+        text = Path(self.recipe_file).read_text(encoding="utf-8")
+        lines = (line.partition("#")[0].rstrip() for line in text.splitlines())
+        return [line for line in lines if line]
+
+    @cached_property
     def keys(self) -> set[str]:
         """What its recipe can be told."""
         text = Path(self.recipe_file).read_text(encoding="utf-8")
