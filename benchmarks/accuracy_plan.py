@@ -54,17 +54,15 @@ class Row:
         return str(ROOT / self.recipe)
 
     @cached_property
-    def settings(self) -> list[str]:
-        """The recipe line by line, without remarks."""
+    def settings(self) -> dict[str, str]:
+        """What its recipe says, by what it can be told."""
         text = Path(self.recipe_file).read_text(encoding="utf-8")
-        lines = (line.partition("#")[0].rstrip() for line in text.splitlines())
-        return [line for line in lines if line]
+        return config.dumped(config.load_plain(self.recipe, text))
 
-    @cached_property
+    @property
     def keys(self) -> set[str]:
         """What its recipe can be told."""
-        text = Path(self.recipe_file).read_text(encoding="utf-8")
-        return set(config.load_plain(self.recipe, text))
+        return set(self.settings)
 
 
 def read_rows(path: str) -> dict[str, Row]:

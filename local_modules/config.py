@@ -251,7 +251,7 @@ def texts(hparams_file: str, overrides: Mapping) -> dict[str, str]:
     """
     return {
         key: " ".join(text.removeprefix(f"{key}:").split()) or "null"
-        for key, text in _dumped(_resolved(hparams_file, overrides)).items()
+        for key, text in dumped(_resolved(hparams_file, overrides)).items()
     }
 
 
@@ -294,7 +294,7 @@ def text_of(key: str, hparams_text: str) -> str:
     'b: !new:torch.nn.Linear [2, 3]\\n'
     """
     tree = load_plain("hyperparameters", hparams_text)
-    return _dumped({key: tree[key]})[key]
+    return dumped({key: tree[key]})[key]
 
 
 def check_continues(output_folder: str, hparams_file: str, overrides: Mapping) -> None:
@@ -320,8 +320,8 @@ def check_continues(output_folder: str, hparams_file: str, overrides: Mapping) -
     earlier_tree = load_plain(earlier_file, _read(earlier_file))
     n_speakers = earlier_tree.get("n_speakers", 0)
     text = resolved_text(hparams_file, {**overrides, "n_speakers": n_speakers})
-    earlier = _dumped(earlier_tree)
-    present = _dumped(load_plain(hparams_file, text))
+    earlier = dumped(earlier_tree)
+    present = dumped(load_plain(hparams_file, text))
     changed = [
         key
         for key in earlier | present
@@ -360,13 +360,13 @@ def load_plain(hparams_file: str, text: str) -> Mapping:
     return tree
 
 
-def _dumped(tree: Mapping) -> dict[str, str]:
-    """Each top-level key's value as text."""
+def dumped(tree: Mapping) -> dict[str, str]:
+    """Each top-level key's value as text, without remarks."""
     texts = {}
     for key, value in tree.items():
         stream = io.StringIO()
         YAML().dump({key: value}, stream)
-        # Anchors are numbered by their place in the whole file; a list keeps what is
-        # remarked behind it.
-        texts[key] = re.sub(r"[&*]id\d+| +#.*", "", stream.getvalue())
+        # Anchors are numbered by their place in the whole file; lists and mappings keep
+        # what is remarked behind them.
+        texts[key] = re.sub(r"[&*]id\d+|\s+#.*", "", stream.getvalue())
     return texts

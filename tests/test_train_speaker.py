@@ -415,6 +415,23 @@ def test_a_batch_that_is_not_finite_leaves_nothing_behind(
     assert metrics_of(run)["valid"]["eer"] < 0.5
 
 
+def test_scores_that_are_not_finite_end_the_run_in_one_line(
+    voices_folder, tmp_path, monkeypatch, capsys
+):
+    features, n_crop = Fbank.forward, round(SMALL["crop_seconds"] * 16000)
+
+    def none_of_whole_recordings(self, wav):
+        share = 1.0 if wav.shape[1] == n_crop else float("nan")
+        return share * features(self, wav)
+
+    monkeypatch.setattr(Fbank, "forward", none_of_whole_recordings)
+    assert train_speaker.main(command_line(voices_folder, tmp_path / "run")) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert (
+        error == "train_speaker.py: valid: target_scores holds NaN or infinite scores"
+    )
+
+
 def test_a_recipe_without_averages_is_told_what_it_lacks(
     voices_folder, tmp_path, capsys
 ):

@@ -344,7 +344,11 @@ class TestContinues:
         other = tmp_path / "other.yaml"
         lines = Path(CONFORMER).read_text(encoding="utf-8").splitlines()
         assert any(line.startswith("speaker_speeds: [1.0] ") for line in lines)
-        other.write_text("\n".join(line.partition("  #")[0] for line in lines))
+        kept = [line.partition(" #")[0] for line in lines if not line.startswith("#")]
+        modules = kept.index("modules:")  # a remark behind a mapping, and one within
+        kept[modules:modules] = ["# here", ""]
+        kept.insert(kept.index("    recoverables:"), "    # there")
+        other.write_text("\n".join(kept))
         check_continues(run, str(other), {"lr": 0.01})
 
     def test_broken_record(self, tmp_path):
