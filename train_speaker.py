@@ -10,6 +10,7 @@ speakers held out, tests the best epoch once, and writes a folder that SpeechBra
 
 import contextlib
 import copy
+import functools
 import json
 import os
 import sys
@@ -403,16 +404,17 @@ def begin_run(
         if settings.get(key) and not settings["pretrained"]:
             raise InputError(f"--{key} {settings[key]}: is for a --pretrained model")
     continues = any(Path(settings["save_folder"]).glob("CKPT*"))
+    check = None
     if continues:  # before another corpus takes the place of its manifests
         config.check_continues(settings["output_folder"], hparams_file, overrides)
-    run_on_main(prepare_corpus, [settings])
+        places = settings["save_folder"], settings["manifest_folder"]
+        check = functools.partial(check_same_corpus, *places)
+    run_on_main(prepare_corpus, [settings, check])
     splits, trials = read_corpus(settings["manifest_folder"])
     n_people = len({row.speaker for row in splits["train"]})
     overrides["n_speakers"] = n_people * len(settings["speaker_speeds"])
     hparams_text = config.resolved_text(hparams_file, overrides)
-    if continues:
-        check_same_corpus(settings["save_folder"], settings["manifest_folder"])
-    else:
+    if not continues:
         # Nothing is learnt yet, so an earlier start's numbering of speakers is void.
         (Path(settings["save_folder"]) / LABELS).unlink(missing_ok=True)
     ddp_barrier()  # the first rank writes what the others have just read

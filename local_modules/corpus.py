@@ -1,17 +1,18 @@
 """A corpus as a run sees it: three manifests and two trial lists."""
 
+import contextlib
 import hashlib
 import importlib
 import inspect
 import json
 import os
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import recipes
 from local_modules.errors import InputError
-from local_modules.files import replacing
+from local_modules.files import check_writable, replacing, restoring
 from local_modules.manifest import Utterance, check_splits, read_manifest
 from local_modules.trials import TrialList, read_trials
 
@@ -20,7 +21,7 @@ TRAINED = (*SEARCHED, "test.csv", "test_trials.txt")
 NOTED = "corpus.json"
 
 
-def prepare_corpus(settings: Mapping) -> None:
+def prepare_corpus(settings: Mapping, check: Callable[[], None] | None = None) -> None:
     """Makes the manifests and trial lists of a corpus with the `prepare` function of
     its folder in `recipes/`.
 
@@ -29,12 +30,15 @@ def prepare_corpus(settings: Mapping) -> None:
     settings : mapping
         `corpus` names the folder; `manifest_folder` and whatever parameters its
         `prepare` has are passed on.
+    check : callable, optional
+        Raises InputError if a run or a study that was begun can't go on with what is
+        in `manifest_folder` now, which then has its earlier files again.
 
     Raises
     ------
     InputError
-        There is no such corpus, nothing says where it lies, or its `prepare` finds a
-        person's mistake.
+        There is no such corpus, nothing says where it lies, its `prepare` finds a
+        person's mistake, or `check` does.
     """
     corpus = settings["corpus"]
     known = [
@@ -50,7 +54,14 @@ def prepare_corpus(settings: Mapping) -> None:
         for name in inspect.signature(prepare).parameters
         if name in settings
     }
-    prepare(**options | {"save_folder": settings["manifest_folder"]})
+    folder = Path(settings["manifest_folder"])
+    with contextlib.ExitStack() as stack:
+        if check is not None and not settings.get("skip_prep"):
+            check_writable(folder.parent)
+            stack.enter_context(restoring(folder))
+        prepare(**options | {"save_folder": str(folder)})
+        if check is not None:
+            check()
 
 
 def licence(corpus: str) -> str:
@@ -143,6 +154,7 @@ def check_same_corpus(
     for name, checksum in checksums(folder, TRAINED).items():
         if noted.get(name) != checksum:
             raise InputError(
-                f"{Path(folder) / name}: has changed since {Path(save_folder).parent} "
-                "was begun; choose another --output_folder"
+                f"{Path(save_folder).parent}: was begun with another {name}; the "
+                "recordings, the trials or their settings have changed, so choose "
+                "another --output_folder"
             )

@@ -1,7 +1,9 @@
 """From a corpus' name to its utterances and trials."""
 
+import functools
 import importlib
 import inspect
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -110,9 +112,28 @@ def test_a_run_ends_with_the_corpus_it_began_with(settings, tmp_path, name):
     with pytest.raises(InputError) as error:
         check_same_corpus(save, manifests)
     assert str(error.value) == (
-        f"{manifests / name}: has changed since {tmp_path / 'run'} was begun; choose "
-        "another --output_folder"
+        f"{tmp_path / 'run'}: was begun with another {name}; the recordings, the "
+        "trials or their settings have changed, so choose another --output_folder"
     )
+
+
+def test_what_was_begun_keeps_its_manifests(settings, tmp_path, voices_folder):
+    manifests, save = Path(settings["manifest_folder"]), tmp_path / "run" / "save"
+    save.mkdir(parents=True)
+    prepare_corpus(settings)
+    note_corpus(save, manifests)
+    check = functools.partial(check_same_corpus, save, manifests)
+    prepare_corpus(settings, check)
+    before = {path.name: path.read_bytes() for path in manifests.iterdir()}
+    assert before.keys() >= {"train.csv", "test_trials.txt", "prepared.json"}
+    fewer = shutil.copytree(voices_folder, tmp_path / "fewer")
+    next((fewer / "train" / "train0").iterdir()).unlink()
+    with pytest.raises(InputError, match=r"run: was begun with another train\.csv"):
+        prepare_corpus(settings | {"data_folder": str(fewer)}, check)
+    with pytest.raises(InputError, match="min_seconds 60"):
+        prepare_corpus(settings | {"min_seconds": 60.0}, check)
+    after = {path.name: path.read_bytes() for path in manifests.iterdir()}
+    assert after == before
 
 
 def test_missing_data_folder_is_named(settings, tmp_path):
