@@ -10,7 +10,6 @@ speakers held out, tests the best epoch once, and writes a folder that SpeechBra
 
 import contextlib
 import copy
-import functools
 import json
 import os
 import sys
@@ -38,6 +37,7 @@ from local_modules.class_parallel import SplitClassifier, split_classifiers
 from local_modules.corpus import (
     check_same_corpus,
     note_corpus,
+    noted_corpus,
     prepare_corpus,
     read_corpus,
 )
@@ -404,17 +404,17 @@ def begin_run(
         if settings.get(key) and not settings["pretrained"]:
             raise InputError(f"--{key} {settings[key]}: is for a --pretrained model")
     continues = any(Path(settings["save_folder"]).glob("CKPT*"))
-    check = None
     if continues:  # before another corpus takes the place of its manifests
         config.check_continues(settings["output_folder"], hparams_file, overrides)
-        places = settings["save_folder"], settings["manifest_folder"]
-        check = functools.partial(check_same_corpus, *places)
-    run_on_main(prepare_corpus, [settings, check])
+    begun_with = noted_corpus(settings["save_folder"]) if continues else None
+    run_on_main(prepare_corpus, [settings, begun_with])
     splits, trials = read_corpus(settings["manifest_folder"])
     n_people = len({row.speaker for row in splits["train"]})
     overrides["n_speakers"] = n_people * len(settings["speaker_speeds"])
     hparams_text = config.resolved_text(hparams_file, overrides)
-    if not continues:
+    if continues:
+        check_same_corpus(settings["save_folder"], settings["manifest_folder"])
+    else:
         # Nothing is learnt yet, so an earlier start's numbering of speakers is void.
         (Path(settings["save_folder"]) / LABELS).unlink(missing_ok=True)
     ddp_barrier()  # the first rank writes what the others have just read

@@ -307,17 +307,13 @@ def lead(
     print(first_screen(job, options.workers, n_done), flush=True)
     (job.folder / "env.log").write_text(get_environment_description())
     settings = config.plain_values(job.recipe, full)
-    manifests = settings["manifest_folder"]
-
-    def check_data():
-        read_corpus(manifests)
-        check_claim(study, "data", {"corpus": checksums(manifests)})
-
+    begun_with = study.user_attrs.get("data", {}).get("corpus")
     # True is for the trials.
-    prepare_corpus(settings | {"skip_prep": False}, check_data)
+    prepare_corpus(settings | {"skip_prep": False}, begun_with)
+    read_corpus(settings["manifest_folder"])
     # Not before all is as it should be: a study can't be begun twice.
     claim(study, "settings", job.settings())
-    claim(study, "data", {"corpus": checksums(manifests)})
+    claim(study, "data", {"corpus": checksums(settings["manifest_folder"])})
     enqueue_defaults(study, job.search.defaults)
     try:
         if n_done < job.n_trials:

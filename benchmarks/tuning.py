@@ -7,12 +7,15 @@
 For each seed, first a study as one drives it by hand: no pruning, and each trial a
 train_speaker.py of its own that reports through SpeechBrain's --hpopt. Then tune.py on
 the same space, with a third of the former's time. Both have the same sampler, the same
-corpus and the same first trial. CPU time is that of all processes. Run again, the same
-command continues.
+corpus and the same first trial. CPU time is that of all processes. As the best of many
+trials is a lucky one, its values and the recipe's own are trained again with other
+seeds. Run again, the same command continues.
 """
 
 import argparse
 import dataclasses
+import functools
+import json
 import os
 import shutil
 import subprocess
@@ -52,6 +55,7 @@ FOLDER = Path("results/benchmarks/tuning")
 MANIFESTS = "manifests"
 COSTS = "costs_of_"  # a trial, in the study
 MANY_TRIALS = 100_000  # time ends the study
+OTHER_SEEDS = (101, 102, 103)  # than those of the searches
 
 
 def by_hand(
@@ -62,8 +66,9 @@ def by_hand(
     Returns
     -------
     dict
-        `best_eer` (a fraction), `cpu_seconds` and `seconds` of all trials, `n_trials`,
-        and `curve`: CPU seconds and the best EER so far after each trial.
+        `best_eer` (a fraction), `best_params`, `cpu_seconds` and `seconds` of all
+        trials, `n_trials`, and `curve`: CPU seconds and the best EER so far after each
+        trial.
     """
     url = f"sqlite:///{folder / 'study.db'}"
     study = optuna.create_study(study_name="by_hand", storage=url, load_if_exists=True)
@@ -82,31 +87,15 @@ def by_hand(
     progress = tqdm(total=search.n_trials, initial=n_done, desc="by hand", unit="trial")
     while len(_with_costs(study)) < search.n_trials:
         trial = study.ask()
-        values = {
-            **search.proxy,
-            **suggest(trial, search.space),
-            "seed": seed,
-            "output_folder": str(folder / str(trial.number)),
-            "manifest_folder": str(folder.parent / MANIFESTS),
-            "skip_prep": True,
+        params = suggest(trial, search.space)
+        place = folder / str(trial.number)
+        reports = {
+            "OPTUNA_STORAGE": url,
+            "OPTUNA_STUDY_NAME": "by_hand",
+            "OPTUNA_TRIAL_NUMBER": str(trial.number),
         }
         cpu, start = children_cpu_seconds(), time.monotonic()
-        process = subprocess.run(
-            [sys.executable, str(ROOT / "train_speaker.py"), options.recipe]
-            + [*options.rest, "--noprogressbar"]
-            + [text for key in values for text in (f"--{key}", f"{values[key]}")]
-            + ["--hpopt", "True", "--hpopt_mode", "optuna"],
-            env={
-                **os.environ,
-                "OPTUNA_STORAGE": url,
-                "OPTUNA_STUDY_NAME": "by_hand",
-                "OPTUNA_TRIAL_NUMBER": str(trial.number),
-            },
-            capture_output=True,
-            text=True,
-        )
-        if process.returncode != 0:
-            raise RunError(f"trial {trial.number}: {process.stderr[-2000:]}")
+        train(options, search, params, seed, place, reports)
         costs = {
             "cpu_seconds": children_cpu_seconds() - cpu,
             "seconds": time.monotonic() - start,
@@ -117,14 +106,80 @@ def by_hand(
     trials = _with_costs(study)
     costs = [study.user_attrs[f"{COSTS}{trial.number}"] for trial in trials]
     cpu_seconds = np.cumsum([cost["cpu_seconds"] for cost in costs])
+    first_best = min(trials, key=lambda trial: trial.value)
     best = np.minimum.accumulate([trial.value for trial in trials])
     return {
         "best_eer": best[-1],
+        "best_params": first_best.params,
         "cpu_seconds": cpu_seconds[-1],
         "seconds": sum(cost["seconds"] for cost in costs),
         "n_trials": len(trials),
         "curve": np.stack([cpu_seconds, best], axis=-1).tolist(),
     }
+
+
+def train(
+    options: argparse.Namespace,
+    search: Search,
+    params: dict,
+    seed: int,
+    output_folder: Path,
+    reports: dict | None = None,
+) -> None:
+    """A trial's training in a process of its own.
+
+    Arguments
+    ---------
+    options : argparse.Namespace
+        Of the command line.
+    search : Search
+        Its proxy is the training.
+    params : dict
+        What is searched.
+    seed : int
+        Of the training.
+    output_folder : Path
+        Of the run.
+    reports : dict, optional
+        Environment variables that name the trial that it reports to.
+    """
+    values = {
+        **search.proxy,
+        **params,
+        "seed": seed,
+        "output_folder": str(output_folder),
+        "manifest_folder": str(FOLDER / options.name / MANIFESTS),
+        "skip_prep": True,
+    }
+    process = subprocess.run(
+        [sys.executable, str(ROOT / "train_speaker.py"), options.recipe]
+        + [*options.rest, "--noprogressbar"]
+        + [text for key in values for text in (f"--{key}", f"{values[key]}")]
+        + (["--hpopt", "True", "--hpopt_mode", "optuna"] if reports else []),
+        env={**os.environ, **(reports or {})},
+        capture_output=True,
+        text=True,
+    )
+    if process.returncode != 0:
+        raise RunError(f"{output_folder}: {process.stderr[-2000:]}")
+
+
+def again(
+    options: argparse.Namespace, search: Search, params: dict, folder: Path
+) -> dict:
+    """Trains a trial's values with each of `OTHER_SEEDS`.
+
+    Returns
+    -------
+    dict
+        `eers`: of the best epochs on valid, as fractions.
+    """
+    eers = []
+    for seed in tqdm(OTHER_SEEDS, desc=folder.name, unit="seed"):
+        train(options, search, params, seed, folder / str(seed))
+        metrics = json.loads((folder / str(seed) / "metrics.json").read_text())
+        eers.append(metrics["valid"]["eer"])
+    return {"eers": eers}
 
 
 def _with_costs(study: optuna.Study) -> list[FrozenTrial]:
@@ -173,6 +228,7 @@ def by_tune(options: argparse.Namespace, seed: int, minutes: float) -> dict:
     best = np.minimum.accumulate([trial.value for trial in complete])
     return {
         "best_eer": best[-1],
+        "best_params": min(complete, key=lambda trial: trial.value).params,
         "cpu_seconds": cpu_seconds,
         "seconds": seconds,
         "n_trials": len(trials),
@@ -182,29 +238,36 @@ def by_tune(options: argparse.Namespace, seed: int, minutes: float) -> dict:
     }
 
 
-def table(results: dict[int, dict]) -> str:
-    """Results by seed as a Markdown table."""
+def table(results: dict[int, tuple[dict, dict]], own: list[float]) -> str:
+    """Results by seed as a Markdown table, and below it what the recipe's `own` values
+    have, trained again."""
     lines = [
-        "| seed | by hand: trials | CPU min | best valid EER | tune.py: trials "
-        "(pruned) | CPU min | of the former | best valid EER | overhead of a trial "
-        "| by hand after that CPU time |",
-        "| --- " * 10 + "|",
+        "| seed | by hand: trials | CPU min | best valid EER | trained again "
+        "| tune.py: trials (pruned) | CPU min | of the former | best valid EER "
+        "| trained again | overhead of a trial | by hand after that CPU time |",
+        "| --- " * 12 + "|",
     ]
     for seed, (hand, tuned) in results.items():
         by_then = [e for used, e in hand["curve"] if used <= tuned["cpu_seconds"]]
         lines.append(
             f"| {seed} | {hand['n_trials']} | {hand['cpu_seconds'] / 60:.1f} "
-            f"| {100 * hand['best_eer']:.2f} % "
+            f"| {100 * hand['best_eer']:.2f} % | {spread(hand['again'])} "
             f"| {tuned['n_trials']} ({tuned['n_pruned']}) "
             f"| {tuned['cpu_seconds'] / 60:.1f} "
             f"| {100 * tuned['cpu_seconds'] / hand['cpu_seconds']:.0f} % "
-            f"| {100 * tuned['best_eer']:.2f} % | {tuned['overhead_seconds']:.2f} s "
+            f"| {100 * tuned['best_eer']:.2f} % | {spread(tuned['again'])} "
+            f"| {tuned['overhead_seconds']:.2f} s "
             f"| {f'{100 * by_then[-1]:.2f} %' if by_then else 'none'} |"
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, "", f"The recipe's own values again: {spread(own)}"])
 
 
-def picture(results: dict[int, dict], path: Path) -> None:
+def spread(eers: list[float]) -> str:
+    """Mean and standard deviation in percent."""
+    return f"{100 * np.mean(eers):.2f} ± {100 * np.std(eers, ddof=1):.2f} %"
+
+
+def picture(results: dict[int, tuple[dict, dict]], path: Path) -> None:
     """Draws the best EER so far over the CPU time, both ways."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
@@ -274,17 +337,21 @@ def run(options: argparse.Namespace) -> None:
     results = {}
     for seed in range(1, options.seeds + 1):
         results[seed] = compare(seed, folder, search, options)
-        print(f"\n{table(results)}\n")
+        place = folder / "again_own"
+        repeat = functools.partial(again, options, search, search.defaults, place)
+        own = once(place / "result.json", repeat)
+        text = table(results, own["eers"])
+        print(f"\n{text}\n")
         picture(results, folder / "tuning.png")
         with replacing(folder / "tuning.md") as file:
-            file.write(table(results) + "\n")
+            file.write(f"{text}\n")
     print(f"table    {folder / 'tuning.md'}\npicture  {folder / 'tuning.png'}")
 
 
 def compare(
     seed: int, folder: Path, search: Search, options: argparse.Namespace
 ) -> tuple[dict, dict]:
-    """What `by_hand` and `by_tune` give for a seed."""
+    """What `by_hand` and `by_tune` give for a seed, and `again` for what each found."""
     place = folder / f"by_hand_{seed}"
     hand = once(place / "result.json", lambda: by_hand(place, search, options, seed))
     # By the CPU's time and not by the clock: the machine may have had other work.
@@ -292,6 +359,10 @@ def compare(
     tuned = once(
         folder / f"by_tune_{seed}.json", lambda: by_tune(options, seed, minutes)
     )
+    for name, result in (("hand", hand), ("tune", tuned)):
+        place = folder / f"again_{name}_{seed}"
+        repeat = functools.partial(again, options, search, result["best_params"], place)
+        result["again"] = once(place / "result.json", repeat)["eers"]
     return hand, tuned
 
 

@@ -1,27 +1,32 @@
 """A corpus as a run sees it: three manifests and two trial lists."""
 
-import contextlib
 import hashlib
 import importlib
 import inspect
 import json
 import os
 import pkgutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+
+from speechbrain.utils.logger import get_logger
 
 import recipes
 from local_modules.errors import InputError
-from local_modules.files import check_writable, replacing, restoring
+from local_modules.files import replacing
 from local_modules.manifest import Utterance, check_splits, read_manifest
 from local_modules.trials import TrialList, read_trials
+
+logger = get_logger(__name__)
 
 SEARCHED = ("train.csv", "valid.csv", "valid_trials.txt")
 TRAINED = (*SEARCHED, "test.csv", "test_trials.txt")
 NOTED = "corpus.json"
 
 
-def prepare_corpus(settings: Mapping, check: Callable[[], None] | None = None) -> None:
+def prepare_corpus(
+    settings: Mapping, begun_with: Mapping[str, str] | None = None
+) -> None:
     """Makes the manifests and trial lists of a corpus with the `prepare` function of
     its folder in `recipes/`.
 
@@ -30,17 +35,17 @@ def prepare_corpus(settings: Mapping, check: Callable[[], None] | None = None) -
     settings : mapping
         `corpus` names the folder; `manifest_folder` and whatever parameters its
         `prepare` has are passed on.
-    check : callable, optional
-        Raises InputError if a run or a study that was begun can't go on with what is
-        in `manifest_folder` now, which then has its earlier files again.
+    begun_with : mapping, optional
+        `checksums` of what a run or a study was begun with. Where `manifest_folder`
+        has these files, they stay as they are: recordings that came later are not its.
 
     Raises
     ------
     InputError
-        There is no such corpus, nothing says where it lies, its `prepare` finds a
-        person's mistake, or `check` does.
+        There is no such corpus, nothing says where it lies, or its `prepare` finds a
+        person's mistake.
     """
-    corpus = settings["corpus"]
+    corpus, folder = settings["corpus"], settings["manifest_folder"]
     known = [
         module.name for module in pkgutil.iter_modules(recipes.__path__) if module.ispkg
     ]
@@ -48,20 +53,16 @@ def prepare_corpus(settings: Mapping, check: Callable[[], None] | None = None) -
         raise InputError(f"--corpus {corpus}: there are {', '.join(sorted(known))}")
     if settings["data_folder"] is None:
         raise InputError(f"--data_folder: say where the corpus {corpus!r} lies")
+    if begun_with and _has(folder, begun_with):
+        logger.info("%s: as it was begun with; no other recordings are added", folder)
+        return
     prepare = importlib.import_module(f"recipes.{corpus}.prepare").prepare
     options = {
         name: settings[name]
         for name in inspect.signature(prepare).parameters
         if name in settings
     }
-    folder = Path(settings["manifest_folder"])
-    with contextlib.ExitStack() as stack:
-        if check is not None and not settings.get("skip_prep"):
-            check_writable(folder.parent)
-            stack.enter_context(restoring(folder))
-        prepare(**options | {"save_folder": str(folder)})
-        if check is not None:
-            check()
+    prepare(**options | {"save_folder": folder})
 
 
 def licence(corpus: str) -> str:
@@ -130,10 +131,24 @@ def checksums(
     }
 
 
+def _has(folder: str | os.PathLike, files: Mapping[str, str]) -> bool:
+    """Whether a folder has the files of these checksums."""
+    try:
+        return checksums(folder, files) == files
+    except OSError:
+        return False
+
+
 def note_corpus(save_folder: str | os.PathLike, folder: str | os.PathLike) -> None:
     """Notes in a run's `save_folder` what it trains and tests on."""
     with replacing(Path(save_folder) / NOTED) as file:
         json.dump(checksums(folder, TRAINED), file, indent=2)
+
+
+def noted_corpus(save_folder: str | os.PathLike) -> dict[str, str] | None:
+    """What `note_corpus` noted; None for a run that was begun before it did."""
+    path = Path(save_folder) / NOTED
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def check_same_corpus(
@@ -147,14 +162,12 @@ def check_same_corpus(
     InputError
         They have changed.
     """
-    path = Path(save_folder) / NOTED
-    if not path.is_file():  # begun before this was noted
+    noted = noted_corpus(save_folder)
+    if noted is None:
         return
-    noted = json.loads(path.read_text(encoding="utf-8"))
     for name, checksum in checksums(folder, TRAINED).items():
         if noted.get(name) != checksum:
             raise InputError(
-                f"{Path(save_folder).parent}: was begun with another {name}; the "
-                "recordings, the trials or their settings have changed, so choose "
-                "another --output_folder"
+                f"{Path(folder) / name}: has changed since {Path(save_folder).parent} "
+                "was begun; choose another --output_folder"
             )

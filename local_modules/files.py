@@ -1,15 +1,12 @@
 """Writes files so that a kill or a power cut leaves the old one or the new one."""
 
 import os
-import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
-
-from filelock import FileLock
 
 from local_modules.errors import InputError
 
@@ -52,64 +49,6 @@ def replacing(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-
-
-@contextmanager
-def restoring(folder: str | os.PathLike) -> Iterator[None]:
-    """Gives a folder the files back that it had, if the body raises; if it was killed,
-    before it begins again. Others wait meanwhile.
-
-    Arguments
-    ---------
-    folder : str or os.PathLike
-        It need not exist, but its parent has to.
-
-    Example
-    -------
-    >>> folder = getfixture("tmp_path") / "manifests"
-    >>> folder.mkdir()
-    >>> _ = (folder / "train.csv").write_text("old")
-    >>> with restoring(folder):
-    ...     _ = (folder / "train.csv").write_text("new")
-    ...     raise ValueError
-    Traceback (most recent call last):
-    ...
-    ValueError
-    >>> (folder / "train.csv").read_text()
-    'old'
-    """
-    folder = Path(folder)
-    kept, part, lock = (
-        folder.with_name(f".{folder.name}.{suffix}")
-        for suffix in ("kept", "part", "lock")
-    )
-    with FileLock(lock):
-        shutil.rmtree(part, ignore_errors=True)
-        if kept.exists():
-            _copy_back(kept, folder)
-        elif folder.exists():
-            shutil.copytree(folder, part)
-            part.rename(kept)
-        else:
-            kept.mkdir()
-        try:
-            yield
-        except BaseException:
-            _copy_back(kept, folder)
-            raise
-        finally:
-            kept.rename(part)  # at once: a half of it would be given back
-            shutil.rmtree(part)
-
-
-def _copy_back(kept: Path, folder: Path) -> None:
-    """Leaves in a folder what was kept of it and nothing else; killed, it can be done
-    again."""
-    folder.mkdir(exist_ok=True)
-    for path in folder.iterdir():
-        if not (kept / path.name).exists():
-            path.unlink()
-    shutil.copytree(kept, folder, dirs_exist_ok=True)
 
 
 @contextmanager

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from local_modules.config import plain_values
+
 ROOT = Path(__file__).parents[2]
+RECIPE = str(ROOT / "hparams" / "conformer.yaml")
 SEARCH = """
 trials: 2
 objective: eer
@@ -34,7 +37,7 @@ def test_both_ways_are_measured(voices_folder, tmp_path):
     values = {**TINY, "data_folder": voices_folder}
     subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "tuning.py"), "--seeds", "1"]
-        + ["--recipe", str(ROOT / "hparams" / "conformer.yaml"), "--share", "1"]
+        + ["--recipe", RECIPE, "--share", "1"]
         + ["--search", "search.yaml", "--device", "cpu"]
         + [text for key in values for text in (f"--{key}", f"{values[key]}")],
         cwd=tmp_path,
@@ -54,4 +57,11 @@ def test_both_ways_are_measured(voices_folder, tmp_path):
     assert hand["curve"][0][1] == tuned["curve"][0][1]
     assert tuned["overhead_seconds"] > 0
     assert (folder / "tuning.png").read_bytes()[:4] == b"\x89PNG"
+    own = json.loads((folder / "again_own" / "result.json").read_text())["eers"]
+    assert len(own) == 3 and all(0 <= eer <= 1 for eer in own)
+    # The same seeds: what differs is what was found.
+    for name, result in (("hand", hand), ("tune", tuned)):
+        found = json.loads((folder / f"again_{name}_1" / "result.json").read_text())
+        is_own = result["best_params"] == {"lr": plain_values(RECIPE, {})["lr"]}
+        assert (found["eers"] == own) == is_own
     assert "| 1 | 2 |" in (folder / "tuning.md").read_text()

@@ -1,18 +1,9 @@
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from local_modules.errors import InputError
-from local_modules.files import (
-    check_writable,
-    put_on_disk,
-    replacing,
-    restoring,
-    writing_to,
-)
+from local_modules.files import check_writable, put_on_disk, replacing, writing_to
 
 
 def test_half_a_file_is_never_visible(tmp_path):
@@ -88,59 +79,3 @@ def test_places_that_take_no_file(tmp_path):
     ):
         pass
     assert file.read_text() == "kept"
-
-
-KILLED = """
-import os, sys
-from pathlib import Path
-from local_modules.files import restoring
-folder = Path(sys.argv[1])
-with restoring(folder):
-    (folder / "a").write_text("half")
-    (folder / "b").write_text("new")
-    os._exit(9)
-"""
-
-
-def contents(folder):
-    return {path.name: path.read_text() for path in folder.iterdir()}
-
-
-@pytest.fixture
-def killed(tmp_path):
-    """A folder whose process was killed while it was at it."""
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "a").write_text("old")
-    done = subprocess.run(
-        [sys.executable, "-c", KILLED, str(folder)], cwd=Path(__file__).parents[2]
-    )
-    assert done.returncode == 9
-    assert contents(folder) == {"a": "half", "b": "new"}
-    return folder
-
-
-def test_a_killed_folder_begins_again_as_it_was(killed):
-    with restoring(killed):
-        assert contents(killed) == {"a": "old"}
-        (killed / "a").write_text("whole")
-    assert contents(killed) == {"a": "whole"}
-    with restoring(killed):
-        assert contents(killed) == {"a": "whole"}
-
-
-def test_a_killed_folder_that_fails_then_is_as_it_was(killed):
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt), restoring(killed):
-            (killed / "c").write_text("new")
-            raise KeyboardInterrupt
-        assert contents(killed) == {"a": "old"}
-
-
-def test_a_folder_that_was_not_there_stays_empty(tmp_path):
-    folder = tmp_path / "folder"
-    with pytest.raises(ValueError), restoring(folder):
-        folder.mkdir()
-        (folder / "a").write_text("new")
-        raise ValueError
-    assert contents(folder) == {}
