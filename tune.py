@@ -32,6 +32,7 @@ from local_modules import config
 from local_modules.corpus import checksums, prepare_corpus, read_corpus
 from local_modules.distributed import meet_ranks
 from local_modules.errors import InputError, LineParser, RunError
+from local_modules.files import check_writable
 from local_modules.tuning import outcome
 from local_modules.tuning.figures import make_pictures, write_pictures
 from local_modules.tuning.page import write_page
@@ -105,9 +106,9 @@ def make_job(options: argparse.Namespace, rest: list[str]) -> tuple[Job, dict]:
     """What the workers have to know, and the overrides of a full training."""
     _, _, overrides = config.parse_command_line([options.recipe, *rest])
     config.check_overrides(options.recipe, overrides)
-    for key in ("output_folder", "save_folder", "manifest_folder"):
+    for key in ("output_folder", "save_folder", *MANIFESTS):
         if key in overrides:
-            raise InputError(f"--{key}: is each trial's own; leave it out")
+            raise InputError(f"--{key}: is the study's own to set; leave it out")
     search = read_search(options.search, options.recipe, overrides, options.objective)
     make_sampler_and_pruner(options.search, 0)  # a mistake is better known now
     name = options.study or Path(options.recipe).stem
@@ -229,12 +230,15 @@ def finish(job: Job, study: optuna.Study, full: dict) -> None:
         f"Trial {number} of {len(live)}, {value} on valid, from {job.recipe}",
         folder / "best.yaml",
     )
+    best_recipe = str(folder / "best.yaml")
+    command = ["python", "train_speaker.py", best_recipe, *job.option_words()]
     pictures = make_pictures(study)
     write_pictures(pictures, folder / "plots")
     write_page(
         study,
         job.search,
         job.recipe,
+        shlex.join(command),
         pictures,
         read_retrained(folder / RETRAINED, number),
         folder / "report.html",
@@ -245,7 +249,7 @@ def finish(job: Job, study: optuna.Study, full: dict) -> None:
         print(f"own       trial 0: {outcome.objective_text(name, live[0].values[0])}")
     print(f"page      {folder / 'report.html'}")
     print(f"pictures  {folder / 'plots'}")
-    print(f"train it  python train_speaker.py {shlex.quote(str(folder / 'best.yaml'))}")
+    print(f"train it  {shlex.join(command)}")
 
 
 def read_retrained(path: Path, best: int) -> dict | None:
@@ -297,7 +301,7 @@ def lead(
     train : callable
         As `train_speaker.train`.
     """
-    job.folder.mkdir(parents=True, exist_ok=True)
+    check_writable(job.folder)
     study = job.open_study()
     check_claim(study, "settings", job.settings())
     Turnstile(job.folder).recover(study)

@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.measuring import children_cpu_seconds, once  # noqa: E402
 from local_modules import config  # noqa: E402
 from local_modules.corpus import prepare_corpus  # noqa: E402
-from local_modules.errors import InputError, RunError  # noqa: E402
+from local_modules.errors import InputError, RunError, one_line  # noqa: E402
 from local_modules.files import replacing  # noqa: E402
 from local_modules.plots import BLUE, VERMILLION, save_figure, tidy  # noqa: E402
 from local_modules.tuning.search import (  # noqa: E402
@@ -161,7 +161,8 @@ def train(
         text=True,
     )
     if process.returncode != 0:
-        raise RunError(f"{output_folder}: {process.stderr[-2000:]}")
+        last = one_line(process.stderr[-2000:])
+        raise RunError(f"{output_folder}: {last}; its log.txt has more")
 
 
 def again(

@@ -1,6 +1,5 @@
 """`report.html` of a study: one file that needs no network."""
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,6 +25,7 @@ def write_page(
     study: optuna.Study,
     search: Search,
     recipe: str,
+    command: str,
     pictures: list[Picture],
     retrained: Mapping | None,
     path: Path,
@@ -40,6 +40,8 @@ def write_page(
         What is searched.
     recipe : str
         The YAML file that the search began with.
+    command : str
+        Trains the best recipe.
     pictures : list of Picture
         In the order of the page.
     retrained : mapping | None
@@ -54,7 +56,8 @@ def write_page(
             "name": f"Study {study.study_name}",
             "n_trials": len(live),
             "summary": _summary(live, recipe, search),
-            "recipe": shlex.quote(str(path.with_name("best.yaml"))),
+            "recipe": str(path.with_name("best.yaml")),
+            "command": command,
         },
         cards=_cards(live, best, search),
         confidence=_confidence(live, retrained),

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from local_modules.files import replacing
 
+METRICS = "metrics.json"  # of a finished training
+
 
 def retrain(
     hparams_file: str,
@@ -57,7 +59,12 @@ def retrain(
             print(f"\nIn full: {name}, trial {number}, seed {seed}", flush=True)
             output = str(path.with_suffix("") / f"trial_{number}" / str(seed))
             own = {"seed": seed, "output_folder": output}
-            metrics = train(hparams_file, run_opts, {**overrides, **own})
+            done = Path(output) / METRICS
+            metrics = (
+                json.loads(done.read_text(encoding="utf-8"))
+                if done.exists()
+                else train(hparams_file, run_opts, {**overrides, **own})
+            )
             row = results[name]
             row["seeds"].append(seed)
             row["valid_eer"].append(metrics["valid"]["eer"])

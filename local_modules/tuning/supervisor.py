@@ -57,9 +57,10 @@ def run_workers(
             process.start()
         return process
 
-    workers = [start(index) for index in range(n_workers)]
-    deaths, n_begun = 0, 0
+    workers, deaths, n_begun = [], 0, 0
     try:
+        for index in range(n_workers):
+            workers.append(start(index))
         while any(worker.exitcode is None for worker in workers):
             time.sleep(SECONDS_BETWEEN_LOOKS)
             for index, worker in enumerate(workers):

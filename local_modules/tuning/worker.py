@@ -137,6 +137,16 @@ class Job:
         arguments = [self.recipe, *self.arguments, "--noprogressbar"]
         return config.parse_command_line(arguments)[1]
 
+    def option_words(self) -> list[str]:
+        """The run options of the command line that a training's outcome depends on."""
+        given, usual = self.run_opts(), RunOptions()
+        words = []
+        for name in sorted(RUN_OPTIONS):
+            if given[name] != usual[name]:
+                words.append(f"--{name}")
+                words += [] if given[name] is True else [str(given[name])]
+        return words
+
     def open_study(self) -> optuna.Study:
         """The study of this job."""
         n_objectives = len(self.search.objectives)
@@ -194,10 +204,11 @@ class Worker:
         self.study = job.open_study()
         # Never again the values that an earlier start, another worker or, with a
         # database, another start or machine has drawn.
-        n_trials = len(self.study.get_trials(deepcopy=False))
+        trials = self.study.get_trials(deepcopy=False)
+        n_begun = sum(trial.state != TrialState.WAITING for trial in trials)
         start = f"{socket.gethostname()} {os.getpid()}" if job.storage else ""
         key = np.random.SeedSequence(
-            [job.seed, index, n_trials, zlib.crc32(start.encode())]
+            [job.seed, index, n_begun, zlib.crc32(start.encode())]
         )
         self.study.sampler, self.study.pruner = make_sampler_and_pruner(
             job.search_file, int(key.generate_state(1)[0])
@@ -246,7 +257,10 @@ class Worker:
         return self.job.deadline is not None and time.time() >= self.job.deadline
 
     def _has_drawn_all(self) -> bool:
-        """Whether nothing is left of a grid, which its sampler would begin again."""
+        """Whether nothing is left of a grid, which its sampler would begin again, or
+        another sampler has called it a day, as BruteForceSampler does."""
+        if self.study._stop_flag:
+            return True
         sampler = self.study.sampler
         if not isinstance(sampler, optuna.samplers.GridSampler):
             return False

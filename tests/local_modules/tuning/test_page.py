@@ -81,7 +81,13 @@ def write(study, folder, retrained=None, objectives=("eer",)):
     )
     pictures = make_pictures(study)
     write_page(
-        study, search, "hparams/a.yaml", pictures, retrained, folder / "report.html"
+        study,
+        search,
+        "hparams/a.yaml",
+        "python train_speaker.py best.yaml --precision bf16",
+        pictures,
+        retrained,
+        folder / "report.html",
     )
     return pictures, (folder / "report.html").read_text(encoding="utf-8")
 
@@ -100,6 +106,7 @@ def test_the_answer_stands_first(tmp_path):
     assert "Gained 10 %" in text
     assert "6 complete, 1 pruned, 1 failed" in text
     assert "--retrain" in text
+    assert "python train_speaker.py best.yaml --precision bf16" in text
 
 
 def test_a_reason_is_text_not_markup(tmp_path):

@@ -30,6 +30,24 @@ def test_a_row_for_each_system(tmp_path):
     }
 
 
+def test_a_finished_training_is_not_done_again(tmp_path):
+    trained = []
+
+    def train_and_write(hparams_file, run_opts, overrides):
+        metrics = train(hparams_file, run_opts, overrides)
+        trained.append((overrides["lr"], overrides["seed"]))
+        folder = Path(overrides["output_folder"])
+        folder.mkdir(parents=True)
+        (folder / "metrics.json").write_text(json.dumps(metrics))
+        return metrics
+
+    path = tmp_path / "retrained.json"
+    first = retrain("a.yaml", SYSTEMS, [1], path, None, train_and_write)
+    both = retrain("a.yaml", SYSTEMS, [1, 2], path, None, train_and_write)
+    assert trained == [(0.1, 1), (0.2, 1), (0.1, 2), (0.2, 2)]
+    assert both["best"]["test_eer"] == [*first["best"]["test_eer"], 4.4]
+
+
 @pytest.mark.parametrize("interrupted", [0, 4])
 def test_an_interruption_keeps_the_seeds_that_all_systems_have(interrupted, tmp_path):
     path = tmp_path / "retrained.json"
