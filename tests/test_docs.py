@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 
 import evaluate
+import export
+import speaker
 import tune
+from benchmarks import accuracy, data, inference, throughput, tuning
 from local_modules.config import check_overrides, parse_command_line
 from local_modules.tuning.search import read_search
 from recipes import make_shards
@@ -17,23 +20,39 @@ PAGES = [
     ROOT / "README.md",
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "recipes").glob("*/README.md")),
+    ROOT / "benchmarks" / "README.md",
 ]
-LINE = re.compile(
-    r"^(?:    (?:\w+=\S+ )?(?:python|torchrun)|srun) .*?\b(\w+\.py)\b(.*)$", re.M
+# A line of its own, or between backticks.
+COMMAND = re.compile(
+    r"^(?:    (?:\w+=\S+ )?(?:python|torchrun)|srun) .*?\b(\w+)\.py\b(.*)$"
+    r"|`(?:\w+=\S+ )?python [^`]*?\b(\w+)\.py\b([^`]*)`",
+    re.M,
 )
+PARSERS = {
+    "accuracy": accuracy.parse,
+    "data": data.parse,
+    "evaluate": evaluate.parse,
+    "export": export.parse,
+    "inference": inference.parse,
+    "make_shards": make_shards.parse,
+    "speaker": speaker.parse,
+    "throughput": throughput.parse,
+    "tuning": tuning.parse,
+}
 
 
-def given(program):
-    """The arguments of each command of a program, with the page they are from."""
+def given(programs):
+    """The arguments of each command of some programs, with the page they are from."""
     found = []
     for page in PAGES:
         text = page.read_text(encoding="utf-8").replace("\\\n", " ")
-        for name, rest in LINE.findall(text):
+        for match in COMMAND.finditer(text):
+            program, rest = match[1] or match[3], match[2] or match[4] or ""
             arguments = shlex.split(rest.replace("…", ""), comments=True)
-            if name == program and arguments:
-                at = page.relative_to(ROOT).parent.name or page.name
-                found.append(pytest.param(arguments, id=f"{at} {page.stem}"))
-    assert found, program
+            if program in programs and arguments:
+                name = f"{page.relative_to(ROOT)} {program}"
+                found.append(pytest.param(program, arguments, id=name))
+    assert {param.values[0] for param in found} == set(programs)
     return found
 
 
@@ -45,27 +64,29 @@ def check_training(hparams_file, *arguments):
     return overrides
 
 
-@pytest.mark.parametrize("arguments", given("train_speaker.py"))
-def test_training(arguments):
+@pytest.mark.parametrize(("program", "arguments"), given(["train_speaker"]))
+def test_training(program, arguments):
+    if "best.yaml" in arguments[0]:  # what a study has written
+        arguments = ["hparams/conformer.yaml", *arguments[1:]]
     check_training(*arguments)
 
 
-@pytest.mark.parametrize("arguments", given("tune.py"))
-def test_tuning(arguments):
+@pytest.mark.parametrize(("program", "arguments"), given(["tune"]))
+def test_tuning(program, arguments):
     options, rest = tune.parse(arguments)
     overrides = check_training(options.recipe, *rest)
     assert read_search(ROOT / options.search, str(ROOT / options.recipe), overrides)
 
 
-@pytest.mark.parametrize("arguments", given("evaluate.py"))
-def test_evaluation(arguments):
-    assert evaluate.parse(arguments).trials
-
-
-@pytest.mark.parametrize("arguments", given("make_shards.py"))
-def test_shards(arguments):
-    options = make_shards.parse(arguments)
-    assert options.manifests or options.verify
+@pytest.mark.parametrize(("program", "arguments"), given(PARSERS))
+def test_the_others(program, arguments, tmp_path, monkeypatch):
+    """A mistake is an exit or an InputError."""
+    monkeypatch.chdir(tmp_path)
+    if program == "export":  # looks for the model at once
+        Path(arguments[0]).mkdir(parents=True)
+    options = PARSERS[program](arguments)
+    if hasattr(options, "rest"):
+        check_training("hparams/conformer.yaml", *options.rest)
 
 
 def anchors(page):
