@@ -35,6 +35,7 @@ from local_modules.errors import InputError, LineParser, RunError
 from local_modules.files import check_writable
 from local_modules.tuning import outcome
 from local_modules.tuning.figures import make_pictures, write_pictures
+from local_modules.tuning.job import Job
 from local_modules.tuning.page import write_page
 from local_modules.tuning.ranks import Ranks
 from local_modules.tuning.retrain import retrain
@@ -55,7 +56,6 @@ from local_modules.tuning.study import (
     live_trials,
 )
 from local_modules.tuning.supervisor import run_workers
-from local_modules.tuning.worker import Job
 from train_speaker import train
 
 RECIPE = "hparams/conformer.yaml"

@@ -11,8 +11,9 @@ from optuna.trial import FrozenTrial
 
 from local_modules.audio import SpeechCache
 from local_modules.errors import InputError, RunError
+from local_modules.tuning.job import Job
 from local_modules.tuning.study import live_trials
-from local_modules.tuning.worker import Job, Worker
+from local_modules.tuning.worker import Worker
 
 LONGEST_WAIT = timedelta(days=7)  # for the first rank's next word
 SECONDS_TO_MEET = 60.0

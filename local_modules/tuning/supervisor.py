@@ -12,8 +12,9 @@ from joblib import cpu_count
 from optuna.trial import FrozenTrial
 
 from local_modules.errors import RunError
+from local_modules.tuning.job import Job
 from local_modules.tuning.study import Turnstile, live_trials
-from local_modules.tuning.worker import Job, run_process
+from local_modules.tuning.worker import run_process
 
 CONTEXT = multiprocessing.get_context("spawn")
 SECONDS_BETWEEN_LOOKS = 0.5

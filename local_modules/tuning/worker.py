@@ -12,7 +12,6 @@ import time
 import traceback
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -21,17 +20,15 @@ import optuna
 import torch
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
-from speechbrain.utils.run_opts import RunOptions
 from torch.utils.tensorboard import SummaryWriter
 
-from local_modules import config
 from local_modules.audio import SpeechCache
 from local_modules.errors import InputError, RunError, one_line
 from local_modules.history import best_row
+from local_modules.tuning.job import Job
 from local_modules.tuning.search import (
     OBJECTIVES,
     UNTRAINED,
-    Search,
     make_sampler_and_pruner,
     suggest,
 )
@@ -47,110 +44,10 @@ from local_modules.tuning.study import (
     is_journal,
     is_surplus,
     live_trials,
-    open_study,
 )
 
-# Where things lie and what a machine has room for may differ from machine to machine.
-FREE_KEYS = {
-    "data_folder",
-    "output_folder",
-    "manifest_folder",
-    "save_folder",
-    "shards",
-    "shard_cache",
-    "num_workers",
-    "valid_batch_size",
-    "cache_gib",
-    "checkpointer",  # holds such a folder
-}
-# SpeechBrain's run options that change what a training comes to.
-RUN_OPTIONS = {
-    "precision",
-    "eval_precision",
-    "skip_nonfinite_grads",
-    "grad_accumulation_factor",
-    "optimizer_step_limit",
-    "remove_vector_weight_decay",
-}
 BEST_OF_A_TRIAL = ("valid_eer", "valid_min_dcf", "train_accuracy")  # TensorBoard's
 SECONDS_BETWEEN_LOOKS = 2.0  # at trials that others have under way
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the processes of a study have in common.
-
-    Arguments
-    ---------
-    recipe, search_file : str
-        The recipe and what is searched in it.
-    arguments : tuple of str
-        SpeechBrain's run options are taken from them.
-    overrides : dict
-        For every trial; the proxy's are among them.
-    search : Search
-        What is searched.
-    folder : Path
-        The study's folder, of this machine.
-    name : str
-        Name of the study.
-    storage : str | None
-        URL of a database, or None for the journal in the folder.
-    n_trials : int
-        When the study is complete.
-    deadline : float | None
-        Seconds since the epoch after which no trial but the first is begun.
-    cache_gib : float
-        Decoded speech that a process keeps for all its trials.
-    seed : int
-        Of the samplers.
-    """
-
-    recipe: str
-    search_file: str
-    arguments: tuple[str, ...]
-    overrides: dict
-    search: Search
-    folder: Path
-    name: str
-    storage: str | None
-    n_trials: int
-    deadline: float | None
-    cache_gib: float
-    seed: int
-
-    def settings(self) -> dict:
-        """What the trials of a study have in common."""
-        texts, run_opts = config.texts(self.recipe, self.overrides), self.run_opts()
-        return {
-            "recipe": {k: v for k, v in texts.items() if k not in FREE_KEYS},
-            "option": {name: run_opts[name] for name in sorted(RUN_OPTIONS)},
-            "searched": {
-                key: optuna.distributions.distribution_to_json(distribution)
-                for key, distribution in self.search.space.items()
-            },
-            "objectives": self.search.objectives,
-        }
-
-    def run_opts(self) -> RunOptions:
-        """SpeechBrain's run options for the trials."""
-        arguments = [self.recipe, *self.arguments, "--noprogressbar"]
-        return config.parse_command_line(arguments)[1]
-
-    def option_words(self) -> list[str]:
-        """The run options of the command line that a training's outcome depends on."""
-        given, usual = self.run_opts(), RunOptions()
-        words = []
-        for name in sorted(RUN_OPTIONS):
-            if given[name] != usual[name]:
-                words.append(f"--{name}")
-                words += [] if given[name] is True else [str(given[name])]
-        return words
-
-    def open_study(self) -> optuna.Study:
-        """The study of this job."""
-        n_objectives = len(self.search.objectives)
-        return open_study(self.storage, self.folder, self.name, n_objectives)
 
 
 def run_process(job: Job, index: int, train: Callable[..., dict], stop: Event) -> None:

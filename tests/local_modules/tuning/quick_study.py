@@ -21,9 +21,9 @@ from pathlib import Path
 from local_modules.files import replacing
 from local_modules.tuning import study as study_module
 from local_modules.tuning import supervisor
+from local_modules.tuning.job import Job
 from local_modules.tuning.search import read_search
 from local_modules.tuning.study import Turnstile, enqueue_defaults
-from local_modules.tuning.worker import Job
 
 # A killed worker of a database is noticed in seconds instead of a minute.
 study_module.HEARTBEAT_SECONDS, study_module.GRACE_SECONDS = 1, 8
