@@ -45,11 +45,8 @@ from local_modules.tuning.search import (  # noqa: E402
     read_search,
     suggest,
 )
-from local_modules.tuning.study import (  # noqa: E402
-    EPOCHS,
-    live_trials,
-    open_study,
-)
+from local_modules.tuning.storage import open_study  # noqa: E402
+from local_modules.tuning.study import EPOCHS, live_trials  # noqa: E402
 
 FOLDER = Path("results/benchmarks/tuning")
 MANIFESTS = "manifests"

@@ -18,7 +18,8 @@ from optuna.trial import TrialState
 
 import tune
 from local_modules import config
-from local_modules.tuning.study import failure_reason, live_trials, open_study
+from local_modules.tuning.storage import open_study
+from local_modules.tuning.study import failure_reason, live_trials
 
 ROOT = Path(__file__).parents[1]
 SEARCH = """

@@ -8,7 +8,7 @@ from speechbrain.utils.run_opts import RunOptions
 
 from local_modules import config
 from local_modules.tuning.search import Search
-from local_modules.tuning.study import open_study
+from local_modules.tuning.storage import open_study
 
 # Where things lie and what a machine has room for may differ from machine to machine.
 FREE_KEYS = {

@@ -19,14 +19,14 @@ import time
 from pathlib import Path
 
 from local_modules.files import replacing
+from local_modules.tuning import storage, supervisor
 from local_modules.tuning import study as study_module
-from local_modules.tuning import supervisor
 from local_modules.tuning.job import Job
 from local_modules.tuning.search import read_search
 from local_modules.tuning.study import Turnstile, enqueue_defaults
 
 # A killed worker of a database is noticed in seconds instead of a minute.
-study_module.HEARTBEAT_SECONDS, study_module.GRACE_SECONDS = 1, 8
+storage.HEARTBEAT_SECONDS, storage.GRACE_SECONDS = 1, 8
 # A test that kills often may allow for more attempts.
 study_module.MAX_ATTEMPTS = int(os.environ.get("MAX_ATTEMPTS", 3))
 
@@ -94,7 +94,7 @@ def train(hparams_file, run_opts, overrides, cache, on_epoch, test):
 
 def fail(folder, number):
     """Fails a trial as another machine does that has heard of it for too long."""
-    study = study_module.open_study(None, folder, "quick", 1)
+    study = storage.open_study(None, folder, "quick", 1)
     trial = study_module.live_trials(study)[number]
     Turnstile._fail(study, trial)
 

@@ -1,16 +1,11 @@
 """Trials whose processes are killed, in a journal and in a real PostgreSQL."""
 
-import getpass
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-import uuid
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +14,7 @@ from optuna.trial import TrialState
 
 from local_modules.errors import InputError
 from local_modules.tuning import study as module
+from local_modules.tuning.storage import open_study
 from local_modules.tuning.study import (
     ATTEMPTS,
     MAX_ATTEMPTS,
@@ -32,7 +28,6 @@ from local_modules.tuning.study import (
     has_ended,
     is_surplus,
     live_trials,
-    open_study,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -79,65 +74,6 @@ def outcome(folder, storage=None):
     return live, ran
 
 
-@pytest.fixture(scope="module")
-def server():
-    """A PostgreSQL server of our own."""
-    if shutil.which("pg_ctl") is None:
-        pytest.skip("no PostgreSQL server is installed")
-    # Not pytest's, which another user can't enter.
-    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
-    server = Server(folder)
-    yield server
-    server.stop()
-    shutil.rmtree(folder)
-
-
-class Server:
-    """PostgreSQL in a folder, on a free port of this machine."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        # The server refuses to run as root.
-        self.user = "postgres" if os.getuid() == 0 else getpass.getuser()
-        if os.getuid() == 0:
-            shutil.chown(folder, self.user)
-        self.call("initdb", "-A", "trust", "-U", "tester", "-D", folder / "data")
-        self.start()
-
-    def call(self, *command):
-        command = [str(word) for word in command]
-        if os.getuid() == 0:
-            command = ["runuser", "-u", self.user, "--", *command]
-        subprocess.run(command, check=True, cwd="/", stdout=subprocess.DEVNULL)
-
-    def start(self):
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k {self.folder}"
-        log = self.folder / "log"
-        self.call(
-            "pg_ctl",
-            "-w",
-            "-D",
-            self.folder / "data",
-            "-o",
-            options,
-            "-l",
-            log,
-            "start",
-        )
-
-    def stop(self):
-        self.call("pg_ctl", "-w", "-D", self.folder / "data", "-m", "fast", "stop")
-
-    def new_database(self):
-        """URL of an empty database."""
-        name = f"d{uuid.uuid4().hex}"
-        self.call("createdb", "-h", "127.0.0.1", "-p", self.port, "-U", "tester", name)
-        return f"postgresql+psycopg://tester@127.0.0.1:{self.port}/{name}"
-
-
 def test_workers_of_two_machines_share_a_database(server, tmp_path):
     """Two starts with folders of their own, as on two machines."""
     url = server.new_database()
@@ -154,25 +90,6 @@ def test_workers_of_two_machines_share_a_database(server, tmp_path):
     ]
     assert places == 8 * [1]
     assert len({trial.params["lr"] for trial in live.values()}) == 8
-
-
-def test_many_open_a_new_database_at_once(server, tmp_path):
-    url = server.new_database()
-    code = (
-        "import sys; from pathlib import Path; from local_modules.tuning.study import "
-        "enqueue_defaults, live_trials, open_study\n"
-        "study = open_study(sys.argv[1], Path('.'), 's', 1)\n"
-        "enqueue_defaults(study, {'lr': 0.1})"
-    )
-    command = [sys.executable, "-c", code, url]
-    processes = [
-        subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-    assert list(live_trials(open_study(url, tmp_path, "s", 1))) == [0]
 
 
 def test_a_killed_worker_of_a_database_is_noticed_by_its_heartbeat(server, tmp_path):
@@ -344,18 +261,6 @@ def test_everything_killed_at_once(n_workers, tmp_path, monkeypatch):
         assert sorted(set(epochs)) == [1, 2, 3, 4] and epochs == sorted(epochs)
 
 
-def test_a_journal_by_a_relative_path_with_an_old_lock(tmp_path, monkeypatch):
-    """Optuna's own lock, left behind by a kill, made every later start wait."""
-    monkeypatch.chdir(tmp_path)
-    Path("study").mkdir()
-    (tmp_path / "study" / "study.journal.lock").symlink_to("study/study.journal")
-    study = open_study(None, Path("study"), "s", 1)
-    enqueue_defaults(study, {"lr": 0.5})
-    assert (
-        open_study(None, tmp_path / "study", "s", 1).trials[0].state.name == "WAITING"
-    )
-
-
 def test_a_trial_killed_before_its_first_heartbeat(server, tmp_path, monkeypatch):
     """The first one, another, and one that was put back: all may just have begun."""
     study = open_study(server.new_database(), tmp_path, "s", 1)
@@ -481,37 +386,6 @@ def test_another_search_under_the_same_name_is_refused(study):
             "settings",
             {"recipe": {"lr": 0.1, "seed": 1}, "objectives": ("min_dcf",)},
         )
-
-
-def test_another_number_of_objectives_is_refused(study, tmp_path):
-    with pytest.raises(InputError, match="has 1 objectives, not 2"):
-        open_study(None, tmp_path, "s", 2)
-
-
-@pytest.mark.parametrize(
-    "url", ["nonsense", "postgresql+psycopg://nobody@127.0.0.1:9/none", "what://ever"]
-)
-def test_a_wrong_storage_is_one_line(url, tmp_path):
-    with pytest.raises(InputError) as caught:
-        open_study(url, tmp_path, "s", 1)
-    assert url in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_damaged_journal_is_one_line(tmp_path):
-    (tmp_path / "study.journal").write_text("no journal\nof any kind\n")
-    with pytest.raises(InputError) as caught:
-        open_study(None, tmp_path, "s", 1)
-    message = str(caught.value)
-    assert message.startswith(f"{tmp_path / 'study.journal'}: can't be opened (")
-    assert "\n" not in message
-
-
-def test_a_database_that_takes_nothing_is_one_line(tmp_path):
-    url = f"sqlite:///{tmp_path}/s.db"
-    open_study(url, tmp_path, "s", 1)
-    with pytest.raises(InputError, match="can't be opened") as caught:
-        open_study(f"sqlite:///file:{tmp_path}/s.db?mode=ro&uri=true", tmp_path, "t", 1)
-    assert "\n" not in str(caught.value)
 
 
 def test_defaults_are_enqueued_once(study):

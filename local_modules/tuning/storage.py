@@ -1,0 +1,161 @@
+"""Where a study is stored: a journal in its folder, or a database that many machines
+reach, which may be away for a while."""
+
+import contextlib
+import functools
+import time
+from pathlib import Path
+
+import optuna
+from filelock import FileLock
+from optuna.exceptions import StorageInternalError
+from optuna.storages.journal import JournalFileBackend, JournalStorage
+from sqlalchemy.exc import (
+    DBAPIError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+    SQLAlchemyError,
+)
+
+from local_modules.errors import InputError
+from local_modules.tuning.study import experimental, put_back
+
+JOURNAL = "study.journal"
+HEARTBEAT_SECONDS = 10
+GRACE_SECONDS = 40
+CREATIONS = 10  # tries to create the tables of a database
+OUTAGE_SECONDS = 300  # how long a database may be away, for a restart
+
+
+def open_study(
+    storage: str | None, folder: Path, name: str, n_objectives: int
+) -> optuna.Study:
+    """Creates a study or opens it.
+
+    Arguments
+    ---------
+    storage : str | None
+        URL of a database; None for `study.journal` in the study's folder.
+    folder : Path
+        The study's folder; must exist.
+    name : str
+        Name of the study in the storage.
+    n_objectives : int
+        All are minimised.
+
+    Returns
+    -------
+    optuna.Study
+        With Optuna's default sampler and pruner.
+
+    Raises
+    ------
+    InputError
+        The storage can't be used, or the study has another number of objectives.
+    """
+    try:
+        with experimental():
+            study = optuna.create_study(
+                study_name=name,
+                storage=_journal(folder) if storage is None else _database(storage),
+                directions=["minimize"] * n_objectives,
+                load_if_exists=True,
+            )
+    except (
+        SQLAlchemyError,
+        StorageInternalError,
+        ImportError,
+        ValueError,
+        RuntimeError,
+    ) as error:
+        where = folder / JOURNAL if storage is None else f"--storage {storage}"
+        words = str(error).strip().splitlines()[0]
+        raise InputError(f"{where}: can't be opened ({words})") from None
+    if len(study.directions) != n_objectives:
+        raise InputError(
+            f"--study {name}: has {len(study.directions)} objectives, not "
+            f"{n_objectives}; choose another name"
+        )
+    return study
+
+
+class _JournalLock:
+    """A lock for Optuna's journal that the system frees with its process. Optuna's own
+    is a link in the file system, which stays behind a process killed meanwhile."""
+
+    def __init__(self, path: Path):
+        self._lock = FileLock(path)
+
+    def acquire(self) -> bool:
+        self._lock.acquire()
+        return True
+
+    def release(self) -> None:
+        self._lock.release()
+
+
+def _journal(folder: Path) -> JournalStorage:
+    lock = _JournalLock(folder / ".journal.lock")
+    return JournalStorage(JournalFileBackend(str(folder / JOURNAL), lock))
+
+
+def _database(url: str) -> optuna.storages.RDBStorage:
+    for _ in range(CREATIONS):
+        # Two may create the tables at the same time, and one finds them there.
+        with contextlib.suppress(IntegrityError, ProgrammingError):
+            return _PatientStorage(
+                url,
+                engine_kwargs={"pool_pre_ping": True},
+                heartbeat_interval=HEARTBEAT_SECONDS,
+                grace_period=GRACE_SECONDS,
+                heartbeat_stale_trial_callback=put_back,
+            )
+        time.sleep(1.0)
+    raise ValueError("its tables can't be created")
+
+
+def _patient(method):
+    """A storage's method that waits while the database is away, for example for a
+    restart, so that no trial fails for it."""
+
+    @functools.wraps(method)
+    def call(*args, **kwargs):
+        deadline = time.monotonic() + OUTAGE_SECONDS
+        while True:
+            try:
+                return method(*args, **kwargs)
+            except (DBAPIError, StorageInternalError) as error:
+                outage = (OperationalError, InterfaceError)
+                causes = (error, error.__cause__)
+                is_outage = any(isinstance(cause, outage) for cause in causes)
+                if not is_outage or time.monotonic() > deadline:
+                    raise
+                time.sleep(1.0)
+
+    return call
+
+
+class _PatientStorage(optuna.storages.RDBStorage):
+    """A database whose every use while a study goes on is patient."""
+
+
+for _name in (
+    "_create_new_trial",
+    "_get_stale_trial_ids",
+    "_get_trials",
+    "_set_trial_param",
+    "get_study_directions",
+    "get_study_name_from_id",
+    "get_study_system_attrs",
+    "get_study_user_attrs",
+    "get_trial",
+    "get_trial_id_from_study_id_trial_number",
+    "record_heartbeat",
+    "set_trial_intermediate_value",
+    "set_trial_state_values",
+    "set_trial_system_attr",
+    "set_trial_user_attr",
+):
+    setattr(_PatientStorage, _name, _patient(getattr(_PatientStorage, _name)))

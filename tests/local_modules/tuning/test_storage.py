@@ -1,0 +1,77 @@
+"""Studies in a journal and in a real PostgreSQL: opened by many, old or damaged."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from local_modules.errors import InputError
+from local_modules.tuning.storage import open_study
+from local_modules.tuning.study import enqueue_defaults, live_trials
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_many_open_a_new_database_at_once(server, tmp_path):
+    url = server.new_database()
+    code = (
+        "import sys; from pathlib import Path\n"
+        "from local_modules.tuning.storage import open_study\n"
+        "from local_modules.tuning.study import enqueue_defaults\n"
+        "study = open_study(sys.argv[1], Path('.'), 's', 1)\n"
+        "enqueue_defaults(study, {'lr': 0.1})"
+    )
+    command = [sys.executable, "-c", code, url]
+    processes = [
+        subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert list(live_trials(open_study(url, tmp_path, "s", 1))) == [0]
+
+
+def test_a_journal_by_a_relative_path_with_an_old_lock(tmp_path, monkeypatch):
+    """Optuna's own lock, left behind by a kill, made every later start wait."""
+    monkeypatch.chdir(tmp_path)
+    Path("study").mkdir()
+    (tmp_path / "study" / "study.journal.lock").symlink_to("study/study.journal")
+    study = open_study(None, Path("study"), "s", 1)
+    enqueue_defaults(study, {"lr": 0.5})
+    assert (
+        open_study(None, tmp_path / "study", "s", 1).trials[0].state.name == "WAITING"
+    )
+
+
+def test_another_number_of_objectives_is_refused(tmp_path):
+    open_study(None, tmp_path, "s", 1)
+    with pytest.raises(InputError, match="has 1 objectives, not 2"):
+        open_study(None, tmp_path, "s", 2)
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "postgresql+psycopg://nobody@127.0.0.1:9/none", "what://ever"]
+)
+def test_a_wrong_storage_is_one_line(url, tmp_path):
+    with pytest.raises(InputError) as caught:
+        open_study(url, tmp_path, "s", 1)
+    assert url in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_damaged_journal_is_one_line(tmp_path):
+    (tmp_path / "study.journal").write_text("no journal\nof any kind\n")
+    with pytest.raises(InputError) as caught:
+        open_study(None, tmp_path, "s", 1)
+    message = str(caught.value)
+    assert message.startswith(f"{tmp_path / 'study.journal'}: can't be opened (")
+    assert "\n" not in message
+
+
+def test_a_database_that_takes_nothing_is_one_line(tmp_path):
+    url = f"sqlite:///{tmp_path}/s.db"
+    open_study(url, tmp_path, "s", 1)
+    with pytest.raises(InputError, match="can't be opened") as caught:
+        open_study(f"sqlite:///file:{tmp_path}/s.db?mode=ro&uri=true", tmp_path, "t", 1)
+    assert "\n" not in str(caught.value)
