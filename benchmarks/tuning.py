@@ -2,7 +2,8 @@
 """Do pruning and sharing pay? tune.py against the same search without them.
 
     python benchmarks/tuning.py [--trials 50] [--seeds 3] [--share 3]
-                                [--search FILE] [--recipe FILE] [--key value ...]
+                                [--again 3] [--search FILE] [--recipe FILE]
+                                [--key value ...]
 
 For each seed, first a study as one drives it by hand: no pruning, and each trial a
 train_speaker.py of its own that reports through SpeechBrain's --hpopt. Then tune.py on
@@ -52,7 +53,7 @@ FOLDER = Path("results/benchmarks/tuning")
 MANIFESTS = "manifests"
 COSTS = "costs_of_"  # a trial, in the study
 MANY_TRIALS = 100_000  # time ends the study
-OTHER_SEEDS = (101, 102, 103)  # than those of the searches
+OTHER_SEED = 101  # than those of the searches
 
 
 def by_hand(
@@ -165,7 +166,7 @@ def train(
 def again(
     options: argparse.Namespace, search: Search, params: dict, folder: Path
 ) -> dict:
-    """Trains a trial's values with each of `OTHER_SEEDS`.
+    """Trains a trial's values with seeds from `OTHER_SEED` on.
 
     Returns
     -------
@@ -173,7 +174,8 @@ def again(
         `eers`: of the best epochs on valid, as fractions.
     """
     eers = []
-    for seed in tqdm(OTHER_SEEDS, desc=folder.name, unit="seed"):
+    seeds = range(OTHER_SEED, OTHER_SEED + options.again)
+    for seed in tqdm(seeds, desc=folder.name, unit="seed"):
         train(options, search, params, seed, folder / str(seed))
         metrics = json.loads((folder / str(seed) / "metrics.json").read_text())
         eers.append(metrics["valid"]["eer"])
@@ -300,6 +302,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--search", default="hparams/search.yaml", help="what is searched, and how")
     add("--trials", type=int, help="of the study by hand")
     add("--seeds", type=int, default=3, help="how many times")
+    add("--again", type=int, default=3, help="trainings of what was found, 2 or more")
     add("--share", type=float, default=3, help="tune.py has the time divided by this")
     add("--name", default="benchmark", help="of the studies and their folders")
     options, options.rest = parser.parse_known_args(argv)
