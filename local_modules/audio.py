@@ -2,12 +2,14 @@
 
 import hashlib
 import io
+import math
 import zlib
 from collections.abc import Sequence
 
 import numpy as np
 import soundfile
 import torch
+from scipy.signal import resample_poly
 from speechbrain.dataio.batch import PaddedBatch
 from speechbrain.dataio.preprocess import AudioNormalizer
 from speechbrain.utils.logger import get_logger
@@ -17,6 +19,30 @@ from local_modules.errors import InputError
 from local_modules.shards.reading import ShardReader
 
 logger = get_logger(__name__)
+
+MAX_TABLE = 10_000_000  # filter values of torchaudio's resampling, some 80 MB
+
+
+class Normalizer(AudioNormalizer):
+    """SpeechBrain's AudioNormalizer, to mono at `sample_rate`, that also takes rates
+    that have hardly a factor in common with it, such as 44 101 Hz: torchaudio's table
+    of filters would have gigabytes there, the one filter of scipy's polyphase method
+    has megabytes.
+
+    Example
+    -------
+    >>> Normalizer(16000)(torch.randn(44101, 2), 44101).shape
+    torch.Size([16000])
+    """
+
+    def __call__(self, audio: torch.Tensor, sample_rate: int) -> torch.Tensor:
+        """As of AudioNormalizer: [time] or [time, channels] to [time]."""
+        common = math.gcd(sample_rate, self.sample_rate)
+        up, down = self.sample_rate // common, sample_rate // common
+        if up * down <= MAX_TABLE:
+            return super().__call__(audio, sample_rate)
+        resampled = resample_poly(self._mix(audio).numpy(), up, down)
+        return torch.from_numpy(resampled.astype(np.float32))
 
 
 class SpeechCache:
@@ -122,7 +148,7 @@ class UtteranceReader:
                 f"--speaker_speeds {speeds}: has to be numbers from 0.5 to 2.0, each "
                 "once, 1.0 among them, as in [1.0,0.9,1.1]"
             )
-        self.normalizer = AudioNormalizer(sample_rate)
+        self.normalizer = Normalizer(sample_rate)
         self.sample_rate = sample_rate
         self.crop_seconds = crop_seconds
         self.seed = seed

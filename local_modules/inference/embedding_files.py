@@ -88,7 +88,7 @@ def embed_to_file(
         kept.unlink()
     for path, whole in absolute.items():
         if whole in failed:
-            failures[path] = failed[whole].removeprefix(f"{whole}: ")
+            failures[path] = failed[whole]
     return len(vectors), failures
 
 

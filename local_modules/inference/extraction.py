@@ -10,23 +10,27 @@ import os
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.inference.interfaces import foreign_class
 from speechbrain.utils.fetching import LocalStrategy, fetch
+from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from local_modules.errors import InputError, one_line
 from local_modules.evaluation.backend import CALIBRATION, STATISTICS, Backend
+from local_modules.inference.speech import read_waveform
 from local_modules.inference.trust import HPARAMS, checked_copy
 from local_modules.inference.verifier import SpeakerVerifier
+
+logger = get_logger(__name__)
 
 INTERFACE = "custom.py"  # of a folder that training has written
 
@@ -124,15 +128,10 @@ class SpeakerModel:
 
         Raises
         ------
-        RuntimeError
-            It can't be decoded, or holds nothing, NaN or infinity.
+        InputError
+            It can't be decoded, breaks off, or holds nothing, NaN or infinity.
         """
-        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
-        if not len(samples):
-            raise RuntimeError("holds no samples")
-        if not np.isfinite(samples).all():
-            raise RuntimeError("holds samples that are no numbers")
-        return self.classifier.audio_normalizer(torch.from_numpy(samples), rate)
+        return read_waveform(path, self.sample_rate)
 
     @torch.no_grad()
     def embed(self, wavs: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -146,8 +145,15 @@ def _backend_of(source: str, folder: str) -> Backend | None:
     if Path(source).is_dir():
         return Backend.load(source)
     for name in (STATISTICS, CALIBRATION):
-        with contextlib.suppress(EntryNotFoundError):
+        try:
             fetch(name, source, folder, local_strategy=LocalStrategy.COPY)
+        except LocalEntryNotFoundError:
+            logger.warning(
+                f"{source}: {name} is not on this machine, and the hub can't be asked "
+                "for it; without it, scores are less sure"
+            )
+        except EntryNotFoundError:
+            pass
     return Backend.load(folder)
 
 
@@ -198,14 +204,21 @@ class EmbeddingStore:
                 "WHERE model = ? AND window = ? AND path = ?",
                 (model, window, str(path)),
             ).fetchone()
-        if row is None or row[:2] != _stamp(path):
+        if row is None or row[:2] != file_stamp(path):
             return None
         return Embedded(np.frombuffer(row[3], np.float32), row[2])
 
     def put(
-        self, model: str, window: float, embedded: Iterable[tuple[Path, Embedded]]
+        self,
+        model: str,
+        window: float,
+        embedded: Iterable[tuple[Path, Embedded]],
+        stamps: Mapping[Path, tuple[int, int]],
     ) -> None:
         """Keeps files, all of them or, if it is killed meanwhile, none.
+
+        `stamps` are those of `file_stamp` before they were read: one that has changed
+        meanwhile is embedded again the next time.
 
         Raises
         ------
@@ -213,7 +226,7 @@ class EmbeddingStore:
             The file can't be written to.
         """
         rows = [
-            (model, window, str(p), *_stamp(p), e.seconds, e.vector.tobytes())
+            (model, window, str(p), *stamps[p], e.seconds, e.vector.tobytes())
             for p, e in embedded
         ]
         with self._told(), self._database:
@@ -244,7 +257,8 @@ def kept_beside(source: str | os.PathLike) -> Path:
     return folder.parent if folder.is_dir() else Path("results")
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def file_stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file, which change with it."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns
 
@@ -279,11 +293,12 @@ def embed_files(
     failures : dict
         Why, by path, for those that can't be embedded.
     """
-    embedded, failures, lengths = {}, {}, {}
+    embedded, failures, lengths, stamps = {}, {}, {}, {}
     for path in dict.fromkeys(paths):
         try:
             kept = store.get(model.fingerprint, window_seconds, path)
             if kept is None:
+                stamps[path] = file_stamp(path)
                 info = soundfile.info(path)
                 lengths[path] = info.frames / info.samplerate
             else:
@@ -302,7 +317,7 @@ def embed_files(
     ) as progress:
         for batch in _batches(order, lengths, window_seconds, batch_seconds):
             found = _embed_batch(model, batch, window_seconds, batch_seconds, failures)
-            store.put(model.fingerprint, window_seconds, found.items())
+            store.put(model.fingerprint, window_seconds, found.items(), stamps)
             embedded |= found
             progress.update(len(batch))
     return embedded, failures
@@ -338,8 +353,8 @@ def _embed_batch(
     for path in batch:
         try:
             wav = model.read(path)
-        except (OSError, RuntimeError, InputError) as error:
-            failures[path] = one_line(error)
+        except (OSError, RuntimeError, MemoryError, InputError) as error:
+            failures[path] = one_line(error).removeprefix(f"{path}: ")
             continue
         seconds[path] = len(wav) / model.sample_rate
         own = windows_of(wav, model.sample_rate, window_seconds)

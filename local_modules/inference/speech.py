@@ -14,8 +14,8 @@ import numpy as np
 import soundfile
 import torch
 import webrtcvad
-from speechbrain.dataio.preprocess import AudioNormalizer
 
+from local_modules.audio import Normalizer
 from local_modules.errors import InputError
 
 RATES = 4000, 192_000  # Hz
@@ -44,7 +44,7 @@ class Quality:
     Arguments
     ---------
     seconds : float
-        Duration of all of it.
+        Duration of it, as far as it was read.
     speech_seconds : float
         Of its speech.
     level_db : float
@@ -100,7 +100,7 @@ def read_speech(
         too little.
     """
     parts, peak, n_samples = [], 0.0, 0
-    for block in _blocks(Path(path), sample_rate):
+    for block in _blocks(Path(path), sample_rate, MAX_CHANNELS):
         n_samples += len(block)
         peak = max(peak, float(np.abs(block).max(initial=0.0)))
         parts += _speech_of(block, sample_rate)
@@ -128,7 +128,34 @@ def read_speech(
     return Speech(torch.from_numpy(samples), quality)
 
 
-def _blocks(path: Path, sample_rate: int):
+def read_waveform(path: str | os.PathLike, sample_rate: int) -> torch.Tensor:
+    """Reads a recording, pauses and all.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        Any format that libsndfile reads, of any number of channels.
+    sample_rate : int
+        To resample to, in Hz.
+
+    Returns
+    -------
+    torch.Tensor
+        Mono, float32, [time].
+
+    Raises
+    ------
+    InputError
+        There is no such file; it can't be decoded, breaks off, or holds nothing, NaN
+        or infinity.
+    """
+    blocks = list(_blocks(Path(path), sample_rate))
+    if not blocks:
+        raise InputError(f"{path}: holds no samples")
+    return torch.from_numpy(np.concatenate(blocks))
+
+
+def _blocks(path: Path, sample_rate: int, max_channels: int | None = None):
     """Mono blocks of a recording at the sample rate."""
     try:
         status = path.stat()
@@ -139,10 +166,10 @@ def _blocks(path: Path, sample_rate: int):
         raise InputError(f"{path}: is {kind}")
     if not status.st_size:
         raise InputError(f"{path}: is empty")
-    normalise = AudioNormalizer(sample_rate)
+    normalise = Normalizer(sample_rate)
     try:
         with soundfile.SoundFile(path) as file:
-            _check_header(path, file)
+            _check_header(path, file, max_channels)
             n_frames = 0
             # Not file.blocks, which gives back what was in memory where samples lack.
             n = BLOCK_SECONDS * file.samplerate
@@ -160,8 +187,10 @@ def _blocks(path: Path, sample_rate: int):
         raise InputError(f"{path}: can't be decoded: {reason.strip()}") from None
 
 
-def _check_header(path: Path, file: soundfile.SoundFile) -> None:
-    if file.channels > MAX_CHANNELS:
+def _check_header(
+    path: Path, file: soundfile.SoundFile, max_channels: int | None
+) -> None:
+    if max_channels is not None and file.channels > max_channels:
         raise InputError(
             f"{path}: has {file.channels} channels; one or two can be taken: save the "
             "one that the speaker is on"

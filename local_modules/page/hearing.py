@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 import torch
-from speechbrain.dataio.preprocess import AudioNormalizer
 
+from local_modules.audio import Normalizer
 from local_modules.errors import InputError
 from local_modules.inference.speech import AUDIBLY_CLIPPED
 from local_modules.inference.verification import Verifier, Voice
@@ -77,5 +77,5 @@ def hear(verifier: Verifier, path: str | None, what: str) -> Heard:
             f"{what}: is clipped, {share:.0f} % of it: the answer is less sure. Record "
             "it again from farther away."
         )
-    samples = AudioNormalizer(rate)(torch.from_numpy(samples), file_rate).numpy()
+    samples = Normalizer(rate)(torch.from_numpy(samples), file_rate).numpy()
     return Heard(voice, samples, warning)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sqlite3
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,9 +171,37 @@ def test_a_killed_batch_leaves_a_whole_store(model, store, files):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        store.put(model.fingerprint, 20.0, dies())
+        store.put(model.fingerprint, 20.0, dies(), {files[2]: (1, 1)})
     assert store.get(model.fingerprint, 20.0, files[2]) is None
     assert store.get(model.fingerprint, 20.0, files[1]) is not None
+
+
+def test_a_file_that_changes_while_it_is_embedded(model, store, files, monkeypatch):
+    """Replaced after it was read, or gone."""
+    changed, gone, stays = (shutil.copy(files[0], store.path.parent / n) for n in "abc")
+
+    def embed(wavs):
+        vectors = SpeakerModel.embed(model, wavs)
+        Path(changed).write_bytes(Path(files[1]).read_bytes())
+        Path(gone).unlink(missing_ok=True)
+        return vectors
+
+    monkeypatch.setattr(model, "embed", embed)
+    paths = [Path(name) for name in (changed, gone, stays)]
+    found, failures = embed_files(model, paths, store)
+    assert not failures and len(found) == 3
+    monkeypatch.undo()
+    found, failures = embed_files(model, paths, store)
+    assert list(failures) == [Path(gone)]
+    again = model.embed([model.read(files[1])])[0].numpy()
+    np.testing.assert_allclose(found[Path(changed)].vector, again, atol=1e-5)
+
+
+def test_a_file_that_breaks_off_is_not_scored(model, store, files, tmp_path):
+    short = tmp_path / "short.wav"
+    short.write_bytes(Path(files[0]).read_bytes()[:-5000])
+    _, failures = embed_files(model, [short], store)
+    assert failures[short].startswith("breaks off after ")
 
 
 def test_two_processes_use_one_store(model, store, files, tmp_path):
