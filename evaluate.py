@@ -56,6 +56,7 @@ from local_modules.scoring import trial_rows
 from local_modules.trials import TrialList, read_enrolment, read_trials
 
 N_SHOWN = 5  # lines that can't be used
+SPEAKER = "speaker"  # a column of the metadata
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -267,8 +268,19 @@ def evaluate(options: argparse.Namespace) -> dict:
     trials, left_out = usable(trials, members, failures, options)
     complaints += left_out
 
+    if metadata and metadata.keys().isdisjoint(paths):
+        raise InputError(
+            f"--metadata {options.metadata}: has no recording of the trials; its "
+            f"column path has to name them as they do, such as {printable(paths[0])}"
+        )
+    # It is for the intervals, and no group of trials.
+    speaker_of = {
+        path: row.pop(SPEAKER) for path, row in metadata.items() if SPEAKER in row
+    }
     enrol_speakers, test_speakers = speakers_of(
-        trials.labels, trials.enrol, trials.test
+        trials.labels,
+        [speaker_of.get(members[name][0], name) for name in trials.enrol],
+        [speaker_of.get(path, path) for path in trials.test],
     )
     systems, compared_with = {}, {}
     for source in options.models:

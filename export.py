@@ -34,7 +34,7 @@ from local_modules.inference.onnx_export import (
     onnx_graph,
 )
 from local_modules.metrics import equal_error_rate
-from local_modules.scoring import score_trials
+from local_modules.scoring import score_trials, trial_rows
 from local_modules.trials import TrialList, read_trials
 
 MANIFESTS = "manifests"  # beside the model, as training leaves them
@@ -126,20 +126,25 @@ def error_rates(
     root: Path,
     folder: Path,
 ) -> dict[str, float]:
-    """Equal error rates of the cosine by model; embeddings are kept in `folder`."""
-    paths = dict.fromkeys([*trials.enrol, *trials.test])
-    rates = {}
+    """Equal error rates of the cosine by model, on the trials whose recordings all of
+    them can embed; embeddings are kept in `folder`."""
+    paths = list(dict.fromkeys([*trials.enrol, *trials.test]))
+    found, failures = {}, {}
     with EmbeddingStore(folder / "embeddings.db") as store:
         for name, model in models.items():
-            found, failures = embed_files(model, [root / p for p in paths], store)
-            if failures:
-                path, reason = next(iter(failures.items()))
-                raise InputError(
-                    f"{path}: {reason}; {len(failures)} of {len(paths)} recordings "
-                    f"can't be embedded; {GIVE_TRIALS} of others"
-                )
-            embeddings = {p: torch.tensor(found[root / p].vector) for p in paths}
-            rates[name], _ = equal_error_rate(*score_trials(embeddings, trials))
+            found[name], failed = embed_files(model, [root / p for p in paths], store)
+            failures |= failed
+    counted = f"{len(failures)} of {len(paths)} recordings can't be embedded"
+    usable = [path for path in paths if root / path not in failures]
+    if failures:
+        path, reason = next(iter(failures.items()))
+        print(f"{path}: {reason}; {counted}")
+    if len(set(trials.labels[trial_rows(usable, trials)[0]])) < 2:
+        raise InputError(f"{counted}; {GIVE_TRIALS} of others")
+    rates = {}
+    for name, embedded in found.items():
+        vectors = {p: torch.tensor(embedded[root / p].vector) for p in usable}
+        rates[name], _ = equal_error_rate(*score_trials(vectors, trials))
     return rates
 
 

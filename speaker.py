@@ -299,7 +299,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"speaker.py: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("\nStopped. The same command continues.", file=sys.stderr)
+        print("\nStopped.", file=sys.stderr)
         return 130
     print(json.dumps(found) if options.json else text)
     return 0

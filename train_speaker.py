@@ -642,6 +642,7 @@ def evaluate_best(
         [
             embeddings["valid"],
             {row.path: row.duration for row in splits["valid"]},
+            {row.path: row.speaker for row in splits["valid"]},
             brain.trials["valid"],
             embeddings["cohort"],
             {row.id: row.speaker for row in splits["train"]},

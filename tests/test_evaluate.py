@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 import evaluate
+from local_modules.evaluation import confidence
 from local_modules.metrics import equal_error_rate
 
 
@@ -189,6 +190,45 @@ def test_models_are_compared_and_enrolled_with_several(run, voices_folder, here)
     assert set(results["parts"]) == {"duration of the shorter side", "kind"}
     for groups in results["parts"]["kind"].values():
         assert set(groups) == {"two"}  # `one` has no non-target trial
+
+
+def test_metadata_say_who_is_drawn_anew(run, voices_folder, here, monkeypatch):
+    """Without target trials of a speaker, each recording would be one of its own."""
+    files = {
+        folder.name: sorted(f"{p.relative_to(voices_folder)}" for p in folder.iterdir())
+        for folder in sorted((voices_folder / "test").iterdir())
+    }
+    first, *others = files.values()
+    lines = [f"1 {a} {b}" for a in first for b in first if a < b]
+    lines += [f"0 {first[0]} {b}" for other in others for b in other]
+    (here / "few.txt").write_text("\n".join(lines))
+    counts = []
+
+    def counted(*args):
+        sides = confidence.speakers_of(*args)
+        counts.append(len(np.unique(sides)))
+        return sides
+
+    monkeypatch.setattr(evaluate, "speakers_of", counted)
+    for column in ("speaker", "nobody"):
+        rows = [f"{path},{name}" for name, own in files.items() for path in own]
+        (here / "who.csv").write_text(f"path,{column}\n" + "\n".join(rows))
+        more = ("--metadata", "who.csv", "--output_folder", column)
+        arguments = command(run, voices_folder, *more, trials="few.txt")
+        assert evaluate.main(arguments) == 0
+    assert counts == [3, 1 + sum(map(len, others))]
+    # What says who it is makes no groups.
+    assert set(results_in(here / "speaker")["parts"]) == {
+        "duration of the shorter side"
+    }
+
+
+def test_metadata_of_other_recordings(run, voices_folder, here, capsys):
+    (here / "meta.csv").write_text("path,sex\n/elsewhere/1.wav,f\n")
+    arguments = command(run, voices_folder, "--metadata", "meta.csv")
+    assert evaluate.main(arguments) == 2
+    (error,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert "meta.csv: has no recording of the trials" in error and "such as" in error
 
 
 def test_mean_of_scores(run, voices_folder, here):

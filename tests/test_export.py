@@ -162,6 +162,20 @@ def test_trials_of_ones_own(run, made, voices_folder, tmp_path, capsys):
     assert not (tmp_path / "b.onnx").exists()
 
 
+def test_a_bad_recording_is_left_out(run, made, voices_folder, tmp_path, capsys):
+    lines = (run / "manifests" / "test_trials.txt").read_text().splitlines()
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    data = shutil.copytree(voices_folder, tmp_path / "data")
+    bad = data / lines[0].split()[1]
+    bad.write_bytes(bad.read_bytes()[:1000])
+    trials = ("--trials", f"{tmp_path / 'list.txt'}", "--data_folder", f"{data}")
+    more = ("--quantize", "int8", *trials)
+    assert export.main(command(run, tmp_path / "a.onnx", *more)) == 0
+    said = capsys.readouterr().out
+    assert f"{bad}: breaks off after" in said
+    assert "1 of 12 recordings can't be embedded" in said
+
+
 @pytest.mark.parametrize("missing", ["manifests", "recordings"])
 def test_without_its_trials_it_says_so_and_goes_on(
     run, made, tmp_path, capsys, missing

@@ -286,6 +286,7 @@ class Backend:
 def fit_backend(
     embeddings: Mapping[str, torch.Tensor],
     seconds: Mapping[str, float],
+    speakers: Mapping[str, str],
     trials: TrialList,
     training: Mapping[str, torch.Tensor],
     speaker_of: Mapping[str, str],
@@ -298,12 +299,14 @@ def fit_backend(
         Of the validation recordings by path, [emb_dim].
     seconds : mapping of str to float
         Their durations.
+    speakers : mapping of str to str
+        Their speakers.
     trials : TrialList
         Their trials; those of a recording without an embedding are left out.
     training : mapping of str to torch.Tensor
         Embeddings of training utterances by name, [emb_dim].
     speaker_of : mapping of str to str
-        Their speakers.
+        The speakers of these.
 
     Returns
     -------
@@ -314,9 +317,10 @@ def fit_backend(
     recordings = Recordings(vectors, np.array([seconds[path] for path in embeddings]))
     kept, rows, columns = trial_rows(list(embeddings), trials)
     labels = trials.labels[kept]
+    names = np.array([speakers[path] for path in embeddings])
     return backend.fitted(
         *(recordings, recordings, rows, columns, labels),
-        speakers_of(labels, rows, columns),
+        speakers_of(labels, names[rows], names[columns]),
     )
 
 

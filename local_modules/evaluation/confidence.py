@@ -67,7 +67,9 @@ def speakers_of(
     labels : numpy.ndarray
         True for target trials, bool, [n_trials].
     enrol, test : sequence
-        Names or numbers of the two sides, of length n_trials.
+        Names of the two sides, of length n_trials: of recordings, or of their speakers
+        where they are known. Of recordings alone, one that is in no target trial has a
+        speaker of its own.
 
     Returns
     -------

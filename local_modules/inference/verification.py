@@ -140,7 +140,7 @@ class Verifier:
 
     def directions(self, vectors: np.ndarray) -> torch.Tensor:
         """What the cosine compares of embeddings [count, emb_dim]: of length one, the
-        mean of the training speakers subtracted where the model has it."""
+        mean of the validation recordings subtracted where the model has it."""
         vectors = torch.from_numpy(vectors)
         if self.backend is None:
             return functional.normalize(vectors, dim=-1)

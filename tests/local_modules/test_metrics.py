@@ -367,10 +367,7 @@ def test_single_precision_is_kept_and_agrees():
     rng = np.random.default_rng(3)
     target, nontarget = rng.normal(1, 1, 500), rng.normal(0, 1, 700)
     single = target.astype(np.float32), nontarget.astype(np.float32)
-    assert (
-        error_rates(*single)[0][0] in single[0]
-        or error_rates(*single)[0][0] in (single[1])
-    )
+    assert error_rates(*single)[0].dtype == np.float32
     for metric in (convex_hull_eer, min_cllr, cllr):
         assert metric(*single) == pytest.approx(metric(target, nontarget), abs=1e-6)
 

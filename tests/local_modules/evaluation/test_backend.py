@@ -46,6 +46,7 @@ def backend():
     return fit_backend(
         dict(zip(names, valid, strict=True)),
         dict(zip(names, seconds, strict=True)),
+        {name: name.split("/")[0] for name in names},
         all_trials(names),
         dict(zip(train_names, training, strict=True)),
         {name: name.split("/")[0] for name in train_names},
@@ -127,6 +128,7 @@ def test_the_cohort_is_the_speakers_means():
     made = fit_backend(
         {"v/1": vectors[0], "v/2": vectors[0] + 0.1, "w/1": vectors[1]},
         {"v/1": 1.0, "v/2": 2.0, "w/1": 3.0},
+        {"v/1": "v", "v/2": "v", "w/1": "w"},
         TrialList(np.array([True, False]), ["v/1", "v/1"], ["v/2", "w/1"]),
         dict(zip(names, vectors, strict=True)),
         {name: name[0] for name in names},
