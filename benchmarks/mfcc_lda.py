@@ -160,6 +160,7 @@ def fit(hparams_file: str, overrides: dict) -> dict:
     backend = fit_backend(
         embeddings["valid"],
         {row.path: row.duration for row in splits["valid"]},
+        {row.path: row.speaker for row in splits["valid"]},
         trials["valid"],
         embeddings["train"],
         speaker_of,
