@@ -261,6 +261,11 @@ def evaluate(options: argparse.Namespace) -> dict:
     check_writable(Path(options.output_folder) / "plots")
     paths = [path for recordings in members.values() for path in recordings]
     paths = list(dict.fromkeys([*paths, *trials.test]))
+    if metadata and metadata.keys().isdisjoint(paths):
+        raise InputError(
+            f"--metadata {options.metadata}: has no recording of the trials; its "
+            f"column path has to name them as they do, such as {printable(paths[0])}"
+        )
     embedded, backends, failures = {}, {}, {}
     for source in options.models:
         embedded[source], failed, backends[source] = embed(options, source, paths)
@@ -268,11 +273,6 @@ def evaluate(options: argparse.Namespace) -> dict:
     trials, left_out = usable(trials, members, failures, options)
     complaints += left_out
 
-    if metadata and metadata.keys().isdisjoint(paths):
-        raise InputError(
-            f"--metadata {options.metadata}: has no recording of the trials; its "
-            f"column path has to name them as they do, such as {printable(paths[0])}"
-        )
     # It is for the intervals, and no group of trials.
     speaker_of = {
         path: row.pop(SPEAKER) for path, row in metadata.items() if SPEAKER in row

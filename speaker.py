@@ -286,8 +286,9 @@ def main(argv: list[str] | None = None) -> int:
     int
         Exit status: 0, 1 if nothing could be done, 2 for wrong usage, 130 for Ctrl-C.
     """
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        options = parse(sys.argv[1:] if argv is None else argv)
+        options = parse(argv)
         # SpeechBrain says what it loads.
         with contextlib.redirect_stdout(sys.stderr):
             source = options.model or latest_model()
@@ -299,7 +300,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"speaker.py: {error}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
+        kept = " The same command continues." if argv[:1] == ["embed"] else ""
+        print(f"\nStopped.{kept}", file=sys.stderr)
         return 130
     print(json.dumps(found) if options.json else text)
     return 0

@@ -15,7 +15,6 @@ seeds. Run again, the same command continues.
 
 import argparse
 import dataclasses
-import functools
 import json
 import os
 import shutil
@@ -104,11 +103,10 @@ def by_hand(
     trials = _with_costs(study)
     costs = [study.user_attrs[f"{COSTS}{trial.number}"] for trial in trials]
     cpu_seconds = np.cumsum([cost["cpu_seconds"] for cost in costs])
-    first_best = min(trials, key=lambda trial: trial.value)
     best = np.minimum.accumulate([trial.value for trial in trials])
     return {
         "best_eer": best[-1],
-        "best_params": first_best.params,
+        "best_params": min(trials, key=lambda trial: trial.value).params,
         "cpu_seconds": cpu_seconds[-1],
         "seconds": sum(cost["seconds"] for cost in costs),
         "n_trials": len(trials),
@@ -159,27 +157,31 @@ def train(
         text=True,
     )
     if process.returncode != 0:
-        last = one_line(process.stderr[-2000:])
-        raise RunError(f"{output_folder}: {last}; its log.txt has more")
+        said = one_line(process.stderr[-2000:])
+        raise RunError(f"{output_folder}: {said}; its log.txt has more")
 
 
 def again(
     options: argparse.Namespace, search: Search, params: dict, folder: Path
-) -> dict:
-    """Trains a trial's values with seeds from `OTHER_SEED` on.
+) -> list[float]:
+    """Trains a trial's values with seeds from `OTHER_SEED` on, once.
 
     Returns
     -------
-    dict
-        `eers`: of the best epochs on valid, as fractions.
+    list of float
+        EERs of the best epochs on valid, as fractions.
     """
-    eers = []
-    seeds = range(OTHER_SEED, OTHER_SEED + options.again)
-    for seed in tqdm(seeds, desc=folder.name, unit="seed"):
-        train(options, search, params, seed, folder / str(seed))
-        metrics = json.loads((folder / str(seed) / "metrics.json").read_text())
-        eers.append(metrics["valid"]["eer"])
-    return {"eers": eers}
+
+    def train_all():
+        eers = []
+        seeds = range(OTHER_SEED, OTHER_SEED + options.again)
+        for seed in tqdm(seeds, desc=folder.name, unit="seed"):
+            train(options, search, params, seed, folder / str(seed))
+            metrics = json.loads((folder / str(seed) / "metrics.json").read_text())
+            eers.append(metrics["valid"]["eer"])
+        return {"eers": eers}
+
+    return once(folder / "result.json", train_all)["eers"]
 
 
 def _with_costs(study: optuna.Study) -> list[FrozenTrial]:
@@ -338,10 +340,8 @@ def run(options: argparse.Namespace) -> None:
     results = {}
     for seed in range(1, options.seeds + 1):
         results[seed] = compare(seed, folder, search, options)
-        place = folder / "again_own"
-        repeat = functools.partial(again, options, search, search.defaults, place)
-        own = once(place / "result.json", repeat)
-        text = table(results, own["eers"])
+        own = again(options, search, search.defaults, folder / "again_own")
+        text = table(results, own)
         print(f"\n{text}\n")
         picture(results, folder / "tuning.png")
         with replacing(folder / "tuning.md") as file:
@@ -362,8 +362,7 @@ def compare(
     )
     for name, result in (("hand", hand), ("tune", tuned)):
         place = folder / f"again_{name}_{seed}"
-        repeat = functools.partial(again, options, search, result["best_params"], place)
-        result["again"] = once(place / "result.json", repeat)["eers"]
+        result["again"] = again(options, search, result["best_params"], place)
     return hand, tuned
 
 

@@ -86,9 +86,7 @@ def embed_to_file(
         if vectors:
             _write(vectors, output)
         kept.unlink()
-    for path, whole in absolute.items():
-        if whole in failed:
-            failures[path] = failed[whole]
+    failures |= {p: failed[q] for p, q in absolute.items() if q in failed}
     return len(vectors), failures
 
 

@@ -204,7 +204,7 @@ class EmbeddingStore:
                 "WHERE model = ? AND window = ? AND path = ?",
                 (model, window, str(path)),
             ).fetchone()
-        if row is None or row[:2] != file_stamp(path):
+        if row is None or row[:2] != _stamp(path):
             return None
         return Embedded(np.frombuffer(row[3], np.float32), row[2])
 
@@ -217,7 +217,7 @@ class EmbeddingStore:
     ) -> None:
         """Keeps files, all of them or, if it is killed meanwhile, none.
 
-        `stamps` are those of `file_stamp` before they were read: one that has changed
+        `stamps` are their sizes and times before they were read: one that has changed
         meanwhile is embedded again the next time.
 
         Raises
@@ -257,7 +257,7 @@ def kept_beside(source: str | os.PathLike) -> Path:
     return folder.parent if folder.is_dir() else Path("results")
 
 
-def file_stamp(path: Path) -> tuple[int, int]:
+def _stamp(path: Path) -> tuple[int, int]:
     """Size and time of a file, which change with it."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns
@@ -298,7 +298,7 @@ def embed_files(
         try:
             kept = store.get(model.fingerprint, window_seconds, path)
             if kept is None:
-                stamps[path] = file_stamp(path)
+                stamps[path] = _stamp(path)
                 info = soundfile.info(path)
                 lengths[path] = info.frames / info.samplerate
             else:

@@ -5,11 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 import soundfile
-import torch
 
-from local_modules.audio import Normalizer
 from local_modules.errors import InputError
-from local_modules.inference.speech import AUDIBLY_CLIPPED
+from local_modules.inference.speech import AUDIBLY_CLIPPED, read_waveform
 from local_modules.inference.verification import Verifier, Voice
 
 MAX_MEGABYTES = 30
@@ -54,7 +52,6 @@ def hear(verifier: Verifier, path: str | None, what: str) -> Heard:
     """
     if path is None or not os.path.exists(path):  # it may have been here for too long
         raise InputError(f"{what}: is not here yet. Record it, or drop a file.")
-    rate = verifier.model.sample_rate
     try:
         with soundfile.SoundFile(path) as file:
             seconds = file.frames / file.samplerate
@@ -63,7 +60,7 @@ def hear(verifier: Verifier, path: str | None, what: str) -> Heard:
                     f"{path}: {seconds:.0f} s long; here {MAX_SECONDS} s are the most"
                 )
         voice = verifier.listen(path)
-        samples, file_rate = soundfile.read(path, dtype="float32", always_2d=True)
+        samples = read_waveform(path, verifier.model.sample_rate).numpy()
     except soundfile.LibsndfileError:
         raise InputError(
             f"{what}: can't be read. Save it as WAV, FLAC, OGG or MP3."
@@ -77,5 +74,4 @@ def hear(verifier: Verifier, path: str | None, what: str) -> Heard:
             f"{what}: is clipped, {share:.0f} % of it: the answer is less sure. Record "
             "it again from farther away."
         )
-    samples = Normalizer(rate)(torch.from_numpy(samples), file_rate).numpy()
     return Heard(voice, samples, warning)
