@@ -13,6 +13,7 @@ import argparse
 import csv
 import json
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -43,8 +44,8 @@ from local_modules.evaluation.results import (
     read_metadata,
 )
 from local_modules.files import check_writable, replacing, writing_to
-from local_modules.inference.embedding_files import audio_below
 from local_modules.inference.extraction import (
+    EMBEDDINGS,
     Embedded,
     EmbeddingStore,
     SpeakerModel,
@@ -52,11 +53,13 @@ from local_modules.inference.extraction import (
     kept_beside,
 )
 from local_modules.preparation.recordings import printable
+from local_modules.preparation.scan import find_audio
 from local_modules.scoring import trial_rows
 from local_modules.trials import TrialList, read_enrolment, read_trials
 
 N_SHOWN = 5  # lines that can't be used
 SPEAKER = "speaker"  # a column of the metadata
+COHORT_LAYOUT = "DIR/<speaker>/<recordings> is expected"
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -161,7 +164,7 @@ def embed(
     model = SpeakerModel(source, options.device, options.trust)
     root = Path(options.data_folder).resolve()
     settings = options.window_seconds, options.batch_seconds
-    with EmbeddingStore(kept_beside(source) / "embeddings.db") as store:
+    with EmbeddingStore(kept_beside(source, EMBEDDINGS)) as store:
         files = [root / path for path in paths]
         found, failures = embed_files(model, files, store, *settings)
         if options.cohort:
@@ -181,14 +184,20 @@ def embed(
 
 def cohort_files(folder: Path) -> dict[Path, str]:
     """The first recordings of each speaker folder, with the speaker's name."""
-    speaker_of = {}
-    for speaker in sorted(path for path in folder.glob("*") if path.is_dir()):
-        files = audio_below(speaker)
-        speaker_of |= dict.fromkeys(files[:COHORT_UTTERANCES], speaker.name)
-    if len(set(speaker_of.values())) < 2:
+    files_of = defaultdict(list)
+    for path in find_audio(folder, COHORT_LAYOUT, key="--cohort"):
+        speaker, _, below = path.partition("/")
+        if below:
+            files_of[speaker].append(folder / path)
+    speaker_of = {
+        path: speaker
+        for speaker, files in files_of.items()
+        for path in files[:COHORT_UTTERANCES]
+    }
+    if len(files_of) < 2:
         raise InputError(
-            f"--cohort {folder}: has recordings of {len(set(speaker_of.values()))} "
-            "speakers; DIR/<speaker>/... of two or more are needed"
+            f"--cohort {folder}: has recordings of {len(files_of)} speakers; two or "
+            f"more are needed; {COHORT_LAYOUT}"
         )
     return speaker_of
 

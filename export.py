@@ -21,6 +21,7 @@ from local_modules.config import load_plain
 from local_modules.errors import InputError, LineParser
 from local_modules.files import check_writable, replacing, writing_to
 from local_modules.inference.extraction import (
+    EMBEDDINGS,
     EmbeddingStore,
     SpeakerModel,
     embed_files,
@@ -124,15 +125,15 @@ def error_rates(
     models: Mapping[str, SpeakerModel | OnnxModel],
     trials: TrialList,
     root: Path,
-    folder: Path,
+    store: Path,
 ) -> dict[str, float]:
     """Equal error rates of the cosine by model, on the trials whose recordings all of
-    them can embed; embeddings are kept in `folder`."""
+    them can embed; embeddings are kept in `store`."""
     paths = list(dict.fromkeys([*trials.enrol, *trials.test]))
     found, failures = {}, {}
-    with EmbeddingStore(folder / "embeddings.db") as store:
+    with EmbeddingStore(store) as kept:
         for name, model in models.items():
-            found[name], failed = embed_files(model, [root / p for p in paths], store)
+            found[name], failed = embed_files(model, [root / p for p in paths], kept)
             failures |= failed
     counted = f"{len(failures)} of {len(paths)} recordings can't be embedded"
     usable = [path for path in paths if root / path not in failures]
@@ -159,7 +160,8 @@ def quantize(
     if found is not None:
         trials, root = found
         models = {"before": model, "after": OnnxModel(quantized, model)}
-        rates = error_rates(models, trials, root, kept_beside(options.model))
+        store = kept_beside(options.model, EMBEDDINGS)
+        rates = error_rates(models, trials, root, store)
         print(
             f"EER on {len(trials)} test trials: {100 * rates['before']:.2f} % before, "
             f"{100 * rates['after']:.2f} % in int8"

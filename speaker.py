@@ -140,10 +140,7 @@ def open_voices(options: argparse.Namespace, verifier: "Verifier") -> "VoiceStor
     from local_modules.inference.voices import VoiceStore
 
     model = verifier.model
-    name = VOICES
-    if not Path(model.source).is_dir():  # then others are kept in that place too
-        name = f"{model.source.replace('/', '--')}.{VOICES}"
-    path = options.voices or kept_beside(model.source) / name
+    path = options.voices or kept_beside(model.source, VOICES)
     return VoiceStore(path, model.fingerprint, model.source)
 
 

@@ -10,7 +10,6 @@ speakers held out, tests the best epoch once, and writes a folder that SpeechBra
 
 import contextlib
 import copy
-import json
 import os
 import sys
 import tempfile
@@ -20,7 +19,6 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import (
-    ddp_barrier,
     ddp_broadcast,
     if_main_process,
     main_process_only,
@@ -34,13 +32,6 @@ from local_modules import adaptation, config
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader, speaker_at
 from local_modules.brain import RepeatableBrain
 from local_modules.class_parallel import SplitClassifier, split_classifiers
-from local_modules.corpus import (
-    check_same_corpus,
-    note_corpus,
-    noted_corpus,
-    prepare_corpus,
-    read_corpus,
-)
 from local_modules.distributed import (
     gather_on_all,
     gather_on_first,
@@ -49,21 +40,19 @@ from local_modules.distributed import (
 )
 from local_modules.errors import InputError, RunError
 from local_modules.evaluation.backend import COHORT_UTTERANCES, Backend, fit_backend
-from local_modules.files import put_on_disk, replacing
+from local_modules.files import put_on_disk
 from local_modules.history import RunHistory, best_row
-from local_modules.inference.model_folder import write_model_folder
 from local_modules.manifest import first_utterances
 from local_modules.masking import pad_to_multiple
 from local_modules.metrics import equal_error_rate, min_dcf
-from local_modules.report import RunReporter, draw_plots, last_screen
+from local_modules.report import RunReporter
+from local_modules.run import LABELS, begin_run, finish_run, summary
 from local_modules.sampling import PassSampler, ShardSampler
 from local_modules.scoring import score_trials
 from local_modules.shards.reading import ShardReader
 from local_modules.tuning.hpopt import Driven
 
 logger = get_logger(__name__)
-
-LABELS = "label_encoder.txt"
 
 
 class SpeakerBrain(RepeatableBrain):
@@ -371,73 +360,6 @@ def dataio_prep(hparams: dict, cache: SpeechCache) -> tuple[dict, UtteranceReade
     return datasets, train_reader
 
 
-def begin_run(
-    hparams_file: str, overrides: dict, save_env_desc: bool
-) -> tuple[dict, str, dict, dict]:
-    """Prepares the corpus and the run's folder, in which an earlier start has to have
-    been the same run.
-
-    Arguments
-    ---------
-    hparams_file : str
-        A HyperPyYAML file of `hparams/`.
-    overrides : dict
-        Values for its top-level keys; gets `n_speakers`.
-    save_env_desc : bool
-        Whether the environment is described in the folder, which takes a second.
-
-    Returns
-    -------
-    hparams : dict
-        The loaded hyperparameters.
-    hparams_text : str
-        The YAML they come from, references resolved.
-    splits, trials : dict
-        What `read_corpus` returns.
-    """
-    config.check_overrides(hparams_file, overrides)
-    settings = config.plain_values(hparams_file, overrides)
-    config.check_ranges(settings)
-    if settings["batch_size"] * rank_and_count()[1] == 1:
-        raise InputError("--batch_size 1: has to be 2 or more, for batch norm")
-    for key in ("frozen_blocks", "distillation"):
-        if settings.get(key) and not settings["pretrained"]:
-            raise InputError(f"--{key} {settings[key]}: is for a --pretrained model")
-    continues = any(Path(settings["save_folder"]).glob("CKPT*"))
-    if continues:  # before another corpus takes the place of its manifests
-        config.check_continues(settings["output_folder"], hparams_file, overrides)
-    begun_with = noted_corpus(settings["save_folder"]) if continues else None
-    run_on_main(prepare_corpus, [settings, begun_with])
-    splits, trials = read_corpus(settings["manifest_folder"])
-    n_people = len({row.speaker for row in splits["train"]})
-    overrides["n_speakers"] = n_people * len(settings["speaker_speeds"])
-    hparams_text = config.resolved_text(hparams_file, overrides)
-    if continues:
-        check_same_corpus(settings["save_folder"], settings["manifest_folder"])
-    else:
-        # Nothing is learnt yet, so an earlier start's numbering of speakers is void.
-        (Path(settings["save_folder"]) / LABELS).unlink(missing_ok=True)
-    ddp_barrier()  # the first rank writes what the others have just read
-
-    hparams = config.load_hparams(hparams_file, overrides)
-    if "averaged_model" not in hparams["checkpointer"].recoverables:
-        raise InputError(
-            f"{hparams_file}: its checkpointer has no averaged_model among its "
-            "recoverables; hparams/conformer.yaml shows where it belongs"
-        )
-    sb.create_experiment_directory(
-        experiment_directory=hparams["output_folder"],
-        save_env_desc=save_env_desc,
-    )
-    if if_main_process():
-        # SpeechBrain's own way would leave half of it to a kill.
-        with replacing(Path(hparams["output_folder"], "hyperparams.yaml")) as file:
-            file.write(hparams_text)
-        if not continues:
-            note_corpus(hparams["save_folder"], hparams["manifest_folder"])
-    return hparams, hparams_text, splits, trials
-
-
 def make_train_loader(
     brain: SpeakerBrain, dataset: sb.dataio.dataset.DynamicItemDataset, options: dict
 ) -> DataLoader:
@@ -590,7 +512,7 @@ def train(
     history, scores, backend, drift = evaluate_best(
         brain, datasets, splits, old_model, eval_options
     )
-    return finish(hparams, hparams_text, history, scores, backend, drift)
+    return finish_run(hparams, hparams_text, history, scores, backend, drift)
 
 
 def evaluate_best(
@@ -619,7 +541,7 @@ def evaluate_best(
     Returns
     -------
     history, scores, backend, drift
-        As `finish` wants them.
+        As `finish_run` wants them.
 
     Raises
     ------
@@ -659,65 +581,6 @@ def evaluate_best(
     if isinstance(brain.hparams.classifier, SplitClassifier):
         brain.hparams.classifier.gather_rows()
     return history, scores, backend, drift
-
-
-@main_process_only
-def finish(
-    hparams: dict,
-    hparams_text: str,
-    history: RunHistory,
-    scores: dict,
-    backend: Backend,
-    drift: dict | None,
-) -> dict:
-    """Writes the pictures, the model folder and, last, the metrics; says where they
-    are.
-
-    Arguments
-    ---------
-    hparams : dict
-        The loaded hyperparameters, with the best epoch's weights.
-    hparams_text : str
-        The YAML they come from, references resolved.
-    history : RunHistory
-        All epochs of the run.
-    scores : dict
-        What `SpeakerBrain.verify` returned for `valid` and `test`.
-    backend : Backend
-        What scores beyond the cosine need.
-    drift : dict | None
-        What `adaptation.drift` returned, if the run began with a trained model.
-
-    Returns
-    -------
-    dict
-        What `metrics.json` holds.
-    """
-    folder = Path(hparams["output_folder"])
-    metrics = {split: result[0] for split, result in scores.items()}
-    metrics |= summary(hparams, history)
-    if drift is not None:
-        metrics["drift"] = drift
-    draw_plots(folder / "plots", history, scores)
-    final = {**hparams, "embedding_model": hparams["averaged_model"].module}
-    write_model_folder(folder / "model", final, hparams_text, backend, metrics)
-    with replacing(folder / "metrics.json") as file:
-        json.dump(metrics, file, indent=2)
-    print(last_screen(folder, metrics))
-    return metrics
-
-
-def summary(hparams: dict, history: RunHistory) -> dict:
-    """The part of `metrics.json` that isn't about trials."""
-    best = best_row(history.epochs)
-    return {
-        "train": {"loss": best["train_loss"], "accuracy": best["train_accuracy"]},
-        "best_epoch": best["epoch"],
-        "epochs": len(history.epochs),
-        "train_seconds": history.epochs[-1]["seconds"],
-        "n_speakers": hparams["n_speakers"] // len(hparams["speaker_speeds"]),
-        "n_parameters": sum(p.numel() for p in hparams["embedding_model"].parameters()),
-    }
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -290,7 +290,11 @@ def test_names_with_spaces(run, voices_folder, here):
 
 
 def test_another_cohort(run, voices_folder, here):
-    """A model without a backend of its own gets one of speakers in a folder."""
+    """A model without a backend of its own gets one of speakers in a folder, here of
+    links to their folders."""
+    (here / "cohort").mkdir()
+    for speaker in (voices_folder / "train").iterdir():
+        (here / "cohort" / speaker.name).symlink_to(speaker)
     shutil.copytree(run / "model", here / "model")
     (here / "model" / "backend.safetensors").unlink()
     (here / "model" / "calibration.json").unlink()
@@ -298,7 +302,7 @@ def test_another_cohort(run, voices_folder, here):
     assert evaluate.main([f"{here / 'model'}", *arguments]) == 0
     folder = here / "results" / "evaluation" / "test_trials"
     assert list(results_in(folder)["systems"]) == ["cosine"]
-    cohort = ["--cohort", f"{voices_folder / 'train'}"]
+    cohort = ["--cohort", "cohort"]
     assert evaluate.main([f"{here / 'model'}", *arguments, *cohort]) == 0
     normalised = results_in(folder)
     names = ["cosine", "PLDA", "mean subtracted", "S-norm", "AS-norm"]
@@ -333,7 +337,7 @@ def test_recordings_of_a_cohort_that_are_of_no_use(run, voices_folder, here, cap
         (["--trials", "none.txt"], "none.txt: cannot be read"),
         (["--metadata", "none.csv"], "none.csv: can't be read"),
         (["--enrolment", "none.txt"], "none.txt: cannot be read"),
-        (["--cohort", "nowhere"], "has recordings of 0 speakers"),
+        (["--cohort", "nowhere"], "nowhere: does not exist; DIR/"),
         (["--resamples", "0"], "--resamples 0"),
         (["--resamples", "x"], "--resamples"),
         (["--window_seconds", "nan"], "--window_seconds nan: has to be above 0"),

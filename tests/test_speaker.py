@@ -185,18 +185,23 @@ def test_a_file_of_many_names_is_embedded_under_each(here, words, capsys):
     Path("recordings/broken.wav").write_text("no sound at all")
     for name in ("a", "broken"):
         Path(f"recordings/link to {name}.wav").symlink_to(f"{name}.wav")
+    Path("elsewhere").mkdir()
+    shutil.copy(words["test0"][0], "elsewhere/b.wav")
+    Path("recordings/folder").symlink_to("../elsewhere")
     absolute = here / "recordings" / "a.wav"
     names = ["recordings/a.wav", absolute, "recordings", absolute]
     assert run("embed", *names, "-o", "out.npy") == 0
     shown = capsys.readouterr()
-    assert shown.out.strip() == "3 embeddings in out.npy; 2 left out"
+    assert shown.out.strip() == "4 embeddings in out.npy; 2 left out"
     assert "left out: recordings/broken.wav: " in shown.err
     assert "left out: recordings/link to broken.wav: " in shown.err
-    expected = ["recordings/a.wav", f"{absolute}", "recordings/link to a.wav"]
+    expected = ["recordings/a.wav", f"{absolute}", "recordings/folder/b.wav"]
+    expected.append("recordings/link to a.wav")
     assert Path("out.npy.txt").read_text().splitlines() == expected
-    first, *others = np.load("out.npy")
-    for vector in others:
+    first, again, other, linked = np.load("out.npy")
+    for vector in (again, linked):
         np.testing.assert_array_equal(vector, first)
+    np.testing.assert_allclose(other, first, atol=1e-4)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".safetensors"])
@@ -285,7 +290,7 @@ def test_killed_while_writing_vectors_never_stand_beside_others_paths(tmp_path):
         (["verify", "a.wav", "b.wav", "--prior", "1"], "--prior 1.0: has to be"),
         (["identify", "a.wav", "--top", "0"], "--top 0: has to be"),
         (["embed", "a.wav", "-o", "out.txt"], "out.txt: the name has to end in .npy"),
-        (["embed", "empty", "-o", "out.npy"], "empty: no audio in it"),
+        (["embed", "empty", "-o", "out.npy"], "folder empty: holds no audio"),
         (["enroll", " ", "good.wav"], "' ': is no name"),
         (["list", "--voices", "broken.db"], "broken.db: is no file of voices"),
         (["list", "--model", "nowhere"], "nowhere: is no speaker model: there is"),

@@ -10,35 +10,26 @@ from local_modules.errors import InputError
 from local_modules.files import replacing, writing_to
 from local_modules.inference.extraction import EmbeddingStore, SpeakerModel, embed_files
 from local_modules.preparation.recordings import printable
-from local_modules.preparation.scan import AUDIO_SUFFIXES
+from local_modules.preparation.scan import find_audio
 
 SUFFIXES = (".npy", ".safetensors")
 NO_LINE = "has a name that no list of paths can hold, one a line"
 
 
-def audio_below(folder: Path) -> list[Path]:
-    """All files below a folder that are named like audio, sorted."""
-    return sorted(
-        path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES
-    )
-
-
 def find_recordings(names: Iterable[str]) -> list[Path]:
-    """Files as they are named, and all audio in folders.
+    """Files as they are named, and all audio in folders, links followed.
 
     Raises
     ------
     InputError
-        A folder has none.
+        A folder has none, or can't be read.
     """
     found = []
     # A blank line of a list is no name; Path would take it for the current folder.
     for path in map(Path, filter(None, names)):
         if path.is_dir():
-            files = audio_below(path)
-            if not files:
-                raise InputError(f"{path}: no audio in it that libsndfile reads")
-            found += files
+            layout = "recordings are expected in it or below"
+            found += (path / name for name in find_audio(path, layout, key="folder"))
         else:
             found.append(path)
     return list(dict.fromkeys(found))

@@ -33,6 +33,7 @@ from local_modules.inference.verifier import SpeakerVerifier
 logger = get_logger(__name__)
 
 INTERFACE = "custom.py"  # of a folder that training has written
+EMBEDDINGS = "embeddings.db"  # what a store of a model's is called
 
 
 @dataclass(frozen=True)
@@ -250,11 +251,29 @@ class EmbeddingStore:
             ) from None
 
 
-def kept_beside(source: str | os.PathLike) -> Path:
-    """The folder for what is kept of a model but is no part of it: where its own folder
-    stands, which a new training replaces; results/ for a model from elsewhere."""
+def kept_beside(source: str | os.PathLike, name: str) -> Path:
+    """Where a file is kept that belongs to a model but is no part of it.
+
+    Arguments
+    ---------
+    source : str or os.PathLike
+        The model.
+    name : str
+        Of the file.
+
+    Returns
+    -------
+    Path
+        Beside the model's folder, which a new training replaces; of a model from the
+        hub, or in a place that can't be written to, in results/ and with the model's
+        name before it.
+    """
     folder = Path(source).resolve()
-    return folder.parent if folder.is_dir() else Path("results")
+    if folder.is_dir():
+        if os.access(folder.parent, os.W_OK):
+            return folder.parent / name
+        source = folder.relative_to(folder.anchor)
+    return Path("results") / f"{str(source).replace('/', '--')}.{name}"
 
 
 def _stamp(path: Path) -> tuple[int, int]:

@@ -12,7 +12,12 @@ import torch
 from speechbrain.inference.classifiers import EncoderClassifier
 
 from local_modules.errors import InputError
-from local_modules.inference.extraction import EmbeddingStore, SpeakerModel, embed_files
+from local_modules.inference.extraction import (
+    EmbeddingStore,
+    SpeakerModel,
+    embed_files,
+    kept_beside,
+)
 from tests.random_models import write_model
 
 
@@ -223,6 +228,20 @@ def test_a_place_for_no_store_is_one_line(model, store, files, tmp_path):
     store._database.execute("PRAGMA query_only = ON")
     with pytest.raises(InputError, match="embeddings.db: embeddings can't be kept"):
         embed_files(model, files[:1], store)
+
+
+def test_what_is_kept_of_a_model_in_a_place_that_cannot_be_written_to(
+    tmp_path, monkeypatch
+):
+    folder = tmp_path / "run" / "model"
+    folder.mkdir(parents=True)
+    assert kept_beside(folder, "voices.db") == tmp_path / "run" / "voices.db"
+    # Root may write anywhere, so the system's answer is made up.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != folder.parent)
+    kept = kept_beside(folder, "voices.db")
+    assert kept.parent == Path("results")
+    assert kept.name == f"{str(folder)[1:].replace('/', '--')}.voices.db"
+    assert kept_beside("owner/x", "a.db") == Path("results/owner--x.a.db")
 
 
 def test_a_damaged_store_is_one_line(model, store, files):
