@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from local_modules.errors import InputError, LineParser
+from local_modules.errors import InputError, LineParser, exit_status
 from local_modules.evaluation.backend import (
     CALIBRATED,
     COHORT_UTTERANCES,
@@ -381,15 +381,8 @@ def main(argv: list[str] | None = None) -> int:
     int
         Exit status: 0, 2 for wrong usage, 130 for Ctrl-C.
     """
-    try:
-        evaluate(parse(sys.argv[1:] if argv is None else argv))
-    except InputError as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("\nStopped. The same command continues.", file=sys.stderr)
-        return 130
-    return 0
+    argv = sys.argv[1:] if argv is None else argv
+    return exit_status("evaluate.py", lambda: evaluate(parse(argv)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import onnx
 import torch
 
 from local_modules.config import load_plain
-from local_modules.errors import InputError, LineParser
+from local_modules.errors import InputError, LineParser, exit_status
 from local_modules.files import check_writable, replacing, writing_to
 from local_modules.inference.extraction import (
     EMBEDDINGS,
@@ -192,15 +192,9 @@ def main(argv: list[str] | None = None) -> int:
         Exit status: 0, 1 for a graph that is not the model, 2 for wrong usage, 130 for
         Ctrl-C.
     """
-    try:
-        export(parse(sys.argv[1:] if argv is None else argv))
-    except InputError as error:
-        print(f"export.py: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("\nStopped. Nothing was written.", file=sys.stderr)
-        return 130
-    return 0
+    argv = sys.argv[1:] if argv is None else argv
+    nothing = "Nothing was written."
+    return exit_status("export.py", lambda: export(parse(argv)), stopped=nothing)
 
 
 if __name__ == "__main__":

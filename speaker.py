@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from local_modules.errors import InputError, LineParser, RunError
+from local_modules.errors import InputError, LineParser, RunError, exit_status
 
 # All that needs PyTorch is imported where it is used: neither --help nor a mistake on
 # the command line waits for it.
@@ -275,6 +275,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
+def answer(options: argparse.Namespace) -> None:
+    """Runs a command and prints what it found."""
+    # SpeechBrain says what it loads.
+    with contextlib.redirect_stdout(sys.stderr):
+        source = options.model or latest_model()
+        with nothing_is_garbage():
+            from local_modules.inference.verification import Verifier
+        verifier = Verifier(source, options.device, options.trust)
+        found, text = options.run(options, verifier)
+    print(json.dumps(found) if options.json else text)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line.
 
@@ -284,24 +296,8 @@ def main(argv: list[str] | None = None) -> int:
         Exit status: 0, 1 if nothing could be done, 2 for wrong usage, 130 for Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        options = parse(argv)
-        # SpeechBrain says what it loads.
-        with contextlib.redirect_stdout(sys.stderr):
-            source = options.model or latest_model()
-            with nothing_is_garbage():
-                from local_modules.inference.verification import Verifier
-            verifier = Verifier(source, options.device, options.trust)
-            found, text = options.run(options, verifier)
-    except InputError as error:
-        print(f"speaker.py: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        kept = " The same command continues." if argv[:1] == ["embed"] else ""
-        print(f"\nStopped.{kept}", file=sys.stderr)
-        return 130
-    print(json.dumps(found) if options.json else text)
-    return 0
+    stopped = "The same command continues." if argv[:1] == ["embed"] else ""
+    return exit_status("speaker.py", lambda: answer(parse(argv)), stopped)
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ from local_modules.distributed import (
     meet_ranks,
     rank_and_count,
 )
-from local_modules.errors import InputError, RunError
+from local_modules.errors import InputError, RunError, exit_status
 from local_modules.evaluation.backend import COHORT_UTTERANCES, Backend, fit_backend
 from local_modules.files import put_on_disk
 from local_modules.history import RunHistory, best_row
@@ -583,6 +583,28 @@ def evaluate_best(
     return history, scores, backend, drift
 
 
+def run(argv: list[str]) -> None:
+    """Trains as the command line says."""
+    if {"-h", "--help"} & {*argv}:
+        print(
+            f"{__doc__}\nEvery top-level key of the YAML file is an option; its "
+            "comment there says what it\ndoes. SpeechBrain's run options are "
+            "the same for all files:\n"
+        )
+    hparams_file, run_opts, overrides = config.parse_command_line(argv)
+    meet_ranks(run_opts)
+    if run_opts["debug"] and not run_opts["debug_persistently"]:
+        # A few batches shall not take the place of a training, as in SpeechBrain.
+        folder = tempfile.mkdtemp(prefix="debug-") if if_main_process() else None
+        overrides["output_folder"] = ddp_broadcast(folder)
+    if "hpopt" in overrides:
+        driven = Driven(overrides)
+        metrics = train(hparams_file, run_opts, driven.overrides, test=False)
+        driven.report(metrics)
+    else:
+        train(hparams_file, run_opts, overrides)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line.
 
@@ -591,33 +613,8 @@ def main(argv: list[str] | None = None) -> int:
     int
         Exit status: 0, 1 for a failed run, 2 for wrong usage, 130 for Ctrl-C.
     """
-    try:
-        command_line = sys.argv[1:] if argv is None else argv
-        if {"-h", "--help"} & {*command_line}:
-            print(
-                f"{__doc__}\nEvery top-level key of the YAML file is an option; its "
-                "comment there says what it\ndoes. SpeechBrain's run options are "
-                "the same for all files:\n"
-            )
-        hparams_file, run_opts, overrides = config.parse_command_line(command_line)
-        meet_ranks(run_opts)
-        if run_opts["debug"] and not run_opts["debug_persistently"]:
-            # A few batches shall not take the place of a training, as in SpeechBrain.
-            folder = tempfile.mkdtemp(prefix="debug-") if if_main_process() else None
-            overrides["output_folder"] = ddp_broadcast(folder)
-        if "hpopt" in overrides:
-            driven = Driven(overrides)
-            metrics = train(hparams_file, run_opts, driven.overrides, test=False)
-            driven.report(metrics)
-        else:
-            train(hparams_file, run_opts, overrides)
-    except InputError as error:
-        print(f"train_speaker.py: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("\nStopped. The same command continues.", file=sys.stderr)
-        return 130
-    return 0
+    argv = sys.argv[1:] if argv is None else argv
+    return exit_status("train_speaker.py", lambda: run(argv))
 
 
 if __name__ == "__main__":

@@ -54,7 +54,12 @@ from benchmarks.accuracy_table import (  # noqa: E402
 )
 from benchmarks.measuring import children_cpu_seconds, once  # noqa: E402
 from local_modules import config  # noqa: E402
-from local_modules.errors import InputError, LineParser, RunError  # noqa: E402
+from local_modules.errors import (  # noqa: E402
+    InputError,
+    LineParser,
+    RunError,
+    exit_status,
+)
 from local_modules.evaluation.backend import (  # noqa: E402
     CALIBRATED,
     Backend,
@@ -340,15 +345,8 @@ def show(results: Mapping[str, dict], plan: Plan, options: argparse.Namespace) -
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    try:
-        run(parse(sys.argv[1:] if argv is None else argv))
-    except InputError as error:
-        print(f"benchmarks/accuracy.py: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("\nStopped. The same command continues.", file=sys.stderr)
-        return 130
-    return 0
+    argv = sys.argv[1:] if argv is None else argv
+    return exit_status("benchmarks/accuracy.py", lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

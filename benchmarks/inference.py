@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import markdown  # noqa: E402
 from local_modules.config import load_hparams, resolved_text  # noqa: E402
-from local_modules.errors import InputError  # noqa: E402
+from local_modules.errors import exit_status  # noqa: E402
 from local_modules.evaluation.backend import Backend  # noqa: E402
 from local_modules.evaluation.calibration import Calibration  # noqa: E402
 from local_modules.files import replacing  # noqa: E402
@@ -254,18 +254,18 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures and shows; returns the exit status."""
+    """Runs the command line; returns the exit status."""
     options = parse(sys.argv[1:] if argv is None else argv)
+    return exit_status("benchmarks/inference.py", lambda: run(options), stopped="")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures and shows."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    try:
-        tables = measure(options)
-    except InputError as error:
-        print(f"benchmarks/inference.py: {error}", file=sys.stderr)
-        return error.exit_status
+    tables = measure(options)
     with replacing(FOLDER / "inference.md") as file:
         file.write("\n\n".join(tables) + "\n")
     print("\n\n".join(tables), f"table    {FOLDER / 'inference.md'}", sep="\n\n")
-    return 0
 
 
 def measure(options: argparse.Namespace) -> list[str]:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 from local_modules import config  # noqa: E402
 from local_modules.audio import UtteranceReader  # noqa: E402
 from local_modules.corpus import prepare_corpus, read_corpus  # noqa: E402
-from local_modules.errors import InputError  # noqa: E402
+from local_modules.errors import exit_status  # noqa: E402
 from local_modules.evaluation.backend import fit_backend  # noqa: E402
 from local_modules.files import replacing  # noqa: E402
 from local_modules.inference.model_folder import write_model_folder  # noqa: E402
@@ -181,17 +181,13 @@ def fit(hparams_file: str, overrides: dict) -> dict:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    try:
-        command_line = sys.argv[1:] if argv is None else argv
-        hparams_file, _, overrides = config.parse_command_line(command_line)
+    argv = sys.argv[1:] if argv is None else argv
+
+    def run():
+        hparams_file, _, overrides = config.parse_command_line(argv)
         fit(hparams_file, overrides)
-    except InputError as error:
-        print(f"benchmarks/mfcc_lda.py: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("\nStopped.", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_status("benchmarks/mfcc_lda.py", run)
 
 
 if __name__ == "__main__":

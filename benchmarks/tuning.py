@@ -36,7 +36,12 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.measuring import children_cpu_seconds, once  # noqa: E402
 from local_modules import config  # noqa: E402
 from local_modules.corpus import prepare_corpus  # noqa: E402
-from local_modules.errors import InputError, RunError, one_line  # noqa: E402
+from local_modules.errors import (  # noqa: E402
+    InputError,
+    RunError,
+    exit_status,
+    one_line,
+)
 from local_modules.files import replacing  # noqa: E402
 from local_modules.plots import BLUE, VERMILLION, save_figure, tidy  # noqa: E402
 from local_modules.tuning.search import (  # noqa: E402
@@ -314,15 +319,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        run(parse(sys.argv[1:] if argv is None else argv))
-    except InputError as error:
-        print(f"benchmarks/tuning.py: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("\nStopped. The same command continues.", file=sys.stderr)
-        return 130
-    return 0
+    argv = sys.argv[1:] if argv is None else argv
+    return exit_status("benchmarks/tuning.py", lambda: run(parse(argv)))
 
 
 def run(options: argparse.Namespace) -> None:

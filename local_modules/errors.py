@@ -1,6 +1,9 @@
-"""What is raised when a person, not the program, has to change something."""
+"""What is raised when a person, not the program, has to change something, and how it
+is told."""
 
 import argparse
+import sys
+from collections.abc import Callable
 
 
 class InputError(Exception):
@@ -23,6 +26,46 @@ class RunError(InputError):
     """A run that was started correctly and could not be finished."""
 
     exit_status = 1
+
+
+def exit_status(
+    program: str,
+    command: Callable[[], object],
+    stopped: str = "The same command continues.",
+) -> int:
+    """Runs a program, and says in one line what has to be changed, or that it was
+    stopped.
+
+    Arguments
+    ---------
+    program : str
+        What it is called.
+    command : callable
+        What it does.
+    stopped : str
+        What Ctrl-C means for what is done so far.
+
+    Returns
+    -------
+    int
+        0; that of an `InputError`; 130 for Ctrl-C.
+
+    Example
+    -------
+    >>> def sing():
+    ...     raise RunError("the singer is hoarse")
+    >>> exit_status("sing.py", sing), exit_status("sing.py", lambda: None)
+    (1, 0)
+    """
+    try:
+        command()
+    except InputError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print(f"\nStopped. {stopped}".rstrip(), file=sys.stderr)
+        return 130
+    return 0
 
 
 def one_line(error: object) -> str:

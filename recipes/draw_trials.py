@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 # This folder's csv is not Python's.
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from local_modules.errors import InputError, LineParser  # noqa: E402
+from local_modules.errors import InputError, LineParser, exit_status  # noqa: E402
 from local_modules.evaluation.results import read_metadata  # noqa: E402
 from local_modules.files import writing_to  # noqa: E402
 from local_modules.manifest import read_manifest  # noqa: E402
@@ -55,12 +55,8 @@ def draw(argv: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    try:
-        draw(sys.argv[1:] if argv is None else argv)
-    except InputError as error:
-        print(f"draw_trials.py: {error}", file=sys.stderr)
-        return error.exit_status
-    return 0
+    argv = sys.argv[1:] if argv is None else argv
+    return exit_status("draw_trials.py", lambda: draw(argv))
 
 
 if __name__ == "__main__":

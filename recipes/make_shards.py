@@ -18,14 +18,21 @@ HERE = Path(__file__).resolve().parent
 # This folder's csv is not Python's.
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
-from local_modules.errors import InputError, RunError  # noqa: E402
+from local_modules.errors import (  # noqa: E402
+    InputError,
+    LineParser,
+    RunError,
+    exit_status,
+)
 from local_modules.shards.packing import pack, verify  # noqa: E402
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options of this program."""
-    parser = argparse.ArgumentParser(
-        prog="make_shards.py", description=__doc__.partition("\n\n")[0]
+    parser = LineParser(
+        prog="make_shards.py",
+        description=__doc__.partition("\n\n")[0],
+        allow_abbrev=False,
     )
     add = parser.add_argument
     add("shards", type=Path, metavar="SHARDS", help="folder of the shards")
@@ -49,6 +56,29 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
+def run(options: argparse.Namespace) -> None:
+    """Packs, or verifies what is packed."""
+    if options.verify:
+        damaged = list(verify(options.shards))
+        print(*damaged, sep="\n", end="\n" if damaged else "")
+        if damaged:
+            raise RunError(f"{options.shards}: {len(damaged)} shards are damaged")
+        print(f"{options.shards}: all shards are as they were packed")
+        return
+    for manifest in options.manifests:
+        shards = pack(
+            manifest,
+            options.data_folder,
+            options.shards,
+            options.per_shard,
+            options.seed,
+            options.original,
+            options.max_bad_share,
+        )
+        n = sum(len(shard.members) for shard in shards)
+        print(f"{manifest.stem}: {n} utterances in {len(shards)} shards")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line.
 
@@ -58,34 +88,8 @@ def main(argv: list[str] | None = None) -> int:
         Exit status: 0, 1 for damaged shards or too many unreadable recordings, 2 for
         wrong usage, 130 for Ctrl-C.
     """
-    try:
-        options = parse(sys.argv[1:] if argv is None else argv)
-        if options.verify:
-            damaged = list(verify(options.shards))
-            print(*damaged, sep="\n", end="\n" if damaged else "")
-            if damaged:
-                raise RunError(f"{options.shards}: {len(damaged)} shards are damaged")
-            print(f"{options.shards}: all shards are as they were packed")
-            return 0
-        for manifest in options.manifests:
-            shards = pack(
-                manifest,
-                options.data_folder,
-                options.shards,
-                options.per_shard,
-                options.seed,
-                options.original,
-                options.max_bad_share,
-            )
-            n = sum(len(shard.members) for shard in shards)
-            print(f"{manifest.stem}: {n} utterances in {len(shards)} shards")
-    except InputError as error:
-        print(f"make_shards.py: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        print("\nStopped. The same command continues.", file=sys.stderr)
-        return 130
-    return 0
+    argv = sys.argv[1:] if argv is None else argv
+    return exit_status("make_shards.py", lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":
