@@ -270,7 +270,9 @@ def table(results: dict[int, tuple[dict, dict]], own: list[float]) -> str:
 
 
 def spread(eers: list[float]) -> str:
-    """Mean and standard deviation in percent."""
+    """Mean and, of several, standard deviation in percent."""
+    if len(eers) == 1:
+        return f"{100 * eers[0]:.2f} %"
     return f"{100 * np.mean(eers):.2f} ± {100 * np.std(eers, ddof=1):.2f} %"
 
 

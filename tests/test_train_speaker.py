@@ -28,6 +28,7 @@ from local_modules.manifest import read_manifest, write_manifest
 from local_modules.shards import reading
 from local_modules.shards.index import read_index
 from local_modules.shards.packing import pack
+from tests.programs import Program, train, train_and_die
 
 ROOT = Path(__file__).parents[1]
 SMALL = {
@@ -50,17 +51,6 @@ def command_line(data, output, *more, **overrides):
     pairs = [text for key, value in values.items() for text in (f"--{key}", f"{value}")]
     recipe = str(ROOT / "hparams" / "conformer.yaml")
     return [recipe, *pairs, "--device", "cpu", "--noprogressbar", *more]
-
-
-def start(*args, **kwargs):
-    """Starts train_speaker.py as a person does, in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "train_speaker.py", *command_line(*args, **kwargs)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def metrics_of(folder):
@@ -94,12 +84,19 @@ def assert_same(one, other):
 
 @pytest.fixture(scope="session")
 def finished(voices_folder, tmp_path_factory):
-    """A finished run: its folder and what it printed."""
+    """A run as a person starts it: its folder and what it printed."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    process = start(voices_folder, folder, "--ckpt_interval_steps", "1")
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return folder, output
+    arguments = command_line(voices_folder, folder, "--ckpt_interval_steps", "1")
+    process = subprocess.run(
+        [sys.executable, "train_speaker.py", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stdout
+    return folder, process.stdout
 
 
 def test_a_run_leaves_what_the_design_promises(finished):
@@ -191,27 +188,6 @@ def test_the_epochs_after_the_best_are_reported_too(
     }
 
 
-KILLS_ITSELF = """
-import os, signal, sys
-import train_speaker
-from local_modules.checkpoints import WholeCheckpointer
-
-n_left = int(sys.argv.pop(1))
-save = WholeCheckpointer.save_checkpoint
-
-def save_and_die(self, *args, **kwargs):
-    global n_left
-    checkpoint = save(self, *args, **kwargs)
-    n_left -= 1
-    if not n_left:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return checkpoint
-
-WholeCheckpointer.save_checkpoint = save_and_die
-train_speaker.main()
-"""
-
-
 @pytest.mark.parametrize("n_saved", [1, 9, 14, 20])
 def test_a_killed_run_continues_to_the_same_bits(
     n_saved, finished, voices_folder, tmp_path
@@ -220,17 +196,14 @@ def test_a_killed_run_continues_to_the_same_bits(
     at its end; 20 is the very last step), then the same command again."""
     folder = tmp_path / "killed"
     more = ("--ckpt_interval_steps", "1")
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLS_ITSELF, f"{n_saved}"]
-        + command_line(voices_folder, folder, *more),
-        cwd=ROOT,
-        capture_output=True,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    arguments = command_line(voices_folder, folder, *more)
+    killed = Program(train_and_die, n_saved, arguments)
+    output = killed.output()
+    assert killed.status == -signal.SIGKILL, output
     assert not (folder / "metrics.json").exists()
-    process = start(voices_folder, folder, *more)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    continued = Program(train, arguments)
+    output = continued.output()
+    assert continued.status == 0, output
     assert_same(latest_states(folder), latest_states(finished[0]))
     whole, killed = metrics_of(finished[0]), metrics_of(folder)
     for key in ("valid", "test", "train", "best_epoch", "epochs"):
@@ -814,12 +787,9 @@ class TestSpeakerSpeeds:
             for name in ("whole", "killed")
         )
         assert train_speaker.main(whole) == 0
-        process = subprocess.run(
-            [sys.executable, "-c", KILLS_ITSELF, "4", *killed],
-            cwd=ROOT,
-            capture_output=True,
-        )
-        assert process.returncode == -signal.SIGKILL, process.stderr
+        program = Program(train_and_die, 4, killed)
+        output = program.output()
+        assert program.status == -signal.SIGKILL, output
         assert train_speaker.main(killed) == 0
         assert_same(*(latest_states(tmp_path / name) for name in ("whole", "killed")))
 
@@ -893,12 +863,9 @@ class TestShards:
             for name in ("whole", "killed")
         )
         assert train_speaker.main(whole) == 0
-        process = subprocess.run(
-            [sys.executable, "-c", KILLS_ITSELF, "3", *killed],
-            cwd=ROOT,
-            capture_output=True,
-        )
-        assert process.returncode == -signal.SIGKILL, process.stderr
+        program = Program(train_and_die, 3, killed)
+        output = program.output()
+        assert program.status == -signal.SIGKILL, output
         assert train_speaker.main(killed) == 0
         assert_same(*(latest_states(tmp_path / name) for name in ("whole", "killed")))
         one, other = (metrics_of(tmp_path / name) for name in ("whole", "killed"))

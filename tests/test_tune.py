@@ -18,8 +18,10 @@ from optuna.trial import TrialState
 
 import tune
 from local_modules import config
+from local_modules.tuning import supervisor
 from local_modules.tuning.storage import open_study
 from local_modules.tuning.study import failure_reason, live_trials
+from tests.programs import CONTEXT
 
 ROOT = Path(__file__).parents[1]
 SEARCH = """
@@ -60,6 +62,8 @@ def here(tmp_path, monkeypatch, voices_folder):
     (tmp_path / "small.yaml").write_text(text)
     (tmp_path / "search.yaml").write_text(SEARCH)
     monkeypatch.chdir(tmp_path)
+    # Only where a test doesn't start tune.py as a person does.
+    monkeypatch.setattr(supervisor, "CONTEXT", CONTEXT)
     return tmp_path
 
 

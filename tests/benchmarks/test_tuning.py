@@ -38,7 +38,7 @@ def test_both_ways_are_measured(voices_folder, tmp_path):
     subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / "tuning.py"), "--seeds", "1"]
         + ["--recipe", RECIPE, "--share", "1"]
-        + ["--again", "2"]
+        + ["--again", "1"]
         + ["--search", "search.yaml", "--device", "cpu"]
         + [text for key in values for text in (f"--{key}", f"{values[key]}")],
         cwd=tmp_path,
@@ -59,7 +59,7 @@ def test_both_ways_are_measured(voices_folder, tmp_path):
     assert tuned["overhead_seconds"] > 0
     assert (folder / "tuning.png").read_bytes()[:4] == b"\x89PNG"
     own = json.loads((folder / "again_own" / "result.json").read_text())["eers"]
-    assert len(own) == 2 and all(0 <= eer <= 1 for eer in own)
+    assert len(own) == 1 and 0 <= own[0] <= 1
     # The same seeds: what differs is what was found.
     for name, result in (("hand", hand), ("tune", tuned)):
         found = json.loads((folder / f"again_{name}_1" / "result.json").read_text())

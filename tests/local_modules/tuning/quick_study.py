@@ -1,12 +1,11 @@
-"""A study of trainings that take no time, in real processes and a real storage; run as
-a program by the tests, which kill it.
+"""A study of trainings that take no time, in real processes and a real storage; a
+program that the tests kill.
 
-    quick_study.py FOLDER STORAGE N_TRIALS N_WORKERS [MISHAPS]
-
-MISHAPS is JSON: {"kill": {"<trial>": [epochs after which its process is killed]},
+Its mishaps are {"kill": {"<trial>": [epochs after which its process is killed]},
 "always_kill": [trials, in their second epoch], "raise": [trials], "nan": [trials],
 "interrupt": {"<trial>": epoch}, "taken_for_dead": {"<trial>": epoch}, "seconds": of an
-epoch, "sampler": in place of a random one, "late": whether its time is over}.
+epoch, "sampler": in place of a random one, "late": whether its time is over,
+"attempts": how many a trial has}.
 """
 
 import json
@@ -14,7 +13,6 @@ import math
 import multiprocessing
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -24,11 +22,10 @@ from local_modules.tuning import study as study_module
 from local_modules.tuning.job import Job
 from local_modules.tuning.search import read_search
 from local_modules.tuning.study import Turnstile, enqueue_defaults
+from tests.programs import CONTEXT
 
 # A killed worker of a database is noticed in seconds instead of a minute.
 storage.HEARTBEAT_SECONDS, storage.GRACE_SECONDS = 1, 8
-# A test that kills often may allow for more attempts.
-study_module.MAX_ATTEMPTS = int(os.environ.get("MAX_ATTEMPTS", 3))
 
 ROOT = Path(__file__).parents[3]
 N_EPOCHS = 4
@@ -99,11 +96,11 @@ def fail(folder, number):
     Turnstile._fail(study, trial)
 
 
-def main():
-    folder, storage, n_trials, n_workers = sys.argv[1:5]
-    os.environ["MISHAPS"] = sys.argv[5] if len(sys.argv) > 5 else "{}"
-    mishaps = json.loads(os.environ["MISHAPS"])
-    folder = Path(folder)
+def run(folder, storage, n_trials, n_workers, mishaps):
+    """Runs a study, or continues it; a storage of None is the journal."""
+    os.environ["MISHAPS"] = json.dumps(mishaps)
+    # A test that kills often may allow for more attempts.
+    study_module.MAX_ATTEMPTS = mishaps.get("attempts", study_module.MAX_ATTEMPTS)
     folder.mkdir(parents=True, exist_ok=True)
     search_file = folder / "search.yaml"
     with replacing(search_file) as file:
@@ -118,21 +115,16 @@ def main():
         search=read_search(search_file, recipe, {}),
         folder=folder,
         name="quick",
-        storage=None if storage == "-" else storage,
-        n_trials=int(n_trials),
+        storage=storage,
+        n_trials=n_trials,
         deadline=0.0 if mishaps.get("late") else None,
         cache_gib=0.0,
         seed=1,
     )
-    if job.storage is None:
-        # At work at once; the connection to a database isn't one to be inherited.
-        supervisor.CONTEXT = multiprocessing.get_context("fork")
+    # At work at once; the connection to a database isn't one to be inherited.
+    supervisor.CONTEXT = CONTEXT if storage else multiprocessing.get_context("fork")
     study = job.open_study()
     enqueue_defaults(study, job.search.defaults)
     Turnstile(folder).recover(study)
-    for _ in supervisor.run_workers(job, int(n_workers), train):
+    for _ in supervisor.run_workers(job, n_workers, train):
         pass
-
-
-if __name__ == "__main__":
-    main()

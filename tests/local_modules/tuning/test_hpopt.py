@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 import pickle
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 
 from local_modules.errors import InputError
 from local_modules.tuning.hpopt import OPTUNA_VARIABLES, Driven
+from tests.programs import Program, train
 
 ROOT = Path(__file__).parents[3]
 RECIPE = str(ROOT / "hparams" / "conformer.yaml")
@@ -76,11 +76,11 @@ def test_a_study_of_somebody_elses(voices_folder, hpopt_file, tmp_path):
         names = (storage, "theirs", str(trial.number))
         environment = dict(zip(OPTUNA_VARIABLES, names, strict=True))
         lr = trial.suggest_float("lr", 0.0001, 0.01)
-        subprocess.run(
-            [*command(voices_folder, hpopt_file, "optuna"), "--lr", str(lr)],
-            env={**os.environ, **environment},
-            check=True,
-        )
+        _, _, *arguments = command(voices_folder, hpopt_file, "optuna")
+        arguments += ["--lr", str(lr)]
+        program = Program(train, arguments, environment=environment)
+        output = program.output()
+        assert program.status == 0, output
     assert [trial.state.name for trial in study.trials] == 2 * ["COMPLETE"]
     for trial in study.trials:
         log = tmp_path / "runs" / f"theirs-{trial.number}" / "train_log.txt"

@@ -1,13 +1,9 @@
 """Trials whose processes are killed, in a journal and in a real PostgreSQL."""
 
-import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState
@@ -29,10 +25,8 @@ from local_modules.tuning.study import (
     is_surplus,
     live_trials,
 )
-
-ROOT = Path(__file__).parents[3]
-QUICK = str(Path(__file__).with_name("quick_study.py"))
-N_EPOCHS = 4
+from tests.local_modules.tuning import quick_study
+from tests.programs import Program
 
 
 @pytest.fixture
@@ -42,21 +36,18 @@ def study(tmp_path):
 
 def start(folder, storage, n_trials, n_workers, **mishaps):
     """Starts a study of quick trainings as a process group of its own."""
-    return subprocess.Popen(
-        [sys.executable, QUICK, str(folder), storage, str(n_trials), str(n_workers)]
-        + [json.dumps(mishaps)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        start_new_session=True,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Program(quick_study.run, folder, storage, n_trials, n_workers, mishaps)
+
+
+def ends(program):
+    """Waits until such a study is complete."""
+    output = program.output()
+    assert program.status == 0, output
 
 
 def finished(*args, **mishaps):
     """Runs such a study to its end."""
-    process = start(*args, **mishaps)
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    ends(start(*args, **mishaps))
 
 
 def outcome(folder, storage=None):
@@ -79,9 +70,8 @@ def test_workers_of_two_machines_share_a_database(server, tmp_path):
     url = server.new_database()
     one = start(tmp_path / "one", url, 8, 2, seconds=0.1)
     other = start(tmp_path / "other", url, 8, 1, seconds=0.1)
-    for process in (one, other):
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+    ends(one)
+    ends(other)
     live = live_trials(open_study(url, tmp_path, "quick", 1))
     assert list(live) == list(range(8))
     assert {trial.state for trial in live.values()} == {TrialState.COMPLETE}
@@ -106,12 +96,11 @@ def test_a_database_restarted_in_mid_study(server, tmp_path):
     process = start(tmp_path, url, 6, 2, seconds=0.4)
     while not list(tmp_path.glob("trials/3/epochs_run")):
         time.sleep(0.05)
-        assert process.poll() is None
+        assert process.status is None
     server.stop()
     time.sleep(3)
     server.start()
-    _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    ends(process)
     live, ran = outcome(tmp_path, url)
     assert {trial.state for trial in live.values()} == {TrialState.COMPLETE}
     assert list(live) == list(range(6))
@@ -119,7 +108,7 @@ def test_a_database_restarted_in_mid_study(server, tmp_path):
 
 
 def test_each_trial_is_run_once_and_the_first_has_the_defaults(tmp_path):
-    finished(tmp_path, "-", 5, 2)
+    finished(tmp_path, None, 5, 2)
     live, ran = outcome(tmp_path)
     assert list(live) == [0, 1, 2, 3, 4]
     assert {trial.state for trial in live.values()} == {TrialState.COMPLETE}
@@ -130,9 +119,9 @@ def test_each_trial_is_run_once_and_the_first_has_the_defaults(tmp_path):
 
 
 def test_the_same_command_continues_with_new_values(tmp_path):
-    finished(tmp_path, "-", 3, 1)
-    finished(tmp_path, "-", 3, 1)  # nothing left
-    finished(tmp_path, "-", 6, 2)
+    finished(tmp_path, None, 3, 1)
+    finished(tmp_path, None, 3, 1)  # nothing left
+    finished(tmp_path, None, 6, 2)
     live, ran = outcome(tmp_path)
     assert list(live) == list(range(6))
     assert all(epochs == [1, 2, 3, 4] for epochs in ran.values())
@@ -141,7 +130,7 @@ def test_the_same_command_continues_with_new_values(tmp_path):
 
 
 def test_a_killed_worker_costs_no_trial_and_no_epoch(tmp_path):
-    finished(tmp_path, "-", 6, 2, kill={"1": [2], "3": [1, 3], "5": [4]}, seconds=0.05)
+    finished(tmp_path, None, 6, 2, kill={"1": [2], "3": [1, 3], "5": [4]}, seconds=0.05)
     live, ran = outcome(tmp_path)
     assert list(live) == list(range(6))
     assert {trial.state for trial in live.values()} == {TrialState.COMPLETE}
@@ -154,7 +143,7 @@ def test_a_killed_worker_costs_no_trial_and_no_epoch(tmp_path):
 
 
 def test_a_trial_that_always_kills_its_process_fails_in_the_end(tmp_path):
-    finished(tmp_path, "-", 3, 1, always_kill=[1])
+    finished(tmp_path, None, 3, 1, always_kill=[1])
     live, ran = outcome(tmp_path)
     states = [live[n].state for n in range(3)]
     assert states == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
@@ -164,7 +153,7 @@ def test_a_trial_that_always_kills_its_process_fails_in_the_end(tmp_path):
 
 
 def test_a_trial_that_fails_says_why_and_the_study_goes_on(tmp_path):
-    finished(tmp_path, "-", 4, 1, **{"raise": [1], "nan": [2]})
+    finished(tmp_path, None, 4, 1, **{"raise": [1], "nan": [2]})
     live, ran = outcome(tmp_path)
     assert [live[n].state.name for n in range(4)] == [
         "COMPLETE",
@@ -179,7 +168,7 @@ def test_a_trial_that_fails_says_why_and_the_study_goes_on(tmp_path):
 
 def test_a_trial_taken_for_dead_is_carried_on_with(tmp_path):
     """As after a sleep of the machine, or while a database was away."""
-    finished(tmp_path, "-", 3, 1, taken_for_dead={"1": 2})
+    finished(tmp_path, None, 3, 1, taken_for_dead={"1": 2})
     live, ran = outcome(tmp_path)
     assert [trial.state for trial in live.values()] == 3 * [TrialState.COMPLETE]
     assert ran[1] == [1, 2, 3, 4]
@@ -189,7 +178,7 @@ def test_a_grid_is_run_once(tmp_path):
     """Also by two, of whom one is free while the other has the last point."""
     grid = "GridSampler {search_space: {lr: [0.001, 0.0005]}}"
     for _ in range(2):
-        finished(tmp_path, "-", 9, 2, sampler=grid, seconds=0.3)
+        finished(tmp_path, None, 9, 2, sampler=grid, seconds=0.3)
         live, _ = outcome(tmp_path)
         assert [t.params["lr"] for t in live.values()][0] == 0.0096
         assert sorted(t.params["lr"] for t in live.values()) == [0.0005, 0.001, 0.0096]
@@ -198,21 +187,20 @@ def test_a_grid_is_run_once(tmp_path):
 
 def test_after_its_time_a_study_begins_no_trial_but_the_first(tmp_path):
     for _ in range(2):
-        finished(tmp_path, "-", 9, 1, late=True)
+        finished(tmp_path, None, 9, 1, late=True)
         live, _ = outcome(tmp_path)
         assert [trial.state for trial in live.values()] == [TrialState.COMPLETE]
 
 
 def test_fewer_trials_and_more_again(tmp_path):
     """What was under way beyond the smaller number waits, and is carried on with."""
-    process = start(tmp_path, "-", 5, 1, interrupt={"3": 2})
-    process.communicate(timeout=300)
+    start(tmp_path, None, 5, 1, interrupt={"3": 2}).output()
     live, ran = outcome(tmp_path)
     assert live[3].state == TrialState.WAITING and ran[3] == [1, 2]
-    finished(tmp_path, "-", 3, 1)
+    finished(tmp_path, None, 3, 1)
     live, ran = outcome(tmp_path)
     assert live[3].state == TrialState.WAITING and ran[3] == [1, 2]
-    finished(tmp_path, "-", 5, 1)
+    finished(tmp_path, None, 5, 1)
     live, ran = outcome(tmp_path)
     assert list(live) == [0, 1, 2, 3, 4]
     assert {trial.state for trial in live.values()} == {TrialState.COMPLETE}
@@ -220,13 +208,13 @@ def test_fewer_trials_and_more_again(tmp_path):
 
 
 def test_ctrl_c_puts_the_trial_back_and_is_no_kill(tmp_path):
-    process = start(tmp_path, "-", 3, 1, interrupt={"1": 2})
-    process.communicate(timeout=300)
-    assert process.returncode != 0
+    process = start(tmp_path, None, 3, 1, interrupt={"1": 2})
+    process.output()
+    assert process.status != 0
     live, ran = outcome(tmp_path)
     assert live[1].state == TrialState.WAITING
     assert ran[1] == [1, 2]
-    finished(tmp_path, "-", 3, 1)
+    finished(tmp_path, None, 3, 1)
     live, ran = outcome(tmp_path)
     assert [trial.state for trial in live.values()] == 3 * [TrialState.COMPLETE]
     assert ran[1] == [1, 2, 3, 4]
@@ -234,10 +222,10 @@ def test_ctrl_c_puts_the_trial_back_and_is_no_kill(tmp_path):
 
 
 @pytest.mark.parametrize("n_workers", [1, 3])
-def test_everything_killed_at_once(n_workers, tmp_path, monkeypatch):
+def test_everything_killed_at_once(n_workers, tmp_path):
     """SIGKILL to the whole process group, again and again."""
     # On a slow machine a trial may not get through an epoch between two of them.
-    monkeypatch.setenv("MAX_ATTEMPTS", "99")
+    mishaps = {"seconds": 0.1, "attempts": 99}
 
     def n_epochs():
         paths = tmp_path.glob("trials/*/epochs_run")
@@ -245,14 +233,14 @@ def test_everything_killed_at_once(n_workers, tmp_path, monkeypatch):
 
     for n_kills in range(4):
         wanted = n_epochs() + 3
-        process = start(tmp_path, "-", 8, n_workers, seconds=0.1)
+        process = start(tmp_path, None, 8, n_workers, **mishaps)
         while n_epochs() < wanted:
-            assert process.poll() is None, process.communicate()[1]
+            assert process.status is None, process.output()
             time.sleep(0.01)
         time.sleep(0.037 * n_kills)
         os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-    finished(tmp_path, "-", 8, n_workers)
+        process.output()
+    finished(tmp_path, None, 8, n_workers, attempts=99)
     live, ran = outcome(tmp_path)
     assert list(live) == list(range(8))
     assert {trial.state for trial in live.values()} == {TrialState.COMPLETE}
