@@ -267,8 +267,11 @@ class SpeakerBrain(RepeatableBrain):
         return metrics, target, nontarget
 
 
-def dataio_prep(hparams: dict, cache: SpeechCache) -> tuple[dict, UtteranceReader]:
-    """Datasets of the three splits from the manifests, and the crops' reader.
+def dataio_prep(
+    hparams: dict, cache: SpeechCache
+) -> tuple[dict, UtteranceReader, PassSampler]:
+    """Datasets of the three splits from the manifests, and what decides on the crops
+    of an epoch and on their order.
 
     Arguments
     ---------
@@ -284,7 +287,9 @@ def dataio_prep(hparams: dict, cache: SpeechCache) -> tuple[dict, UtteranceReade
         utterances, the longest first, by the names that the trials know them by or,
         those of `cohort`, a part of `train`, by their IDs.
     train_reader : UtteranceReader
-        Decides on the crops of an epoch.
+        Of the crops.
+    train_sampler : PassSampler
+        Of their order.
     """
     rate = hparams["sample_rate"]
     if hparams["num_workers"] > 0:
@@ -357,20 +362,32 @@ def dataio_prep(hparams: dict, cache: SpeechCache) -> tuple[dict, UtteranceReade
             sort_key="duration",
             reverse=True,
         )
-    return datasets, train_reader
+    order = hparams["epochs_per_pass"], hparams["seed"]
+    train_sampler = PassSampler(datasets["train"], *order)
+    if train_reader.shards:
+        shard_of = train_reader.shards.numbers(
+            datasets["train"].data_ids, hparams["max_bad_share"]
+        )
+        train_sampler = ShardSampler(shard_of, *order, hparams["open_shards"])
+    return datasets, train_reader, train_sampler
 
 
 def make_train_loader(
-    brain: SpeakerBrain, dataset: sb.dataio.dataset.DynamicItemDataset, options: dict
+    brain: SpeakerBrain,
+    dataset: sb.dataio.dataset.DynamicItemDataset,
+    sampler: PassSampler,
+    options: dict,
 ) -> DataLoader:
     """Batches of crops; the brain learns how many steps its training has.
 
     Arguments
     ---------
     brain : SpeakerBrain
-        With its `train_reader`.
+        What is trained.
     dataset : DynamicItemDataset
         The crops.
+    sampler : PassSampler
+        Their order.
     options : dict
         Of any data loader.
 
@@ -383,13 +400,6 @@ def make_train_loader(
     InputError
         An epoch has too few batches for a step.
     """
-    order = brain.hparams.epochs_per_pass, brain.hparams.seed
-    sampler = PassSampler(dataset, *order)
-    if brain.train_reader.shards:
-        shard_of = brain.train_reader.shards.numbers(
-            dataset.data_ids, brain.hparams.max_bad_share
-        )
-        sampler = ShardSampler(shard_of, *order, brain.hparams.open_shards)
     loader = brain.make_dataloader(
         dataset,
         sb.Stage.TRAIN,
@@ -459,7 +469,7 @@ def train(
     )
     if cache is None:
         cache = SpeechCache(hparams["cache_gib"])
-    datasets, train_reader = dataio_prep(hparams, cache)
+    datasets, train_reader, train_sampler = dataio_prep(hparams, cache)
     old_model, frozen = None, []
     if hparams["pretrained"]:
         parts = ("embedding_model", "classifier", "label_encoder")
@@ -494,7 +504,9 @@ def train(
         "num_workers": hparams["num_workers"],
         "collate_fn": ReadableBatch,
     }
-    train_loader = make_train_loader(brain, datasets["train"], loader_options)
+    train_loader = make_train_loader(
+        brain, datasets["train"], train_sampler, loader_options
+    )
     eval_options = {"batch_size": hparams["valid_batch_size"], **loader_options}
     with contextlib.closing(brain.reporter):
         brain.fit(

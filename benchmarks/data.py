@@ -45,7 +45,6 @@ from local_modules.augmentation.waveforms import AddNoise, AddReverb  # noqa: E4
 from local_modules.config import load_hparams, parse_command_line  # noqa: E402
 from local_modules.files import replacing  # noqa: E402
 from local_modules.manifest import Utterance, read_manifest, write_manifest  # noqa: E402
-from local_modules.sampling import PassSampler, ShardSampler  # noqa: E402
 from local_modules.shards.packing import pack  # noqa: E402
 from local_modules.trials import draw_trials, write_trials  # noqa: E402
 
@@ -149,14 +148,9 @@ def crops_of_ours(
     hparams = load_hparams(RECIPE, values)
     Path(hparams["save_folder"]).mkdir(parents=True, exist_ok=True)
     cache = SpeechCache(cache_gib)
-    datasets, reader = train_speaker.dataio_prep(hparams, cache)
-    data = datasets["train"]
-    sampler = PassSampler(data, 1, hparams["seed"])
-    if reader.shards:
-        numbers = reader.shards.numbers(data.data_ids, 0.0)
-        sampler = ShardSampler(numbers, 1, hparams["seed"], hparams["open_shards"])
+    datasets, reader, sampler = train_speaker.dataio_prep(hparams, cache)
     loader = SaveableDataLoader(
-        data, batch_size=BATCH, sampler=sampler, collate_fn=ReadableBatch
+        datasets["train"], batch_size=BATCH, sampler=sampler, collate_fn=ReadableBatch
     )
 
     def epoch() -> Iterator:

@@ -637,7 +637,7 @@ def test_the_cohort_knows_who_speaks_in_each_part_of_a_file(finished, tmp_path):
     values = {"output_folder": str(tmp_path), "n_speakers": 6, "data_folder": "/data"}
     (tmp_path / "save").mkdir()
     recipe = str(ROOT / "hparams" / "conformer.yaml")
-    datasets, _ = train_speaker.dataio_prep(
+    datasets, *_ = train_speaker.dataio_prep(
         load_hparams(recipe, values), SpeechCache(0.0)
     )
     with datasets["cohort"].output_keys_as(["id", "name"]):
@@ -809,7 +809,7 @@ class TestSpeakerSpeeds:
         values["manifest_folder"] = str(settings["manifest_folder"])
         recipe = str(ROOT / "hparams" / "conformer.yaml")
         (tmp_path / "save").mkdir()
-        datasets, reader = train_speaker.dataio_prep(
+        datasets, reader, _ = train_speaker.dataio_prep(
             load_hparams(recipe, values), SpeechCache(1.0)
         )
         heard = set()
