@@ -15,6 +15,7 @@ from sqlalchemy.exc import (
     IntegrityError,
     InterfaceError,
     OperationalError,
+    PendingRollbackError,
     ProgrammingError,
     SQLAlchemyError,
 )
@@ -127,7 +128,8 @@ def _patient(method):
             try:
                 return method(*args, **kwargs)
             except (DBAPIError, StorageInternalError) as error:
-                outage = (OperationalError, InterfaceError)
+                # The last, where it went away between two queries of a transaction.
+                outage = (OperationalError, InterfaceError, PendingRollbackError)
                 causes = (error, error.__cause__)
                 is_outage = any(isinstance(cause, outage) for cause in causes)
                 if not is_outage or time.monotonic() > deadline:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from local_modules.errors import InputError
 from local_modules.tuning.storage import open_study
@@ -75,3 +76,23 @@ def test_a_database_that_takes_nothing_is_one_line(tmp_path):
     with pytest.raises(InputError, match="can't be opened") as caught:
         open_study(f"sqlite:///file:{tmp_path}/s.db?mode=ro&uri=true", tmp_path, "t", 1)
     assert "\n" not in str(caught.value)
+
+
+def test_a_connection_lost_between_two_queries_of_a_transaction(server, tmp_path):
+    """As by a restart of the server; Optuna goes on in the transaction that is over."""
+    url = server.new_database()
+    study = open_study(url, tmp_path, "s", 1)
+    enqueue_defaults(study, {"lr": 0.1})
+    lost = []
+
+    @sqlalchemy.event.listens_for(
+        study._storage._backend.engine, "before_cursor_execute"
+    )
+    def lose(connection, cursor, statement, *_):
+        if not lost and "FROM trials" in statement:
+            lost.append(cursor.connection.info.backend_pid)
+            with sqlalchemy.create_engine(url).connect() as other:
+                other.exec_driver_sql(f"SELECT pg_terminate_backend({lost[0]})")
+
+    assert list(live_trials(study)) == [0]
+    assert lost
