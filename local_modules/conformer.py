@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from local_modules.dropout import Dropout
 from local_modules.masking import frame_counts, frame_mask
 
 
@@ -57,8 +58,6 @@ class SelfAttention(nn.Module):
         Number of channels; a multiple of twice `n_heads`.
     n_heads : int
         Number of heads.
-    dropout : float
-        Dropout of the attention weights.
 
     Example
     -------
@@ -66,7 +65,7 @@ class SelfAttention(nn.Module):
     torch.Size([2, 10, 32])
     """
 
-    def __init__(self, d_model: int, n_heads: int, dropout: float = 0.0):
+    def __init__(self, d_model: int, n_heads: int):
         super().__init__()
         if d_model % (2 * n_heads):
             raise ValueError(
@@ -74,7 +73,6 @@ class SelfAttention(nn.Module):
                 f"{n_heads} heads"
             )
         self.n_heads = n_heads
-        self.dropout = dropout
         self.in_proj = nn.Linear(d_model, 3 * d_model)
         self.out_proj = nn.Linear(d_model, d_model)
 
@@ -88,7 +86,6 @@ class SelfAttention(nn.Module):
             rotate(key),
             value,
             attn_mask=None if mask is None else mask[:, None, None, :],
-            dropout_p=self.dropout if self.training else 0.0,
         )
         return self.out_proj(x.transpose(1, 2).flatten(2))
 
@@ -116,9 +113,9 @@ class FeedForward(nn.Module):
         self.layers = nn.Sequential(
             nn.Linear(d_model, d_ffn),
             nn.SiLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(d_ffn, d_model),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -162,7 +159,7 @@ class ConvolutionModule(nn.Module):
         )
         self.norm = norms[norm](d_model)
         self.pointwise_out = nn.Linear(d_model, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Convolves `x` [batch, frames, d_model] over time; frames where `mask`
@@ -210,11 +207,11 @@ class ConformerBlock(nn.Module):
     ):
         super().__init__()
         self.ffn_in = FeedForward(d_model, d_ffn, dropout)
-        self.attention = SelfAttention(d_model, n_heads, dropout)
+        self.attention = SelfAttention(d_model, n_heads)
         self.convolution = ConvolutionModule(d_model, kernel_size, conv_norm, dropout)
         self.ffn_out = FeedForward(d_model, d_ffn, dropout)
         self.norms = nn.ModuleList(nn.LayerNorm(d_model) for _ in range(5))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         """Maps [batch, frames, d_model] to the same shape; `mask` [batch, frames] is
@@ -269,7 +266,7 @@ class ConformerEncoder(nn.Module):
     ):
         super().__init__()
         self.subsampling = subsampling(input_size, d_model)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
             ConformerBlock(d_model, n_heads, d_ffn, kernel_size, conv_norm, dropout)
             for _ in range(n_blocks)
