@@ -560,9 +560,13 @@ def evaluate_best(
     InputError
         With --test_only, nothing is trained.
     """
-    if brain.test_only and not brain.checkpointer.recover_if_possible(min_key="eer"):
-        folder = brain.hparams.save_folder
-        raise InputError(f"--test_only: {folder} has no checkpoint of a whole epoch")
+    if brain.test_only:
+        if not brain.checkpointer.find_checkpoint(min_key="eer"):
+            raise InputError(
+                f"--test_only: {brain.hparams.save_folder} has no checkpoint of a "
+                "whole epoch"
+            )
+        brain.checkpointer.recover_if_possible()  # the latest knows all epochs
     # Evaluation loads the best checkpoint, and with it the history up to there.
     history = copy.deepcopy(brain.hparams.history)
     scores, embeddings = {}, {}
