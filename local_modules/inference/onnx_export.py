@@ -21,6 +21,7 @@ import torch
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from torch import nn
 
+from local_modules.embedder import UnpaddedEmbedder
 from local_modules.errors import RunError, one_line
 from local_modules.inference.extraction import SpeakerModel
 from local_modules.inference.onnx_parts import traceable
@@ -143,6 +144,11 @@ def onnx_graph(model: SpeakerModel) -> onnx.ModelProto:
     RunError
         The model does something that can't be exported.
     """
+    if any(isinstance(part, UnpaddedEmbedder) for part in model.classifier.modules()):
+        raise RunError(
+            f"{model.source}: can't be exported: it embeds those of one length at a "
+            "time, as SpeechBrain's x-vector and ResNet have to, and a graph can't"
+        )
     min_samples = shortest_input(model)
     graph = EmbeddingGraph(model.classifier, min_samples).eval()
     n_samples = model.sample_rate

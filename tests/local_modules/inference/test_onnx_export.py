@@ -1,4 +1,4 @@
-"""ONNX graphs of all systems in hparams/: the same as PyTorch at any length."""
+"""ONNX graphs of the systems in hparams/: the same as PyTorch at any length."""
 
 import json
 from pathlib import Path
@@ -119,6 +119,12 @@ class TestGraph:
         assert fresh.fingerprint == exported.model.fingerprint
         wavs = noise(9000, 5000)
         assert torch.equal(fresh.embed(wavs), exported.model.embed(wavs))
+
+
+def test_what_cannot_be_exported_says_why(tmp_path):
+    source, _ = write_model(tmp_path / "model", "xvector")
+    with pytest.raises(RunError, match="model: can't be exported: .* one length"):
+        onnx_graph(SpeakerModel(str(source)))
 
 
 class TestCheck:
