@@ -330,6 +330,11 @@ def test_recordings_of_a_cohort_that_are_of_no_use(run, voices_folder, here, cap
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error == f"evaluate.py: {counted}two speakers are needed, 1 left"
 
+    # A speaker's own folder is none of speakers.
+    assert evaluate.main([*arguments, "--cohort", "cohort/train2"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "has recordings of 0 speakers" in error
+
 
 @pytest.mark.parametrize(
     ("more", "words"),
