@@ -336,7 +336,7 @@ def check_continues(output_folder: str, hparams_file: str, overrides: Mapping) -
         )
         raise InputError(
             f"{output_folder}: holds a run with {before!r}, not {now!r}; continue it "
-            "with its own settings, or choose another --output_folder"
+            "with its own settings, move it away, or choose another --output_folder"
         )
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from local_modules.config import check_continues
 from local_modules.files import replacing
 
 METRICS = "metrics.json"  # of a finished training
@@ -37,6 +38,11 @@ def retrain(
     train : callable
         `train_speaker.train`.
 
+    Raises
+    ------
+    InputError
+        What is finished or begun there was trained with other settings.
+
     Returns
     -------
     dict
@@ -60,11 +66,11 @@ def retrain(
             output = str(path.with_suffix("") / f"trial_{number}" / str(seed))
             own = {"seed": seed, "output_folder": output}
             done = Path(output) / METRICS
-            metrics = (
-                json.loads(done.read_text(encoding="utf-8"))
-                if done.exists()
-                else train(hparams_file, run_opts, {**overrides, **own})
-            )
+            if done.exists():
+                check_continues(output, hparams_file, {**overrides, **own})
+                metrics = json.loads(done.read_text(encoding="utf-8"))
+            else:
+                metrics = train(hparams_file, run_opts, {**overrides, **own})
             row = results[name]
             row["seeds"].append(seed)
             row["valid_eer"].append(metrics["valid"]["eer"])

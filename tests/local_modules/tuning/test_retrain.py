@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from local_modules.config import resolved_text
+from local_modules.errors import InputError
 from local_modules.tuning.retrain import retrain
 
 SYSTEMS = {"defaults": (0, {"lr": 0.1}), "best": (4, {"lr": 0.2})}
@@ -30,7 +32,16 @@ def test_a_row_for_each_system(tmp_path):
     }
 
 
-def test_a_finished_training_is_not_done_again(tmp_path):
+@pytest.fixture
+def recipe(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "n_speakers: 3\nlr: 0\nseed: 0\nnumber_of_epochs: 5\noutput_folder: x\n"
+    )
+    return str(path)
+
+
+def test_a_finished_training_is_not_done_again(recipe, tmp_path):
     trained = []
 
     def train_and_write(hparams_file, run_opts, overrides):
@@ -39,13 +50,24 @@ def test_a_finished_training_is_not_done_again(tmp_path):
         folder = Path(overrides["output_folder"])
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text(json.dumps(metrics))
+        text = resolved_text(hparams_file, overrides)
+        (folder / "hyperparams.yaml").write_text(text)
         return metrics
 
     path = tmp_path / "retrained.json"
-    first = retrain("a.yaml", SYSTEMS, [1], path, None, train_and_write)
-    both = retrain("a.yaml", SYSTEMS, [1, 2], path, None, train_and_write)
+    first = retrain(recipe, SYSTEMS, [1], path, None, train_and_write)
+    both = retrain(recipe, SYSTEMS, [1, 2], path, None, train_and_write)
     assert trained == [(0.1, 1), (0.2, 1), (0.1, 2), (0.2, 2)]
     assert both["best"]["test_eer"] == [*first["best"]["test_eer"], 4.4]
+
+    # With other settings it would be another one.
+    longer = {
+        name: (n, {**o, "number_of_epochs": 9}) for name, (n, o) in SYSTEMS.items()
+    }
+    told = "trial_0/1: holds a run with 'number_of_epochs: 5', not '.*: 9'"
+    with pytest.raises(InputError, match=told):
+        retrain(recipe, longer, [1, 2], path, None, train_and_write)
+    assert json.loads(path.read_text()) == both and len(trained) == 4
 
 
 @pytest.mark.parametrize("interrupted", [0, 4])
