@@ -62,7 +62,7 @@ def run_workers(
     try:
         for index in range(n_workers):
             workers.append(start(index))
-        while any(worker.exitcode is None for worker in workers):
+        while any(worker.exitcode != 0 for worker in workers):
             time.sleep(SECONDS_BETWEEN_LOOKS)
             for index, worker in enumerate(workers):
                 if worker.exitcode in (None, 0):

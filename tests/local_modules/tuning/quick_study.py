@@ -17,15 +17,15 @@ import time
 from pathlib import Path
 
 from local_modules.files import replacing
-from local_modules.tuning import storage, supervisor
+from local_modules.tuning import storage, supervisor, worker
 from local_modules.tuning import study as study_module
 from local_modules.tuning.job import Job
 from local_modules.tuning.search import read_search
 from local_modules.tuning.study import Turnstile, enqueue_defaults
-from tests.programs import CONTEXT
 
 # A killed worker of a database is noticed in seconds instead of a minute.
 storage.HEARTBEAT_SECONDS, storage.GRACE_SECONDS = 1, 8
+worker.SECONDS_BETWEEN_LOOKS = 0.1
 
 ROOT = Path(__file__).parents[3]
 N_EPOCHS = 4
@@ -96,11 +96,11 @@ def fail(folder, number):
     Turnstile._fail(study, trial)
 
 
-def run(folder, storage, n_trials, n_workers, mishaps):
-    """Runs a study, or continues it; a storage of None is the journal."""
+def begin(folder, url, n_trials, mishaps=None):
+    """The job and the study, begun or to be continued; an URL of None is the
+    journal."""
+    mishaps = mishaps or {}
     os.environ["MISHAPS"] = json.dumps(mishaps)
-    # A test that kills often may allow for more attempts.
-    study_module.MAX_ATTEMPTS = mishaps.get("attempts", study_module.MAX_ATTEMPTS)
     folder.mkdir(parents=True, exist_ok=True)
     search_file = folder / "search.yaml"
     with replacing(search_file) as file:
@@ -115,16 +115,24 @@ def run(folder, storage, n_trials, n_workers, mishaps):
         search=read_search(search_file, recipe, {}),
         folder=folder,
         name="quick",
-        storage=storage,
+        storage=url,
         n_trials=n_trials,
         deadline=0.0 if mishaps.get("late") else None,
         cache_gib=0.0,
         seed=1,
     )
-    # At work at once; the connection to a database isn't one to be inherited.
-    supervisor.CONTEXT = CONTEXT if storage else multiprocessing.get_context("fork")
     study = job.open_study()
     enqueue_defaults(study, job.search.defaults)
     Turnstile(folder).recover(study)
+    return job, study
+
+
+def run(folder, url, n_trials, n_workers, mishaps):
+    """Runs a study, or continues it."""
+    # A test that kills often may allow for more attempts.
+    study_module.MAX_ATTEMPTS = mishaps.get("attempts", study_module.MAX_ATTEMPTS)
+    supervisor.CONTEXT = multiprocessing.get_context("fork")  # at work at once
+    job, _ = begin(folder, url, n_trials, mishaps)
     for _ in supervisor.run_workers(job, n_workers, train):
         pass
+    return 0
