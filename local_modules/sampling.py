@@ -29,7 +29,7 @@ class PassSampler(ReproducibleRandomSampler):
     Raises
     ------
     InputError
-        There are not so many utterances, or no epochs in a pass.
+        An epoch would have fewer than two utterances, or a pass no epochs.
 
     Example
     -------
@@ -43,10 +43,11 @@ class PassSampler(ReproducibleRandomSampler):
     """
 
     def __init__(self, data_source: Sized, epochs_per_pass: int, seed: int):
-        if not 1 <= epochs_per_pass <= len(data_source):
+        if not 1 <= epochs_per_pass <= len(data_source) // 2:
             raise InputError(
                 f"--epochs_per_pass {epochs_per_pass}: has to be from 1 to "
-                f"{len(data_source)}, the number of training utterances"
+                f"{len(data_source) // 2}, for batch norm wants two of the "
+                f"{len(data_source)} training utterances"
             )
         super().__init__(data_source, seed=seed, epoch=1)
         self.epochs_per_pass = epochs_per_pass

@@ -109,7 +109,7 @@ def read_trial_file(
         trials = read_trials(file.path, path_of.keys() | skipped)
     else:
         trials = read_trials(file.path)
-        of_id = {u.id: u.path for u in longest}
+        of_id = {u.path: u.path for u in longest} | {u.id: u.path for u in longest}
         shorter = {u.id for u in utterances} - of_id.keys()
         named = dict.fromkeys((*trials.enrol, *trials.test))
         path_of = {name: of_id.get(file.id_of(name)) for name in named}

@@ -1,6 +1,7 @@
 """Recordings before and after their headers are read."""
 
 import csv
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,25 @@ logger = get_logger(__name__)
 UNUSABLE_NAME = re.compile(r"\$|[^\S ]|  |(^|/) |[\ud800-\udfff]")
 BATCH = 64
 N_NAMED = 5
+
+
+def finite(text: str) -> float:
+    """A number as text.
+
+    Raises
+    ------
+    ValueError
+        It is none, or not a finite one.
+
+    Example
+    -------
+    >>> finite("48000.0")
+    48000.0
+    """
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text}: is not finite")
+    return number
 
 
 class Samples(NamedTuple):

@@ -214,7 +214,7 @@ def _complete(
     """Moves speakers from train into the splits that are missing, and finds trials.
 
     The speakers are those of the split's trial list where there is one, otherwise
-    drawn.
+    drawn, for `test` of those that the list of `valid` does not name.
     """
     if "test" in splits:
         remove_speakers(splits, "test")
@@ -230,11 +230,17 @@ def _complete(
         if split not in splits:
             held_out = set(corpus.test_speakers) if split == "test" else set()
             if split in corpus.lists:
-                listed = {*trial_lists[split].enrol, *trial_lists[split].test}
-                held_out |= {u.speaker for u in pool if u.path in listed}
+                held_out |= _named(trial_lists[split], pool)
             elif not held_out:
+                free = pool
+                if split == "test" and "valid" in corpus.lists.keys() - splits.keys():
+                    valid = read_trial_file(
+                        corpus.lists["valid"], pool, skipped, settings.max_bad_share
+                    )
+                    named = _named(valid, pool)
+                    free = [u for u in pool if u.speaker not in named]
                 n_held_out = max(MIN_SPEAKERS, round(share * n_speakers))
-                held_out = draw_speakers(pool, n_held_out, settings.seed)
+                held_out = draw_speakers(free, n_held_out, settings.seed)
             n_left = len(speakers_of(pool) - held_out)
             if n_left < MIN_SPEAKERS:
                 raise InputError(
@@ -257,6 +263,12 @@ def _complete(
             split, splits[split], session_of, settings.seed
         )
     return trial_lists
+
+
+def _named(trials: TrialList, utterances: list[Utterance]) -> set[str]:
+    """The speakers whose utterances are in a list."""
+    paths = {*trials.enrol, *trials.test}
+    return {u.speaker for u in utterances if u.path in paths}
 
 
 def _verifiable(split: str, utterances: list[Utterance]) -> list[Utterance]:

@@ -11,7 +11,7 @@ from sys import intern
 
 from local_modules.errors import InputError
 from local_modules.preparation.lists import TrialFile, find_trial_file
-from local_modules.preparation.recordings import Recording, Samples
+from local_modules.preparation.recordings import Recording, Samples, finite
 from local_modules.preparation.scan import path_from
 from local_modules.preparation.writing import Corpus, Settings, write_corpus
 
@@ -94,10 +94,7 @@ def prepare(
     )
     recordings = list(dict.fromkeys(rows))  # enrol.csv and test.csv may share some
     own_list = find_trial_file(folder, trials, ["trials.txt"])
-    lists = {}
-    if own_list:
-        id_of_path = {recording.path: recording.id for recording in recordings}
-        lists["test"] = TrialFile(own_list, lambda name: id_of_path.get(name, name))
+    lists = {"test": TrialFile(own_list, id_of=str)} if own_list else {}
     corpus = Corpus(root, LAYOUT, recordings, lists=lists)
     write_corpus(corpus, save_folder, settings)
 
@@ -134,7 +131,7 @@ def _stretch(row: dict[str, str], where: str) -> Samples | None:
         return None
     try:
         # Some recipes write samples as 48000.0.
-        return Samples(float(start), float(stop))
+        return Samples(finite(start), finite(stop))
     except (TypeError, ValueError):
         raise InputError(
             f"{where}: start {start!r} and stop {stop!r} must be samples, or both empty"

@@ -11,7 +11,7 @@ from sys import intern
 
 from local_modules.errors import InputError
 from local_modules.preparation.lists import TrialFile, find_trial_file
-from local_modules.preparation.recordings import Recording, Seconds, Skipped
+from local_modules.preparation.recordings import Recording, Seconds, Skipped, finite
 from local_modules.preparation.scan import check_folder, path_from
 from local_modules.preparation.writing import Corpus, Settings, write_corpus
 
@@ -129,7 +129,7 @@ def _read_segments(path: Path) -> Iterator[tuple[str, str, Seconds]]:
     for where, utterance, value in _read(path):
         try:
             recording, start, stop = value.split()
-            yield utterance, recording, Seconds(float(start), float(stop))
+            yield utterance, recording, Seconds(finite(start), finite(stop))
         except ValueError:
             raise InputError(
                 f"{where}: must be `utterance recording start end`, in seconds"

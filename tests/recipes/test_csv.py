@@ -74,12 +74,32 @@ def test_other_columns_and_no_stretches(filled):
     assert (row.start, row.stop, row.duration) == (0, 24000, 1.5)
 
 
+@pytest.mark.parametrize("longest", [0, 1])
+def test_a_trial_list_of_paths_means_the_longest_of_a_file(filled, longest):
+    cut = (9600, 19200 - 9600)[longest] + 3200 * (1 - longest)
+    test = [
+        (f"{s}--{u}_{a}", 0.6, f"$data_root/wav/{s}/{u}.wav", *stretch, s)
+        for s in ("s6", "s7")
+        for u in range(2)
+        for a, stretch in enumerate([(0, cut), (cut, 24000 - 6400 * (1 - longest))])
+    ]
+    write(filled.data / "train.csv", rows(*[f"s{n}" for n in range(6)]))
+    write(filled.data / "test.csv", test)
+    text = "1 wav/s6/0.wav wav/s6/1.wav\n0 wav/s6/0.wav wav/s7/0.wav\n"
+    (filled.data / "trials.txt").write_text(text)
+    prepare(str(filled.data), str(filled.save), min_seconds=0.1)
+    assert filled.trials("test").enrol == 2 * ["wav/s6/0.wav"]
+    assert {row.id[-1] for row in filled.splits()["test"]} == {f"{longest}"}
+
+
 @pytest.mark.parametrize(
     ("header", "row", "named"),
     [
         ("ID,wav", "1,2", "train.csv: has no column spk_id"),
         ("ID,wav,spk_id", "1,,2", "train.csv:2: lacks ID, wav or spk_id"),
         ("ID,wav,spk_id,start,stop", "1,a.wav,2,x,9", "start 'x' and stop '9' must be"),
+        ("ID,wav,spk_id,start,stop", "1,a.wav,2,0,nan", "stop 'nan' must be samples"),
+        ("ID,wav,spk_id,start,stop", "1,a.wav,2,inf,9", "start 'inf' and stop '9'"),
     ],
 )
 def test_bad_manifest(filled, header, row, named):

@@ -86,6 +86,7 @@ def test_interrupted_run_goes_on(sign, tmp_path):
         text=True,
     )
     while not (finished := list(broken.glob("data/train/train*"))):
+        assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(sign)
     errors = process.communicate()[1]

@@ -375,6 +375,18 @@ def test_own_valid_trials_choose_the_speakers_held_out(named, save):
     assert (save / "valid_trials.txt").read_text() == text
 
 
+def test_who_is_in_the_list_of_valid_is_not_drawn_for_test(data, save, tmp_path):
+    prepare(str(data), str(tmp_path / "before"))
+    one, other = sorted(speakers(read(tmp_path / "before")["test"]))
+    text = f"0 {one}/0.wav {other}/0.wav\n1 {one}/0.wav {one}/1.wav\n"
+    (data / "valid_trials.txt").write_text(text)
+    prepare(str(data), str(save))
+    found = read(save)
+    assert speakers(found["valid"]) == {one, other}
+    assert len(speakers(found["test"])) == 2
+    assert (save / "valid_trials.txt").read_text() == text
+
+
 def test_own_trials_choose_the_test_speakers_where_there_are_no_splits(data, save):
     (data / "trials.txt").write_text(
         "1 s04/0.wav s04/1.wav\n0 s04/0.wav s11/0.wav\n0 s04/1.wav s15/0.wav\n"

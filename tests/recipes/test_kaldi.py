@@ -150,6 +150,7 @@ def test_segments(corpus, caplog):
         ("wav.scp", "x", "x has nothing beside it"),
         ("wav.scp", "s0-0 y.wav", "repeats s0-0"),
         ("segments", "x s0-0 0.0", "must be `utterance recording start end`"),
+        ("segments", "x s0-0 0.0 nan", "must be `utterance recording start end`"),
     ],
 )
 def test_bad_line(corpus, name, line, named):
