@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 import soundfile
 import torch
-from speechbrain.dataio.preprocess import AudioNormalizer
 from speechbrain.utils.logger import get_logger
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
-from local_modules.audio import UtteranceReader
+from local_modules.audio import Normalizer, UtteranceReader
 from local_modules.errors import InputError
 from local_modules.manifest import Utterance
 from local_modules.preparation.recordings import Recording, read_headers
@@ -226,7 +225,7 @@ def read_responses(folder: str, sample_rate: int) -> torch.Tensor:
     """
     paths = list(find_responses(folder))
     random.Random(0).shuffle(paths)
-    normalizer = AudioNormalizer(sample_rate)
+    normalizer = Normalizer(sample_rate)
     n_samples = round(RESPONSE_SECONDS * sample_rate)
     responses = []
     for path in tqdm(paths[:MAX_RESPONSES], desc=f"Reading {folder}", disable=None):

@@ -26,7 +26,7 @@ def table(systems: Mapping[str, Mapping]) -> str:
     Arguments
     ---------
     systems : mapping
-        By name, what `evaluation.measure` returns.
+        By name, as `evaluation.results.measure_systems` returns them.
 
     Returns
     -------

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from speechbrain.utils.logger import get_logger
 
 from local_modules.errors import InputError
 from local_modules.evaluation.confidence import Bootstrap, interval, p_value
@@ -19,6 +20,8 @@ from local_modules.metrics import (
     min_cllr,
     min_dcf,
 )
+
+logger = get_logger(__name__)
 
 PRIORS = (0.01, 0.05)  # of the detection costs
 MAX_VALUES = 20  # of a metadata column, beyond which it says who rather than what kind
@@ -210,7 +213,15 @@ def groups_by_metadata(
         ]
         names = np.array([v.pop() if len(v) == 1 else "different" for v in values])
         different = np.unique(names)
-        if 1 < len(different) <= MAX_VALUES:
+        if len(different) > MAX_VALUES:
+            logger.warning(
+                "metadata: %s has %d values, more than %d, so the trials are not "
+                "parted by it",
+                column,
+                len(different),
+                MAX_VALUES,
+            )
+        elif len(different) > 1:
             found[column] = {str(v): np.flatnonzero(names == v) for v in different}
     return found
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from local_modules.errors import InputError
 from local_modules.inference.search import NearestVectors
 from local_modules.inference.verification import Verifier, Voice
 from local_modules.inference.voices import VoiceStore
@@ -108,7 +109,11 @@ class Identifier:
         vector = verifier.directions(voice.vector[np.newaxis]).numpy()[0]
         nearest = enrolled.nearest(vector, max(top, N_WEIGHED))
         shortlist = [people[number] for number in nearest]
-        verdicts = verifier.compare(store.voices(shortlist), voice)
+        try:
+            recordings = store.voices(shortlist)
+        except InputError:  # one of them was removed in the meantime
+            return self.identify(store, voice, top, prior)
+        verdicts = verifier.compare(recordings, voice)
         order = sorted(
             range(len(shortlist)),
             key=lambda n: (

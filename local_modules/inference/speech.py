@@ -26,6 +26,7 @@ SIZES = r"data|Data Size|SSND|BODY|riff|Riff size"
 SHORTER = re.compile(rf"^ *(?:{SIZES}) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 MAX_OGG_PAGE = 65_307  # octets
 BLOCK_SECONDS = 30  # decoded at a time
+MIN_SPEECH_SECONDS = 0.5
 MAX_SPEECH_SECONDS = 3600.0  # more of it says nothing new
 FRAME_SECONDS = 0.03
 MODEL_RATES = 8000, 16_000, 32_000, 48_000  # Hz; webrtcvad knows no others
@@ -75,9 +76,7 @@ class Speech:
     quality: Quality
 
 
-def read_speech(
-    path: str | os.PathLike, sample_rate: int, min_seconds: float = 0.5
-) -> Speech:
+def read_speech(path: str | os.PathLike, sample_rate: int) -> Speech:
     """Reads a recording of any length in bounded memory, and keeps its speech.
 
     Arguments
@@ -86,8 +85,6 @@ def read_speech(
         Any format that libsndfile reads, of one channel or two.
     sample_rate : int
         To resample to, in Hz; one of `MODEL_RATES`.
-    min_seconds : float
-        Least duration of the speech.
 
     Returns
     -------
@@ -116,9 +113,10 @@ def read_speech(
         )
     samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     speech_seconds = len(samples) / sample_rate
-    if 0 < speech_seconds < min_seconds:
+    if 0 < speech_seconds < MIN_SPEECH_SECONDS:
         raise InputError(
-            f"{path}: {speech_seconds:.2f} s of speech; {min_seconds} s are needed"
+            f"{path}: {speech_seconds:.2f} s of speech; {MIN_SPEECH_SECONDS} s are "
+            "needed"
         )
     if not parts or _spread_db(samples, sample_rate) < MIN_SPREAD_DB:
         raise InputError(f"{path}: no speech in its {seconds:.1f} s")

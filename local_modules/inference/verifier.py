@@ -12,8 +12,9 @@ class SpeakerVerifier(SpeakerRecognition):
     HPARAMS_NEEDED = ["threshold"]
 
     def encode_batch(self, wavs, wav_lens=None, normalize=False):
-        """As in SpeechBrain; a padded waveform gives the embedding that it gives
-        alone."""
+        """As in SpeechBrain, with whole frames of padding: where the network masks it,
+        as the Conformer does and ECAPA-TDNN does not, a padded waveform gives the
+        embedding that it gives alone."""
         if wav_lens is not None:
             hop = self.mods.compute_features.compute_STFT.hop_length
             wavs, wav_lens = pad_to_multiple(wavs, wav_lens, hop)

@@ -166,7 +166,7 @@ class Answers:
                 f"{len(names)} are enrolled."
             )
         directions = self.verifier.directions
-        vectors = directions(vectors).numpy() if names else vectors
+        vectors = directions(vectors).numpy()
         last = None if last is None else directions(last.vector[None]).numpy()[0]
         picture = figures.draw_map(names, vectors, last)
         return self.parts.picture(_image(picture), "map of the voices")

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from speechbrain.dataio import preprocess
 
 from local_modules.augmentation import recorded
 from local_modules.augmentation.recorded import (
@@ -171,6 +172,14 @@ def test_a_response_begins_with_its_direct_path(tmp_path):
     assert long.shape == (RATE,)  # a second
     np.testing.assert_allclose(long, response[700:16700, 0] / -0.8, rtol=1e-5)
     assert torch.equal(short[:300], long[:300]) and not short[300:].any()
+
+
+def test_a_response_of_an_odd_rate_takes_no_gigabytes(tmp_path, monkeypatch):
+    """As torchaudio's table of filters from 44 101 Hz has."""
+    monkeypatch.setattr(preprocess, "Resample", None)
+    write(tmp_path / "a.wav", np.eye(1, 4410)[0], rate=44101)
+    (response,) = read_responses(str(tmp_path), RATE)
+    assert response[0] == 1.0 and response[1:].abs().max() < 0.5
 
 
 def test_of_very_many_responses_some_are_kept(tmp_path, monkeypatch):

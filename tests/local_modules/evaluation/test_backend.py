@@ -8,6 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from local_modules.errors import InputError
+from local_modules.evaluation import backend as module
 from local_modules.evaluation.backend import Backend, Recordings, cosines, fit_backend
 from local_modules.metrics import cllr, equal_error_rate, min_cllr
 from local_modules.scoring import cosine_scores
@@ -93,6 +94,22 @@ def test_sides_can_be_exchanged(backend, test_trials):
     back = backend.scores(recordings, recordings, columns, rows)
     for name in forth:
         np.testing.assert_allclose(forth[name], back[name], atol=1e-4)
+
+
+def test_as_norm_takes_the_nearest_of_the_cohort_alone(
+    backend, test_trials, monkeypatch
+):
+    monkeypatch.setattr(module, "TOP_K", 20)
+    recordings, rows, columns, _ = test_trials
+    found = backend.scores(recordings, recordings, rows, columns)["AS-norm"]
+    centred = (recordings.embeddings - backend.mean).double().numpy()
+    units = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    nearest = np.sort(units @ backend.cohort.double().numpy().T, axis=1)[:, -20:]
+    for n in (0, 777, -1):
+        one, other = rows[n], columns[n]
+        raw = units[one] @ units[other]
+        sides = [(raw - nearest[i].mean()) / nearest[i].std() for i in (one, other)]
+        assert found[n] == pytest.approx(np.mean(sides), rel=0.03)
 
 
 def test_a_model_of_one_recording_is_that_recording(backend, test_trials):

@@ -73,11 +73,13 @@ def test_groups_by_metadata():
     }
 
 
-def test_columns_with_one_value_or_with_many_say_nothing():
+def test_columns_with_one_value_or_with_many_say_nothing(caplog):
     paths = [f"{n}" for n in range(40)]
     metadata = {p: {"one": "x", "many": p, "two": str(int(p) % 2)} for p in paths}
     found = groups_by_metadata(metadata, [[p] for p in paths], paths)
     assert list(found) == ["two"]
+    (record,) = caplog.records
+    assert "many has 40 values, more than 20" in record.message
 
 
 def test_thirds_by_duration_hold_every_trial_once():

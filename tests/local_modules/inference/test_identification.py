@@ -86,6 +86,27 @@ def test_how_many_are_named_changes_no_probability(verifier, people):
     assert few.candidates == many.candidates[:1] and few.nobody == many.nobody
 
 
+def test_who_is_removed_in_the_meantime_is_no_candidate(verifier, people):
+    store, centres = people
+    heard = voice(np.random.default_rng(5), centres["p05"])
+    identifier = Identifier(verifier)
+    assert identifier.identify(store, heard).name == "p05"
+
+    class Removing(VoiceStore):
+        """In which somebody is forgotten when the shortlist is made."""
+
+        def voices(self, names):
+            if "p05" in names:
+                self.remove("p05")
+            return super().voices(names)
+
+    other = Removing(store.path, "f", "m")
+    answer = identifier.identify(other, heard)
+    other.close()
+    assert "p05" not in [candidate.name for candidate in answer.candidates]
+    assert len(answer.candidates) == 5
+
+
 def test_nobody_is_enrolled(verifier, tmp_path):
     store = VoiceStore(tmp_path / "voices.db", "f", "m")
     heard = Voice(np.ones(len(verifier.backend.mean), np.float32), QUALITY)
