@@ -126,27 +126,28 @@ def error_rates(
     trials: TrialList,
     root: Path,
     store: Path,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], int]:
     """Equal error rates of the cosine by model, on the trials whose recordings all of
-    them can embed; embeddings are kept in `store`."""
+    them can embed, and how many those are; embeddings are kept in `store`."""
     paths = list(dict.fromkeys([*trials.enrol, *trials.test]))
     found, failures = {}, {}
     with EmbeddingStore(store) as kept:
         for name, model in models.items():
             found[name], failed = embed_files(model, [root / p for p in paths], kept)
-            failures |= failed
+            failures = failed | failures  # the first model's reason
     counted = f"{len(failures)} of {len(paths)} recordings can't be embedded"
     usable = [path for path in paths if root / path not in failures]
     if failures:
         path, reason = next(iter(failures.items()))
         print(f"{path}: {reason}; {counted}")
-    if len(set(trials.labels[trial_rows(usable, trials)[0]])) < 2:
+    scored = trial_rows(usable, trials)[0]
+    if len(set(trials.labels[scored])) < 2:
         raise InputError(f"{counted}; {GIVE_TRIALS} of others")
     rates = {}
     for name, embedded in found.items():
         vectors = {p: torch.tensor(embedded[root / p].vector) for p in usable}
         rates[name], _ = equal_error_rate(*score_trials(vectors, trials))
-    return rates
+    return rates, len(scored)
 
 
 def quantize(
@@ -161,9 +162,9 @@ def quantize(
         trials, root = found
         models = {"before": model, "after": OnnxModel(quantized, model)}
         store = kept_beside(options.model, EMBEDDINGS)
-        rates = error_rates(models, trials, root, store)
+        rates, n_trials = error_rates(models, trials, root, store)
         print(
-            f"EER on {len(trials)} test trials: {100 * rates['before']:.2f} % before, "
+            f"EER on {n_trials} trials: {100 * rates['before']:.2f} % before, "
             f"{100 * rates['after']:.2f} % in int8"
         )
     return quantized

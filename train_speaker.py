@@ -249,10 +249,8 @@ class SpeakerBrain(RepeatableBrain):
             logger.warning(f"{told}; trials with them are left out")
         target, nontarget = score_trials(self.embeddings, trials)
         if not (len(target) and len(nontarget)):
-            raise RunError(
-                f"{split}: of one kind of trials none can be scored; with --debug, a "
-                "larger --debug_batches has more of the recordings"
-            )
+            more = "raise --debug_batches" if self.debug else "repair the recordings"
+            raise RunError(f"{split}: of one kind of trials none can be scored; {more}")
         try:
             eer, threshold = equal_error_rate(target, nontarget)
         except ValueError as error:

@@ -117,6 +117,7 @@ def make_job(options: argparse.Namespace, rest: list[str]) -> tuple[Job, dict]:
     full = {**overrides, **manifests}
     config.check_ranges(config.plain_values(options.recipe, {**full, **search.proxy}))
     values = config.plain_values(options.recipe, full)
+    config.check_ranges(values)  # of what the search ends with
     minutes = options.timeout
     job = Job(
         recipe=options.recipe,

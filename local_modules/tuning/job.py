@@ -27,7 +27,6 @@ FREE_KEYS = {
 RUN_OPTIONS = {
     "precision",
     "eval_precision",
-    "skip_nonfinite_grads",
     "grad_accumulation_factor",
     "optimizer_step_limit",
     "remove_vector_weight_decay",

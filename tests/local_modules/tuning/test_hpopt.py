@@ -56,15 +56,13 @@ def test_the_files_settings_are_overridden_by_the_command_line(hpopt_file, tmp_p
     assert Driven({"hpopt": True, "lr": 0.1}).overrides == {"lr": 0.1}
 
 
-def test_ranks_share_the_folder_of_a_generic_driver(hpopt_file, on_ranks):
-    source = f"""
-from local_modules.tuning.hpopt import Driven
+def driven_folder(rank, count, folder, hpopt_file):
+    return Driven({"hpopt": str(hpopt_file)}).overrides["output_folder"]
 
-def run(rank, count, folder):
-    return Driven({{"hpopt": {str(hpopt_file)!r}}}).overrides["output_folder"]
-"""
-    (folders,) = on_ranks(source, 2)[:1]
-    assert folders[0] == folders[1]
+
+def test_ranks_share_the_folder_of_a_generic_driver(hpopt_file, on_ranks):
+    (first, second), _ = on_ranks(driven_folder, 2, hpopt_file)
+    assert first == second
 
 
 def test_a_study_of_somebody_elses(voices_folder, hpopt_file, tmp_path):
@@ -118,13 +116,11 @@ def test_orion_hunts(voices_folder, hpopt_file, tmp_path):
 
 
 def test_without_a_driver_the_result_is_printed(voices_folder, hpopt_file):
-    printed = subprocess.run(
-        command(voices_folder, hpopt_file, "generic"),
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout
-    result = json.loads(printed.splitlines()[-1])
+    _, _, *arguments = command(voices_folder, hpopt_file, "generic")
+    program = Program(train, arguments)
+    output = program.output()
+    assert program.status == 0, output
+    result = json.loads(output.splitlines()[-1])
     assert result["objective"] == result["eer"]
 
 

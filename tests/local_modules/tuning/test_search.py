@@ -227,6 +227,7 @@ def test_samplers_and_pruners_of_optuna_learn_from_trials(sampler, pruner, tmp_p
     assert len(trials) == 13
     assert {t.state.name for t in trials} <= {"COMPLETE", "PRUNED"}
     assert len({tuple(t.params.values()) for t in trials}) == 13
+    assert all(trial.distributions == SPACE for trial in trials)
 
 
 def test_a_grid_of_one_beside_the_defaults(tmp_path):

@@ -1,36 +1,28 @@
 """Studies in a journal and in a real PostgreSQL: opened by many, old or damaged."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import sqlalchemy
+from optuna.study import StudyDirection
 
 from local_modules.errors import InputError
 from local_modules.tuning.storage import open_study
 from local_modules.tuning.study import enqueue_defaults, live_trials
+from tests.programs import Program
 
-ROOT = Path(__file__).parents[3]
+
+def begin(url, folder):
+    enqueue_defaults(open_study(url, folder, "s", 1), {"lr": 0.1})
+    return 0
 
 
 def test_many_open_a_new_database_at_once(server, tmp_path):
     url = server.new_database()
-    code = (
-        "import sys; from pathlib import Path\n"
-        "from local_modules.tuning.storage import open_study\n"
-        "from local_modules.tuning.study import enqueue_defaults\n"
-        "study = open_study(sys.argv[1], Path('.'), 's', 1)\n"
-        "enqueue_defaults(study, {'lr': 0.1})"
-    )
-    command = [sys.executable, "-c", code, url]
-    processes = [
-        subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-        for _ in range(4)
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
+    programs = [Program(begin, url, tmp_path) for _ in range(4)]
+    for program in programs:
+        output = program.output()
+        assert program.status == 0, output
     assert list(live_trials(open_study(url, tmp_path, "s", 1))) == [0]
 
 
@@ -44,6 +36,12 @@ def test_a_journal_by_a_relative_path_with_an_old_lock(tmp_path, monkeypatch):
     assert (
         open_study(None, tmp_path / "study", "s", 1).trials[0].state.name == "WAITING"
     )
+
+
+@pytest.mark.parametrize("n_objectives", [1, 2])
+def test_the_less_the_better(n_objectives, tmp_path):
+    study = open_study(None, tmp_path, "s", n_objectives)
+    assert study.directions == n_objectives * [StudyDirection.MINIMIZE]
 
 
 def test_another_number_of_objectives_is_refused(tmp_path):
