@@ -20,11 +20,19 @@ import pytest
 import soundfile
 from tqdm import tqdm
 
+ROOT = Path(__file__).parent
 SAMPLE_RATE = 16000
 
 # The default lock is shared with forked processes: a test that kills one may find it
 # held for ever.
 tqdm.set_lock(threading.RLock())
+
+
+def pytest_collection_modifyitems(items):
+    """What starts whole programs comes first: a worker that is through with its tests
+    can take over what others haven't begun, but for the last."""
+    programs = {ROOT / "tests", ROOT / "tests" / "benchmarks"}
+    items.sort(key=lambda item: item.path.parent not in programs)
 
 
 def voice(rng: np.random.Generator) -> tuple[float, np.ndarray]:
@@ -76,6 +84,20 @@ def no_logging_into_a_closed_stream():
     for handler in root.handlers[:]:
         if not type(handler).__module__.startswith("_pytest"):
             root.removeHandler(handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_with_programs():
+    """Not at once: pytest's first process runs no test, and need not wait for it."""
+    import tests.environment  # noqa: F401
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Trainings of this process draw nothing, which would take longer than they do."""
+    from local_modules import run
+
+    monkeypatch.setattr(run, "draw_plots", lambda *args: None)
 
 
 @pytest.fixture
@@ -154,7 +176,7 @@ def trained_run(voices_folder, tmp_path_factory):
         "crop_seconds": 0.8,
         "number_of_epochs": 2,
     }
-    recipe = str(Path(__file__).parent / "hparams" / "conformer.yaml")
+    recipe = str(ROOT / "hparams" / "conformer.yaml")
     arguments = [text for key in values for text in (f"--{key}", f"{values[key]}")]
     with contextlib.redirect_stdout(None):  # a doctest would take it for its own
         assert train_speaker.main([recipe, *arguments, "--noprogressbar"]) == 0

@@ -24,14 +24,14 @@ class RunReporter:
     output_folder : str
         The run's folder.
     draws : bool
-        False leaves out the curves, which take a second.
+        False leaves out the curves, which are drawn at most once a minute.
     """
 
     def __init__(self, output_folder: str, draws: bool = True):
         self.folder = Path(output_folder)
         self.draws = draws
         self._writer = None
-        self._plotted_at = 0.0
+        self._plotted_at = time.monotonic()
 
     def report(self, epochs: list[dict], best_epoch: int) -> None:
         """Adds the last of `epochs` to what is shown."""

@@ -2,6 +2,7 @@
 forked from a server that has done nothing else. Starting Python and importing torch
 takes longer than most of what is trained in the tests."""
 
+import importlib
 import multiprocessing
 import os
 import signal
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tune"])
+CONTEXT.set_forkserver_preload(["tests.environment"])
 
 
 class Program:
@@ -84,3 +85,17 @@ def train_and_die(n_saved: int, arguments: list[str]) -> int:
 
     WholeCheckpointer.save_checkpoint = save_and_die
     return train(arguments)
+
+
+def benchmark(name: str, folder: Path, *arguments: str) -> None:
+    """Runs `benchmarks/<name>.py` in a folder, and checks that all went well."""
+    program = Program(_benchmark, name, folder, arguments)
+    output = program.output()
+    assert program.status == 0, output
+
+
+def _benchmark(name, folder, arguments):
+    os.chdir(folder)
+    module = importlib.import_module(f"benchmarks.{name}")
+    sys.argv = [module.__file__, *arguments]
+    return module.main()

@@ -16,15 +16,17 @@ SYSTEMS = {
     "conformer": CONFORMER,
     "mfa_conformer": CONFORMER,
     "conformer_reference": {"n_blocks": 1, "emb_dim": 8},
-    "ecapa_tdnn": {"emb_dim": 8},
+    "ecapa_tdnn": {"emb_dim": 8, "channels": 64},
     "xvector": {"emb_dim": 8},
 }
 THRESHOLD = 0.25
 SPLIT = {"eer": 0.1, "eer_threshold": THRESHOLD, "min_dcf": 0.4}
 SPLIT |= {"n_target": 3, "n_nontarget": 4}
+# The model's own threshold is that of the validation trials.
+OTHER_SPLIT = {**SPLIT, "eer_threshold": 0.9}
 METRICS = {
     "valid": SPLIT,
-    "test": SPLIT,
+    "test": OTHER_SPLIT,
     "epochs": 1,
     "train_seconds": 1.0,
     "n_speakers": 2,

@@ -4,10 +4,6 @@ import re
 import runpy
 import shlex
 import shutil
-import signal
-import subprocess
-import sys
-import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +11,6 @@ import pytest
 import soundfile
 import torch
 
-import export
 import speaker
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +44,7 @@ def here(tmp_path_factory, trained_run, voices_folder):
 
 def test_there_are_five_blocks():
     assert len(BLOCKS) == 4  # and one in Python
+    assert [block[0][0] for block in BLOCKS[2:]] == ["speaker.py", "export.py"]
 
 
 def test_compare_and_identify(here, monkeypatch, capsys):
@@ -62,30 +58,6 @@ def test_compare_and_identify(here, monkeypatch, capsys):
     assert re.search(r"cosine \d\.\d+  ann", said["identify"])
     assert said["list"].startswith("ann: 2 recording(s)")
     assert len(np.load(here / "vectors.npy")) == 4
-
-
-def test_page(here):
-    ((program, *arguments),) = BLOCKS[2]
-    # Any port that is free instead of the one that README names.
-    page = subprocess.Popen(
-        [sys.executable, str(ROOT / program), *arguments, "--port", "0"],
-        cwd=here,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    address = next(line.split()[-1] for line in page.stderr if "http://" in line)
-    with urllib.request.urlopen(address, timeout=60) as answer:
-        assert answer.status == 200 and b"Who is speaking?" in answer.read()
-    page.send_signal(signal.SIGINT)
-    page.communicate(timeout=60)
-    assert page.returncode == 0
-
-
-def test_export(here, monkeypatch, capsys):
-    monkeypatch.chdir(here)
-    ((program, *arguments),) = BLOCKS[3]
-    assert program == "export.py" and export.main(arguments) == 0
-    assert (here / "results/conformer/1234/model.onnx").exists()
 
 
 def test_python(here, monkeypatch, tmp_path):

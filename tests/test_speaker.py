@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -10,18 +11,21 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import huggingface_hub.constants
 import numpy as np
 import pytest
 import soundfile
+import torch
 from safetensors.numpy import load_file
 
 import speaker
-from local_modules.inference import embedding_files
+from local_modules.inference import embedding_files, verification
+from local_modules.inference.extraction import EmbeddingStore
+from local_modules.inference.speech import read_speech
 from local_modules.inference.verification import ListeningModel, Verifier
+from tests.programs import Program
 
 ROOT = Path(__file__).parents[1]
 
@@ -62,6 +66,18 @@ def test_verify_says_what_the_verifier_says(here, words, capsys):
     text = capsys.readouterr().out
     assert text.startswith(("the same person, ", "two persons, "))
     assert f"log-likelihood ratio {verdict.llr:.2f}" in text
+
+
+def test_a_long_recording_is_the_mean_of_its_windows(here, words, monkeypatch):
+    monkeypatch.setattr(verification, "WINDOW_SECONDS", 0.25)
+    monkeypatch.setattr(verification, "WINDOWS_AT_A_TIME", 2)
+    verifier, path = Verifier("results/run/model"), words["test0"][0]
+    speech = read_speech(path, 16000).samples
+    windows = speech.tensor_split(math.ceil(len(speech) / 4000))
+    assert len(windows) >= 3
+    expected = torch.cat([verifier.model.embed([window]) for window in windows])
+    found = torch.from_numpy(verifier.listen(path).vector)
+    torch.testing.assert_close(found, expected.mean(dim=0), atol=1e-5, rtol=1e-5)
 
 
 def test_a_model_without_calibration_decides_by_the_cosine(here, words, capsys):
@@ -211,24 +227,31 @@ def test_embeddings_are_on_the_disk_first(suffix, tmp_path, unsynced):
     assert not unsynced
 
 
+def embed_and_die(folder):
+    """After the first batch."""
+    os.chdir(folder)
+    put = EmbeddingStore.put
+
+    def put_and_die(store, *args):
+        put(store, *args)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    EmbeddingStore.put = put_and_die
+    return run("embed", "@list.txt", "-o", "out.npy")
+
+
 def test_killed_while_embedding_it_continues(here, words, monkeypatch):
     files = []
     for number in range(120):  # two batches
         shutil.copy(words["test0"][number % 4], here / f"{number}.wav")
         files.append(f"{number}.wav")
     Path("list.txt").write_text("".join(f"{file}\n" for file in files))
-    command = [sys.executable, str(ROOT / "speaker.py"), "embed", "@list.txt"]
-    command += ["-o", "out.npy"]
-    kept = here / ".out.npy.db"
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    n_kept = 0
-    while process.poll() is None and not n_kept:
-        time.sleep(0.01)
-        with contextlib.suppress(sqlite3.Error), sqlite3.connect(kept) as database:
-            (n_kept,) = database.execute("SELECT count(*) FROM embeddings").fetchone()
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    killed = Program(embed_and_die, here)
+    output = killed.output()
+    assert killed.status == -signal.SIGKILL, output
     assert not Path("out.npy").exists()
+    with contextlib.closing(sqlite3.connect(".out.npy.db")) as database:
+        (n_kept,) = database.execute("SELECT count(*) FROM embeddings").fetchone()
     n_read, read = 0, ListeningModel.read
 
     def counted(model, path):
@@ -238,7 +261,7 @@ def test_killed_while_embedding_it_continues(here, words, monkeypatch):
 
     monkeypatch.setattr(ListeningModel, "read", counted)
     assert run("embed", "@list.txt", "-o", "out.npy") == 0
-    assert n_kept > 0 and n_read <= 120 - n_kept
+    assert 0 < n_kept < 120 and n_read == 120 - n_kept
     vectors = np.load("out.npy")
     assert len(vectors) == 120
     np.testing.assert_allclose(vectors[0], vectors[4], atol=1e-4)
@@ -348,15 +371,15 @@ def test_help_waits_for_no_model():
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
 
 
-def test_two_processes_enrol_at_once(here, words):
-    command = [sys.executable, str(ROOT / "speaker.py"), "enroll"]
-    processes = [
-        subprocess.Popen([*command, name, *files], stdout=subprocess.DEVNULL)
-        for name, files in words.items()
-    ]
-    assert [process.wait() for process in processes] == [0] * len(words)
-    shown = subprocess.run(
-        [*command[:-1], "list", "--json"], capture_output=True, text=True, check=True
-    )
-    voices = json.loads(shown.stdout)["voices"]
+def enrol(folder, *arguments):
+    os.chdir(folder)
+    return run("enroll", *arguments)
+
+
+def test_two_processes_enrol_at_once(here, words, capsys):
+    programs = [Program(enrol, here, name, *files) for name, files in words.items()]
+    for program in programs:
+        output = program.output()
+        assert program.status == 0, output
+    voices = answer(capsys, "list")["voices"]
     assert {v["name"]: v["n_recordings"] for v in voices} == dict.fromkeys(words, 4)

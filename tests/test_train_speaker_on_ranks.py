@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,28 +11,57 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.launcher.api import elastic_launch
+from torch.distributed.run import config_from_args, parse_args
 
 import train_speaker
 from local_modules.checkpoints import WholeCheckpointer
 from local_modules.inference.extraction import SpeakerModel
+from tests.programs import Program
 
 ROOT = Path(__file__).parents[1]
 BATCH = 8
 N_STEPS = 6  # of an epoch
-# What torchrun does, down to reading its options, but for a fork in place of a new
-# Python for each rank, which would take longer than the training. The first word says
-# how it is disturbed: in each attempt after so many checkpoints, by a kill of rank 1
-# (positive) or of all processes, the launcher's too (negative).
-TORCHRUN = """
-import json, os, signal, sys
-from torch.distributed.launcher.api import elastic_launch
-from torch.distributed.run import config_from_args, parse_args
-import train_speaker
-from local_modules.checkpoints import WholeCheckpointer
 
-def rank(kills, log, arguments):
-    attempt, rank = (int(os.environ[name]) for name in
-                     ("TORCHELASTIC_RESTART_COUNT", "RANK"))
+
+def torchrun(n_ranks, arguments, folder, on_rank, *more):
+    """What torchrun does, down to reading its options, but for a fork in place of a new
+    Python for the launcher and for each rank, which would take longer than the
+    training. Each rank runs `on_rank(arguments, folder, *more)`.
+
+    Returns
+    -------
+    tuple of int and str
+        The exit status, and what was printed.
+    """
+    arguments = [*arguments, "--distributed_backend", "gloo"]
+    # A second attempt may else find the addresses of the first
+    # (github.com/pytorch/pytorch/issues/135712).
+    environment = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
+    launcher = Program(
+        launch, n_ranks, on_rank, arguments, folder, *more, environment=environment
+    )
+    output = launcher.output(timeout=500)
+    return launcher.status, output
+
+
+def launch(n_ranks, on_rank, arguments, folder, *more):
+    options = ["--nproc_per_node", f"{n_ranks}", "--max-restarts", "1"]
+    options += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0"]
+    options += ["--rdzv-id", f"{folder}", "train_speaker.py"]
+    config, _, _ = config_from_args(parse_args(options))
+    config.start_method = "fork"
+    elastic_launch(config, on_rank)(arguments, folder, *more)
+    return 0
+
+
+def train_disturbed(arguments, folder, kills=()):
+    """In each attempt, after so many checkpoints, rank 1 is killed (positive) or all
+    processes, the launcher's too (negative). Notes who is embedded outside of
+    training."""
+    attempt, rank = (
+        int(os.environ[name]) for name in ("TORCHELASTIC_RESTART_COUNT", "RANK")
+    )
     n_left = kills[attempt] if attempt < len(kills) else None
     save = WholeCheckpointer.save_checkpoint
 
@@ -47,45 +75,39 @@ def rank(kills, log, arguments):
                 kill(os.getpid() if kills[attempt] > 0 else 0, signal.SIGKILL)
         return checkpoint
 
-    class Watched(train_speaker.SpeakerBrain):
+    class Noting(train_speaker.SpeakerBrain):
         def compute_objectives(self, embeddings, batch, stage):
             if stage.name != "TRAIN":
-                with open(f"{log}.{rank}", "a") as file:
-                    file.writelines(f"{stage.name} {name}\\n" for name in batch.name)
+                with open(folder / f"embedded.{rank}", "a") as file:
+                    file.writelines(f"{stage.name} {name}\n" for name in batch.name)
             return super().compute_objectives(embeddings, batch, stage)
 
     WholeCheckpointer.save_checkpoint = save_and_die
-    train_speaker.SpeakerBrain = Watched
+    train_speaker.SpeakerBrain = Noting
     sys.exit(train_speaker.main(arguments))
 
-kills, log, n_ranks, *arguments = sys.argv[1:]
-options = ["--nproc_per_node", n_ranks, "--max-restarts", "1", "--rdzv-backend", "c10d",
-           "--rdzv-endpoint", "localhost:0", "--rdzv-id", log, "train_speaker.py"]
-config, _, _ = config_from_args(parse_args(options))
-config.start_method = "fork"
-elastic_launch(config, rank)(json.loads(kills), log, arguments)
-"""
 
+def train_keeping(arguments, folder):
+    """Keeps what a rank has after each epoch."""
+    n_seen = []
 
-def torchrun(n_ranks, arguments, log, kills=()):
-    """The exit status and what was printed."""
-    process = subprocess.run(
-        [sys.executable, "-c", TORCHRUN, json.dumps(kills), log, f"{n_ranks}"]
-        + [*arguments, "--distributed_backend", "gloo"],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            # A second attempt may else find the addresses of the first
-            # (github.com/pytorch/pytorch/issues/135712).
-            "TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1",
-        },
-        capture_output=True,
-        text=True,
-        timeout=500,
-        start_new_session=True,
-    )
-    return process.returncode, process.stderr
+    class Keeping(train_speaker.SpeakerBrain):
+        def on_stage_end(self, stage, stage_loss, epoch=None):
+            super().on_stage_end(stage, stage_loss, epoch)
+            if stage.name == "TRAIN":
+                n_seen.append(self.hparams.history.seen)
+            elif stage.name == "VALID":
+                epochs = self.hparams.history.epochs
+                state = {
+                    "weights": self.modules.state_dict(),
+                    "n_seen": n_seen,
+                    "accuracy": epochs[-1]["train_accuracy"],
+                    "epochs": len(epochs),
+                }
+                torch.save(state, folder / f"{os.environ['RANK']}.pt")
+
+    train_speaker.SpeakerBrain = Keeping
+    sys.exit(train_speaker.main(arguments))
 
 
 @pytest.fixture(scope="module")
@@ -182,14 +204,33 @@ def test_killed_and_killed_again_it_ends_as_one_process_does(
 ):
     """Two ranks. The launcher starts both again after the kill of one, in the first
     epoch; in the second the plug is pulled, and the same command ends the run."""
-    folder, log = tmp_path / "run", str(tmp_path / "log")
+    folder = tmp_path / "run"
     arguments = command_line(folder, BATCH // 2)
-    status, error = torchrun(2, arguments, log, kills=[3, -(N_STEPS + 1)])
-    assert status == -signal.SIGKILL, error
+    kills = [3, -(N_STEPS + 1)]
+    status, output = torchrun(2, arguments, tmp_path, train_disturbed, kills)
+    assert status == -signal.SIGKILL, output
     assert not (folder / "metrics.json").exists()
-    status, error = torchrun(2, arguments, log)
-    assert status == 0, error
+    status, output = torchrun(2, arguments, tmp_path, train_disturbed)
+    assert status == 0, output
     assert_same_result(folder, alone)
+
+
+def test_two_ranks_stop_together(command_line, tmp_path):
+    """By the clock, which is not the same in both."""
+    arguments = command_line(tmp_path / "run", BATCH)
+    arguments += ["--number_of_epochs", "1000", "--train_time_limit_minutes", "0.1"]
+    status, output = torchrun(2, arguments, tmp_path, train_keeping)
+    assert status == 0, output
+    first, second = (
+        torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)
+    )
+    # Six speakers' eight utterances, shared; the last epoch may have been cut short.
+    assert set(first["n_seen"][:-1]) == {48} and first["n_seen"][-1] % (2 * BATCH) == 0
+    weights, others = first.pop("weights"), second.pop("weights")
+    assert first == second and weights.keys() == others.keys()
+    assert all(torch.equal(weights[name], others[name]) for name in weights)
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["epochs"] == first["epochs"] > 1
 
 
 def test_four_ranks_with_a_part_of_the_speakers_each_train_as_one(
@@ -197,17 +238,19 @@ def test_four_ranks_with_a_part_of_the_speakers_each_train_as_one(
 ):
     """One is killed on the way. Each utterance is embedded once, those of `valid` once
     after each of two epochs and once at the end."""
-    folder, log = tmp_path / "run", tmp_path / "log"
+    folder = tmp_path / "run"
     whole = "speechbrain.lobes.models.ECAPA_TDNN.Classifier\n"
     split = (
         "local_modules.class_parallel.SplitClassifier\n"
         "    angular_scale: !ref <angular_scale>\n"
     )
     arguments = command_line(folder, BATCH // 4, whole, split)
-    status, error = torchrun(4, arguments, str(log), kills=[N_STEPS + 3])
-    assert status == 0, error
+    status, output = torchrun(4, arguments, tmp_path, train_disturbed, [N_STEPS + 3])
+    assert status == 0, output
     assert_same_result(folder, alone)
-    embedded = [Path(f"{log}.{rank}").read_text().splitlines() for rank in range(4)]
+    embedded = [
+        (tmp_path / f"embedded.{rank}").read_text().splitlines() for rank in range(4)
+    ]
     counts = Counter(line for lines in embedded for line in lines)
     assert {(line[:5], count) for line, count in counts.items()} == {
         ("VALID", 2),

@@ -1,25 +1,15 @@
 """The benchmark of classifiers of many speakers, on few."""
 
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 from benchmarks.classes import FAR, extrapolated
-
-ROOT = Path(__file__).parents[2]
+from tests.programs import benchmark
 
 
 def test_a_small_run_fills_the_table(tmp_path):
-    subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "classes.py")]
-        + ["--classes", "50", "3000", "90", "--batch", "4", "--emb_dim", "8"]
-        + ["--steps", "1", "--gib", "0.001"],
-        cwd=tmp_path,
-        check=True,
-        timeout=300,
-    )
+    options = ["--classes", "50", "3000", "90", "--batch", "4", "--emb_dim", "8"]
+    options += ["--steps", "1", "--gib", "0.001"]
+    benchmark("classes", tmp_path, *options)
     text = (tmp_path / "results" / "benchmarks" / "classes" / "classes.md").read_text()
     lines = text.splitlines()
     assert lines[0] == "| speakers, 2 ranks | whole | split | split, 10% drawn |"

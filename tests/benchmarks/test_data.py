@@ -1,22 +1,13 @@
 """The benchmark of the data path, on a small corpus."""
 
-import subprocess
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).parents[2]
+from tests.programs import benchmark
 
 
 def test_a_small_run_fills_the_tables(tmp_path):
-    subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "data.py")]
-        + ["--files", "60", "--rounds", "1", "--epochs", "2", "--batch_size", "10"]
-        + ["--crop_seconds", "0.5", "--d_model", "16", "--n_blocks", "1"]
-        + ["--n_heads", "2", "--d_ffn", "16", "--emb_dim", "16"],
-        cwd=tmp_path,
-        check=True,
-        timeout=600,
-    )
+    options = ["--files", "60", "--rounds", "1", "--epochs", "2", "--batch_size", "10"]
+    options += ["--crop_seconds", "0.5", "--d_model", "16", "--n_blocks", "1"]
+    options += ["--n_heads", "2", "--d_ffn", "16", "--emb_dim", "16"]
+    benchmark("data", tmp_path, *options)
     folder = tmp_path / "results" / "benchmarks" / "data"
     speed, waiting = (folder / "data.md").read_text().split("\n\n")
     rows = [line.split(" | ") for line in speed.splitlines()[2:]]

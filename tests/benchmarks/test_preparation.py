@@ -1,20 +1,10 @@
 """The benchmark of the preparation of a large corpus, on a small one."""
 
-import subprocess
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).parents[2]
+from tests.programs import benchmark
 
 
 def test_a_small_run_fills_the_table(tmp_path):
-    subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "preparation.py")]
-        + ["--entries", "1200"],
-        cwd=tmp_path,
-        check=True,
-        timeout=300,
-    )
+    benchmark("preparation", tmp_path, "--entries", "1200")
     folder = tmp_path / "results" / "benchmarks" / "preparation"
     lines = (folder / "preparation.md").read_text().splitlines()
     assert lines[2].startswith("| 1,200 | ")

@@ -1,21 +1,12 @@
 """The benchmark of error rates and score normalisation, on few trials."""
 
-import subprocess
-import sys
-from pathlib import Path
-
-ROOT = Path(__file__).parents[2]
+from tests.programs import benchmark
 
 
 def test_a_small_run_fills_the_tables(tmp_path):
-    subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "scoring.py")]
-        + ["--trials", "300", "600", "--files", "20", "--cohort", "30"]
-        + ["--list", "200", "40", "--seconds", "0"],
-        cwd=tmp_path,
-        check=True,
-        timeout=300,
-    )
+    options = ["--trials", "300", "600", "--files", "20", "--cohort", "30"]
+    options += ["--list", "200", "40", "--seconds", "0"]
+    benchmark("scoring", tmp_path, *options)
     folder = tmp_path / "results" / "benchmarks" / "scoring"
     lines = (folder / "scoring.md").read_text().splitlines()
     assert lines[0] == "| trials | 300 | 600 |"

@@ -1,13 +1,12 @@
 """The benchmark of tune.py, on a tiny corpus: that it measures, not what."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from local_modules.config import plain_values
+from tests.programs import benchmark
 
 ROOT = Path(__file__).parents[2]
 RECIPE = str(ROOT / "hparams" / "conformer.yaml")
@@ -35,16 +34,10 @@ TINY = {
 def test_both_ways_are_measured(voices_folder, tmp_path):
     (tmp_path / "search.yaml").write_text(SEARCH)
     values = {**TINY, "data_folder": voices_folder}
-    subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks" / "tuning.py"), "--seeds", "1"]
-        + ["--recipe", RECIPE, "--share", "1"]
-        + ["--again", "1"]
-        + ["--search", "search.yaml", "--device", "cpu"]
-        + [text for key in values for text in (f"--{key}", f"{values[key]}")],
-        cwd=tmp_path,
-        check=True,
-        timeout=300,
-    )
+    options = ["--seeds", "1", "--recipe", RECIPE, "--share", "4", "--again", "1"]
+    options += ["--search", "search.yaml", "--device", "cpu"]
+    options += [text for key in values for text in (f"--{key}", f"{values[key]}")]
+    benchmark("tuning", tmp_path, *options)
     folder = tmp_path / "results" / "benchmarks" / "tuning" / "benchmark"
     hand = json.loads((folder / "by_hand_1" / "result.json").read_text())
     tuned = json.loads((folder / "by_tune_1.json").read_text())

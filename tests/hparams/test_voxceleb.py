@@ -15,6 +15,7 @@ from conftest import SAMPLE_RATE, utterance, voice
 from local_modules.audio import ReadableBatch, SpeechCache
 from local_modules.config import load_hparams, load_plain
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
 HPARAMS = Path(__file__).parents[2] / "hparams"
 RECIPE = str(HPARAMS / "voxceleb.yaml")
 # What the header of the file names a source for.

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from local_modules.class_parallel import (
     OptimizerRows,
     SplitClassifier,
+    gradient_norm,
     load_rows,
     rows_of,
 )
@@ -20,43 +21,38 @@ SHARES = (3, 2)  # of the batch: some recordings can't be decoded
 TARGETS = torch.tensor([[0], [12], [4], [9], [12]])
 MARGIN = AdditiveAngularMargin(angular_scale=SCALE, angular_margin=0.4)
 
-SOURCE = f"""
-from local_modules.class_parallel import (
-    OptimizerRows, SplitClassifier, gradient_norm
-)
-from local_modules.losses import AdditiveAngularMargin
 
-def run(rank, count, folder):
-    margin = AdditiveAngularMargin(angular_scale={SCALE}, angular_margin=0.4)
+def together(rank, count, folder):
     results = []
     for drawn_share in (1.0, 0.5):
         torch.manual_seed(1)
-        classifier = SplitClassifier({SIZE}, {N_SPEAKERS}, {SCALE}, drawn_share)
-        embeddings = torch.randn({sum(SHARES)}, 1, {SIZE}).split({SHARES})[rank]
-        targets = torch.tensor({TARGETS.tolist()}).split({SHARES})[rank]
+        classifier = SplitClassifier(SIZE, N_SPEAKERS, SCALE, drawn_share)
+        embeddings = torch.randn(sum(SHARES), 1, SIZE).split(SHARES)[rank]
+        targets = TARGETS.split(SHARES)[rank]
         embeddings.requires_grad_()
         torch.manual_seed(rank)
         cosines, zeros, correct = classifier(embeddings, targets)
-        loss = margin(cosines, zeros, 0.5)
+        loss = MARGIN(cosines, zeros, 0.5)
         loss.backward()
-        results.append({{
-            "loss": loss.detach(),
-            "correct": correct,
-            "embeddings_grad": embeddings.grad,
-            "weight_grad": classifier.weight.grad,
-            "norm": gradient_norm(classifier),
-        }})
+        results.append(
+            {
+                "loss": loss.detach(),
+                "correct": correct,
+                "embeddings_grad": embeddings.grad,
+                "weight_grad": classifier.weight.grad,
+                "norm": gradient_norm(classifier),
+            }
+        )
     optimizer = torch.optim.Adam(classifier.parameters(), lr=0.1)
     optimizer.step()
-    classifier._save(f"{{folder}}/classifier.ckpt")
-    OptimizerRows(optimizer, classifier)._save(f"{{folder}}/optimizer_rows.ckpt")
-    saved = {{"weight": classifier.weight.detach().clone()}}
+    classifier._save(folder / "classifier.ckpt")
+    OptimizerRows(optimizer, classifier)._save(folder / "optimizer_rows.ckpt")
+    saved = {"weight": classifier.weight.detach().clone()}
     results.append(saved | optimizer.state[classifier.weight])
     torch.distributed.barrier()
     classifier.gather_rows()
     results.append(classifier.weight.detach())
     return results
-"""
 
 
 def batch():
@@ -69,7 +65,7 @@ def batch():
 
 @pytest.fixture(scope="module")
 def on_two(on_ranks):
-    return on_ranks(SOURCE, 2)
+    return on_ranks(together, 2)
 
 
 def drawn_rows(rank):

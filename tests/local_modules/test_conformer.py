@@ -16,6 +16,7 @@ from local_modules.conformer import (
     SelfAttention,
     rotate,
 )
+from local_modules.dropout import Dropout
 from local_modules.embedder import BottleneckProjection, SpeakerEmbedder
 from local_modules.masking import frame_counts, frame_mask
 from local_modules.pooling import StatisticsPooling
@@ -408,6 +409,19 @@ def test_training_with_padding_gives_every_parameter_a_finite_gradient(conv_norm
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.isfinite().all(), name
+
+
+def test_every_dropout_has_its_rate_and_takes_part():
+    """After the subsampling; in each block after attention and convolution and twice
+    in both feed-forwards."""
+    model = encoder(dropout=0.3, n_blocks=2).train()
+    layers = [module for module in model.modules() if isinstance(module, Dropout)]
+    assert [layer.p for layer in layers] == (1 + 2 * 6) * [0.3]
+    used = []
+    for layer in layers:
+        layer.register_forward_hook(lambda layer, *_: used.append(layer))
+    model(*padded_batch())
+    assert len(used) == len(layers) and {*used} == {*layers}
 
 
 # Arguments and sizes

@@ -4,8 +4,11 @@ import pytest
 import torch
 from speechbrain.utils.run_opts import RunOptions
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from local_modules.distributed import (
+    gather_on_all,
+    gather_on_first,
     meet_ranks,
     rank_share,
     synchronise_batch_norms,
@@ -14,32 +17,26 @@ from local_modules.errors import InputError
 
 N_UTTERANCES = 2  # so the third rank has none
 SHARES = (4, 1, 2)  # of a batch
-SOURCE = f"""
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from local_modules.distributed import (
-    gather_on_all, gather_on_first, rank_share, synchronise_batch_norms
-)
 
-def run(rank, count, folder):
-    share = rank_share({N_UTTERANCES})
-    gathered = gather_on_first({{f"{{i}}.wav": torch.full((3,), i) for i in share}})
-    names = gather_on_all(rank * [f"{{rank}}.wav"])
+
+def together(rank, count, folder):
+    share = rank_share(N_UTTERANCES)
+    gathered = gather_on_first({f"{i}.wav": torch.full((3,), i) for i in share})
+    names = gather_on_all(rank * [f"{rank}.wav"])
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv1d(2, 5, 3), nn.BatchNorm1d(5), nn.Conv1d(5, 1, 1))
     model = DistributedDataParallel(synchronise_batch_norms(layers))
-    x = (torch.randn({sum(SHARES)}, 2, 6) + 10.0).split({SHARES})[rank]
+    x = (torch.randn(sum(SHARES), 2, 6) + 10.0).split(SHARES)[rank]
     y = model(x).square().sum()
     # The sum over all, of which DDP takes the mean over the ranks.
     (y * count).backward()
     grads = [parameter.grad for parameter in layers.parameters()]
     return gathered, layers.state_dict(), grads, names
-"""
 
 
 @pytest.fixture(scope="module")
 def results(on_ranks):
-    return on_ranks(SOURCE, len(SHARES))[0]
+    return on_ranks(together, len(SHARES))[0]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,14 @@
+"""Imported by the processes of the tests, and by the server of which those of whole
+programs are forked: what they share."""
+
+import functools
+
+from speechbrain.utils import logger
+
+import tune
+
+# Each training tells of the packages that are installed, which takes longer than most
+# trainings of the tests. They are the same ones in all of them.
+described = functools.cache(logger.get_environment_description)
+described()
+logger.get_environment_description = tune.get_environment_description = described
