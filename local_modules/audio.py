@@ -47,8 +47,7 @@ class Normalizer(AudioNormalizer):
 
 class SpeechCache:
     """Arrays kept in memory, up to a limit: decoded utterances, and features of whole
-    ones. What comes later is made again each time; decoding anew in every epoch takes
-    up to a third of the time on two cores.
+    ones. What comes later is made again each time, which docs/data.md has the cost of.
 
     Arguments
     ---------

@@ -76,7 +76,8 @@ def prepare(
         `veri_test.txt` in the data folder is used where it exists, and otherwise
         trials are drawn from the 40 test speakers of VoxCeleb1.
     valid_share : float
-        Share of the training speakers to hold out for validation.
+        Share of all speakers, those of the test among them, to hold out for
+        validation.
     min_seconds : float
         Shortest recording to use, seconds.
     max_bad_share : float
