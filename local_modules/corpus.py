@@ -46,22 +46,24 @@ def prepare_corpus(
         person's mistake.
     """
     corpus, folder = settings["corpus"], settings["manifest_folder"]
-    known = [
+    corpora = [
         module.name for module in pkgutil.iter_modules(recipes.__path__) if module.ispkg
     ]
-    if corpus not in known:
-        raise InputError(f"--corpus {corpus}: there are {', '.join(sorted(known))}")
+    if corpus not in corpora:
+        raise InputError(f"--corpus {corpus}: there are {', '.join(sorted(corpora))}")
     if settings["data_folder"] is None:
         raise InputError(f"--data_folder: say where the corpus {corpus!r} lies")
     if begun_with and _has(folder, begun_with):
         logger.info("%s: as it was begun with; no other recordings are added", folder)
         return
     prepare = importlib.import_module(f"recipes.{corpus}.prepare").prepare
-    options = {
-        name: settings[name]
-        for name in inspect.signature(prepare).parameters
-        if name in settings
-    }
+    known = inspect.signature(prepare).parameters
+    if settings.get("trials") is not None and "trials" not in known:
+        raise InputError(
+            f"--trials {settings['trials']}: the trials of the corpus {corpus!r} are "
+            "always drawn; leave it out, and score a list with evaluate.py"
+        )
+    options = {name: settings[name] for name in known if name in settings}
     prepare(**options | {"save_folder": folder})
 
 

@@ -88,6 +88,12 @@ def test_unknown_corpus_names_the_known(settings):
     assert str(error.value) == f"--corpus voxceleb9: there are {', '.join(known)}"
 
 
+@pytest.mark.parametrize("corpus", ["demo", "librispeech", "commonvoice"])
+def test_trials_that_a_corpus_would_not_read_are_refused(corpus, settings):
+    with pytest.raises(InputError, match=f"^--trials my.txt: .*'{corpus}'"):
+        prepare_corpus(settings | {"corpus": corpus, "trials": "my.txt"})
+
+
 def test_unsaid_data_folder(settings):
     with pytest.raises(InputError, match=r"^--data_folder: .*'folder'"):
         prepare_corpus(settings | {"data_folder": None})
