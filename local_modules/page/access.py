@@ -1,5 +1,6 @@
 """Who may reach the page."""
 
+import contextlib
 import getpass
 import ipaddress
 import os
@@ -60,7 +61,8 @@ def find_password(host: str, address: tuple) -> str | None:
     if password or is_loopback(address):
         return password or None
     if sys.stdin.isatty():
-        password = getpass.getpass(f"A password for the page on {host}: ")
+        with contextlib.suppress(EOFError):
+            password = getpass.getpass(f"A password for the page on {host}: ")
     if not password:
         raise InputError(
             f"--host {host}: others reach the page there, and it has no password: set "

@@ -168,9 +168,9 @@ def draw_map(
     points = plane.transform(vectors)
     figure = _figure(4.0)
     axes = figure.subplots()
-    people = sorted(set(names))
+    people, owners = np.unique(names, return_inverse=True)
     for number, person in enumerate(people):
-        own = points[[name == person for name in names]]
+        own = points[owners == number]
         colour = COLOURS[number % len(COLOURS)]
         axes.scatter(*own.T, color=colour, s=40, alpha=0.8, linewidths=0)
         if len(people) <= MAX_LABELS:

@@ -11,7 +11,7 @@ from pathlib import Path
 from speechbrain.utils.logger import get_logger
 
 from local_modules.errors import InputError
-from local_modules.files import replacing
+from local_modules.files import check_writable, replacing
 from local_modules.manifest import Utterance, check_splits, write_manifest
 from local_modules.preparation.lists import (
     TrialFile,
@@ -146,10 +146,7 @@ def write_corpus(corpus: Corpus, save_folder: str, settings: Settings) -> None:
     if _is_prepared(save, record):
         logger.info("%s is up to date with %s", save, corpus.root)
         return
-    try:
-        save.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"save_folder {save}: {error.strerror}") from None
+    check_writable(save)
     # The record goes first and comes back last: what it vouches for is whole.
     (save / PREPARED).unlink(missing_ok=True)
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import soundfile
 from tqdm import tqdm
 
-from local_modules.errors import InputError
-from local_modules.files import replacing
+from local_modules.errors import InputError, RunError
+from local_modules.files import check_writable, replacing
 from local_modules.manifest import Utterance, read_manifest
 from local_modules.preparation.recordings import Skipped, report_skipped
 from local_modules.shards.index import (
@@ -85,7 +85,7 @@ def pack(
         "original": original,
     }
     index = folder / f"{manifest.stem}.json"
-    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
     if index.exists():
         earlier, shards = read_index(index, str(index))
         if earlier != settings:
@@ -97,7 +97,7 @@ def pack(
             return shards
     write_index(index, settings, None)
     random.Random(seed).shuffle(utterances)
-    shards, skipped = [], []
+    shards, skipped, incomplete = [], [], []
     progress = tqdm(
         total=len(utterances), desc=f"Packing {manifest.stem}", disable=None
     )
@@ -111,14 +111,22 @@ def pack(
                     reasons[skip.path] = skip.reason
             shard = _scan(path)
             shards.append(shard)
-            skipped += [
+            lacking = [
                 Skipped(u.path, reasons.get(u.path, f"is not in {path.name}"))
                 for u in part
                 if u.id not in shard.members
             ]
+            if lacking:
+                incomplete.append(path)
+                skipped += lacking
             progress.update(len(part))
     report = folder / f"{manifest.stem}.skipped.csv"
-    report_skipped(data_folder, report, skipped, len(utterances), max_bad_share)
+    try:
+        report_skipped(data_folder, report, skipped, len(utterances), max_bad_share)
+    except RunError:
+        for path in incomplete:  # to be packed anew once they are repaired
+            path.unlink()
+        raise
     write_index(index, settings, shards)
     return shards
 

@@ -102,7 +102,7 @@ def prepare(
     ------
     InputError
         If `data_folder` holds a corpus of other settings, or a number of
-        speakers or utterances is below one.
+        speakers or utterances is below two.
     RunError
         If the audio cannot be written.
     """
@@ -115,9 +115,9 @@ def prepare(
         "utterances": utterances,
     }
     for key, count in counts.items():
-        if count < 1:
+        if count < 2:
             raise InputError(
-                f"{key}: {count} is too few for the demo corpus: 1 or more"
+                f"{key}: {count} is too few for the demo corpus: 2 or more"
             )
     settings = {"version": VERSION, "seed": corpus_seed, **counts}
     speakers = [

@@ -66,7 +66,7 @@ def test_other_seed_other_bytes(corpus, tmp_path):
 
 def test_more_training_speakers_leave_the_test_speakers_alone(corpus, tmp_path):
     prepare(
-        str(tmp_path / "data"), str(tmp_path / "save"), **{**TINY, "train_speakers": 1}
+        str(tmp_path / "data"), str(tmp_path / "save"), **{**TINY, "train_speakers": 2}
     )
     assert contents(tmp_path)["save/test.csv"] == contents(corpus)["save/test.csv"]
     name = "data/test/test0001/003.wav"

@@ -158,6 +158,25 @@ def test_an_unreadable_recording_is_named_and_left_out(packed, tmp_path, capsys)
     assert {u.id for u in packed.utterances} - shard.members.keys() == {broken.id}
 
 
+def test_recordings_that_are_repaired_are_packed(packed, tmp_path, capsys):
+    data, broken = tmp_path / "data", packed.utterances[0]
+    shutil.copytree(packed.data, data)
+    (data / broken.path).write_bytes(b"no audio")
+    shards = tmp_path / "shards"
+    command = [str(shards), "--manifests", str(packed.manifest), "--per_shard", "7"]
+    command += ["--data_folder", str(data)]
+    assert make_shards.main(command) == 1
+    kept = {path: path.stat().st_mtime_ns for path in shards.glob("*.tar")}
+    assert len(kept) > 1  # all but one
+    shutil.copy(packed.data / broken.path, data / broken.path)
+    assert make_shards.main(command) == 0
+    _, found = read_index(shards / "train.json", "index")
+    members = [utt_id for shard in found for utt_id in shard.members]
+    assert sorted(members) == sorted(u.id for u in packed.utterances)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert len(found) == len(kept) + 1
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
