@@ -165,8 +165,12 @@ def train(row: Row, command: list[str], folder: Path, threads: int) -> dict:
     if process.returncode in (130, -2):
         raise KeyboardInterrupt
     if process.returncode != 0:
-        last = (folder / "output.txt").read_text(encoding="utf-8").strip()
-        raise RunError(f"{row.name}: {last.splitlines()[-1]} ({folder / 'output.txt'})")
+        said = (folder / "output.txt").read_text(encoding="utf-8").strip()
+        last = said.splitlines()[-1] if said else "it said nothing"
+        raise RunError(
+            f"{row.name}: ended with status {process.returncode}: {last} "
+            f"({folder / 'output.txt'})"
+        )
     seconds = time.monotonic() - start
     return {
         "cpu_seconds": children_cpu_seconds() - cpu,

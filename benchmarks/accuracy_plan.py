@@ -1,7 +1,6 @@
 """What is compared: the rows of a table, and what they have in common."""
 
 import argparse
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,9 +11,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from benchmarks.accuracy_table import ALL
-from benchmarks.measuring import once
+from benchmarks.measuring import SETTINGS, once, prepare_noted
 from local_modules import config
-from local_modules.corpus import prepare_corpus, read_corpus
+from local_modules.corpus import read_corpus
 from local_modules.errors import InputError, one_line
 from local_modules.evaluation.results import groups_by_metadata, read_metadata
 from local_modules.trials import TrialList
@@ -150,15 +149,14 @@ def make_plan(options: argparse.Namespace, rows: Mapping[str, Row]) -> Plan:
     values, flags = {**given, **own, **shared}, given_flags(run_opts)
     asked = {key: getattr(options, key) for key in ("threads", "metadata", "by")}
     settings = {**values, **asked, "flags": flags}
-    settings_file = folder / "settings.json"
-    if settings_file.exists():
-        check_settings(folder, json.loads(settings_file.read_text()), settings)
-    prepare_corpus({**corpus, "manifest_folder": str(manifests)})
+    noted = prepare_noted(
+        folder, settings, {**corpus, "manifest_folder": str(manifests)}
+    )
     splits, trials = read_corpus(manifests)
     parts = {ALL: np.arange(len(trials["test"]))}
     if options.metadata:
         parts |= parts_by(options, trials["test"])
-    once(settings_file, lambda: settings)
+    once(folder / SETTINGS, lambda: noted)
     return Plan(
         folder,
         values,
@@ -169,16 +167,6 @@ def make_plan(options: argparse.Namespace, rows: Mapping[str, Row]) -> Plan:
         parts,
         len(splits["train"]),
     )
-
-
-def check_settings(folder: Path, earlier: Mapping, settings: Mapping) -> None:
-    """Makes sure that a folder holds one comparison."""
-    for key in earlier | settings:
-        if earlier.get(key) != settings.get(key):
-            raise InputError(
-                f"{folder}: was begun with {key} {earlier.get(key)}, not "
-                f"{settings.get(key)}; go on with that, or choose another --name"
-            )
 
 
 def parts_by(options: argparse.Namespace, trials: TrialList) -> dict[str, np.ndarray]:

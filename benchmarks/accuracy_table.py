@@ -68,7 +68,9 @@ def tables(rows: Mapping[str, Summary], parts: list[str]) -> str:
             way: p_value(*(s.replicates[f"{ALL}/{way}/eer"] for s in (first, row)))
             for way in (COSINE, CALIBRATED)
         }
-        busy = row.mean(lambda r: r["usage"]["cpu_seconds"] / r["usage"]["seconds"])
+        # Of a training that was continued, the last part's is known alone.
+        usages = [run["usage"] for run in row.runs if not run["usage"]["continued"]]
+        busy = [usage["cpu_seconds"] / usage["seconds"] for usage in usages]
         lines.append(
             [
                 run["title"],
@@ -76,7 +78,7 @@ def tables(rows: Mapping[str, Summary], parts: list[str]) -> str:
                 f"{run['macs'] / 1e9:.3g} G",
                 f"{row.mean(lambda r: r['utterances_per_second']):.3g}",
                 f"{row.mean(lambda r: r['passes']):.3g}",
-                f"{busy:.2f}",
+                f"{np.mean(busy):.2f}" if busy else "?",
                 f"{row.mean(lambda r: r['real_time_factor']):.3g}",
                 f"{len(row.runs)}",
                 f"{100 * row.mean(lambda r: r['valid_eer']):.2f}",

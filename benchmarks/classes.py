@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import markdown, peak_mib  # noqa: E402
 from local_modules.class_parallel import SplitClassifier  # noqa: E402
+from local_modules.errors import InputError, LineParser, exit_status  # noqa: E402
 from local_modules.files import replacing  # noqa: E402
 from local_modules.losses import AdditiveAngularMargin  # noqa: E402
 
@@ -97,10 +98,11 @@ def measure(make, n_classes: int, options: argparse.Namespace) -> tuple[float, f
     return tuple(max(values) for values in zip(*results, strict=True))
 
 
-def expected_gib(make, n_classes: int, options: argparse.Namespace) -> float:
-    """What all processes together may need at most."""
+def fits(make, n_classes: int, options: argparse.Namespace) -> bool:
+    """Whether what all processes together may need at most is allowed."""
     n_rows = n_classes * (N_RANKS if make is whole else 1)
-    return COPIES * 4 * n_rows * (options.emb_dim + options.batch) / 2**30
+    n_bytes = COPIES * 4 * n_rows * (options.emb_dim + options.batch)
+    return n_bytes <= options.gib * 2**30
 
 
 def cell(found: tuple[float, float]) -> str:
@@ -142,9 +144,11 @@ def extrapolated(
     return found, arithmetic
 
 
-def main() -> int:
-    """Measures and shows; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options of this program."""
+    parser = LineParser(
+        prog="benchmarks/classes.py", description=__doc__.splitlines()[0]
+    )
     add = parser.add_argument
     add("--classes", type=int, nargs="+", default=[10**4, 10**5, 10**6])
     add("--batch", type=int, default=64, help="utterances of each process")
@@ -152,16 +156,32 @@ def main() -> int:
     add("--share", type=float, default=0.1, help="of the rows, drawn for a step")
     add("--steps", type=int, default=3)
     add("--gib", type=float, default=7.0)
-    options = parser.parse_args()
-    if len(set(options.classes)) < 2:
-        parser.error("--classes: at least two, to extrapolate from")
+    options = parser.parse_args(argv)
+    for make in WAYS:
+        n_sizes = len({n for n in options.classes if fits(make, n, options)})
+        if n_sizes < 2:
+            raise InputError(
+                f"--classes, --gib {options.gib:g}: {make.__name__} can be measured "
+                f"with {n_sizes} of them; two are needed to extrapolate from"
+            )
+    return options
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    return exit_status("benchmarks/classes.py", lambda: run(parse(argv)), stopped="")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures and shows."""
     names = ("whole", "split", f"split, {options.share:.0%} drawn")
     found = {make: {} for make in WAYS}
     rows = []
     for n_classes in sorted(set(options.classes)):
         row = [f"{n_classes:,}"]
         for make in WAYS:
-            if expected_gib(make, n_classes, options) > options.gib:
+            if not fits(make, n_classes, options):
                 row.append("left out")
                 continue
             found[make][n_classes] = measure(make, n_classes, options)
@@ -177,7 +197,6 @@ def main() -> int:
     with replacing(FOLDER / "classes.md") as file:
         file.write(f"{table}\n\n{arithmetic}\n")
     print(f"{table}\n\n{arithmetic}\n\ntable    {FOLDER / 'classes.md'}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -42,7 +42,12 @@ import train_speaker  # noqa: E402
 from benchmarks.measuring import markdown  # noqa: E402
 from local_modules.audio import ReadableBatch, SpeechCache  # noqa: E402
 from local_modules.augmentation.waveforms import AddNoise, AddReverb  # noqa: E402
-from local_modules.config import load_hparams, parse_command_line  # noqa: E402
+from local_modules.config import (  # noqa: E402
+    check_overrides,
+    load_hparams,
+    parse_command_line,
+)
+from local_modules.errors import InputError, LineParser, exit_status  # noqa: E402
 from local_modules.files import replacing  # noqa: E402
 from local_modules.manifest import Utterance, read_manifest, write_manifest  # noqa: E402
 from local_modules.shards.packing import pack  # noqa: E402
@@ -58,6 +63,9 @@ N_ROOMS = 50
 MANIFESTS = "manifests"
 PER_SHARD = 100
 BATCH = 32  # of SpeechBrain's recipe
+OWN_KEYS = {"data_folder", "manifest_folder", "output_folder", "skip_prep"}
+OWN_KEYS |= {"number_of_epochs", "augment_prob", "noise_folder", "rir_folder"}
+OWN_KEYS |= {"cache_gib", "num_workers"}
 THEIRS = "SpeechBrain's VoxCeleb recipe, files"
 
 
@@ -317,9 +325,9 @@ def waiting_table(folder: Path, epochs: int, keys: list[str]) -> str:
     return markdown(heading, rows)
 
 
-def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The options of this program, and the rest of the command line."""
-    parser = argparse.ArgumentParser(
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options of this program; `rest` is what is left for the recipe."""
+    parser = LineParser(
         prog="benchmarks/data.py",
         description=__doc__.splitlines()[0],
         allow_abbrev=False,
@@ -327,13 +335,25 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     add = parser.add_argument
     add("--files", type=int, default=400, help="of the corpus")
     add("--rounds", type=int, default=5, help="of which the median counts")
-    add("--epochs", type=int, default=3, help="of each training")
-    return parser.parse_known_args(argv)
+    add("--epochs", type=int, default=3, help="of each training, 2 or more")
+    options, options.rest = parser.parse_known_args(argv)
+    if options.epochs < 2:
+        raise InputError(f"--epochs {options.epochs}: has to be 2 or more")
+    _, _, given = parse_command_line([RECIPE, *options.rest])
+    check_overrides(RECIPE, given)
+    for key in given.keys() & OWN_KEYS:
+        raise InputError(f"--{key}: is set by the benchmark; leave it out")
+    return options
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures and shows; returns the exit status."""
-    options, keys = parse(sys.argv[1:] if argv is None else argv)
+    """Runs the command line; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    return exit_status("benchmarks/data.py", lambda: run(parse(argv)), stopped="")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures and shows."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -342,11 +362,10 @@ def main(argv: list[str] | None = None) -> int:
         torch.set_num_threads(1)
         tables = [speed_table(folder, options.rounds)]
         torch.set_num_threads(n_threads)
-        tables.append(waiting_table(folder, options.epochs, keys))
+        tables.append(waiting_table(folder, options.epochs, options.rest))
     with replacing(FOLDER / "data.md") as file:
         file.write("\n\n".join(tables) + "\n")
     print("\n\n".join(tables), f"table    {FOLDER / 'data.md'}", sep="\n\n")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,12 +1,18 @@
-"""What the benchmarks share: measured once, CPU time of others, tables."""
+"""What the benchmarks share: measured once, of one corpus, CPU time of others,
+tables."""
 
 import json
 import re
 import resource
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from local_modules.corpus import TRAINED, checksums, prepare_corpus
+from local_modules.errors import InputError
 from local_modules.files import replacing
+
+SETTINGS = "settings.json"
+NOTED = "manifests"  # their checksums, among the settings
 
 
 def once(path: Path, measure: Callable[[], dict]) -> dict:
@@ -17,6 +23,51 @@ def once(path: Path, measure: Callable[[], dict]) -> dict:
         with replacing(path) as file:
             json.dump(result, file, indent=2)
     return json.loads(path.read_text())
+
+
+def prepare_noted(folder: Path, settings: Mapping, corpus: Mapping) -> dict:
+    """Prepares the corpus of what is measured in a folder.
+
+    Arguments
+    ---------
+    folder : Path
+        The folder, in whose `settings.json` stands what it was begun with.
+    settings : mapping
+        What it is begun with now.
+    corpus : mapping
+        What `prepare_corpus` wants to know.
+
+    Returns
+    -------
+    dict
+        What belongs into `settings.json`, if there is none.
+
+    Raises
+    ------
+    InputError
+        It was begun with other settings, recordings or trials.
+    """
+    file = folder / SETTINGS
+    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    begun_with = None
+    if earlier is not None:
+        begun_with = earlier.pop(NOTED, None)
+        settings = json.loads(json.dumps(settings))
+        for key in earlier | settings:
+            if earlier.get(key) != settings.get(key):
+                raise InputError(
+                    f"{folder}: was begun with {key} {earlier.get(key)}, not "
+                    f"{settings.get(key)}; go on with that, or choose another --name"
+                )
+    prepare_corpus(corpus, begun_with)
+    found = checksums(corpus["manifest_folder"], TRAINED)
+    for name in begun_with or ():
+        if begun_with[name] != found[name]:
+            raise InputError(
+                f"{Path(corpus['manifest_folder']) / name}: has changed since {folder} "
+                "was begun; choose another --name"
+            )
+    return {**settings, NOTED: found}
 
 
 def children_cpu_seconds() -> float:

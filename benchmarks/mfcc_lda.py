@@ -26,10 +26,13 @@ from local_modules import config  # noqa: E402
 from local_modules.audio import UtteranceReader  # noqa: E402
 from local_modules.corpus import prepare_corpus, read_corpus  # noqa: E402
 from local_modules.errors import exit_status  # noqa: E402
-from local_modules.evaluation.backend import fit_backend  # noqa: E402
+from local_modules.evaluation.backend import (  # noqa: E402
+    COHORT_UTTERANCES,
+    fit_backend,
+)
 from local_modules.files import replacing  # noqa: E402
 from local_modules.inference.model_folder import write_model_folder  # noqa: E402
-from local_modules.manifest import Utterance  # noqa: E402
+from local_modules.manifest import Utterance, first_utterances  # noqa: E402
 from local_modules.metrics import equal_error_rate, min_dcf  # noqa: E402
 from local_modules.scoring import score_trials, speaker_means  # noqa: E402
 from local_modules.trials import TrialList  # noqa: E402
@@ -147,13 +150,18 @@ def fit(hparams_file: str, overrides: dict) -> dict:
     # A training utterance is classified by the nearest speaker.
     hparams["classifier"].weight.data = speaker_means(training, numbers)
     guesses = hparams["classifier"](training.unsqueeze(1)).argmax(dim=-1).squeeze(1)
+    seconds = time.monotonic() - start
+    cohort = first_utterances(
+        {row.path: {"spk_id": row.speaker} for row in splits["train"]},
+        COHORT_UTTERANCES,
+    )
     metrics = {
         "valid": rates[n],
         "test": error_rates(embeddings["test"], trials["test"]),
         "train": {"accuracy": (guesses == numbers).float().mean().item()},
         "best_epoch": 1,
         "epochs": 1,
-        "train_seconds": time.monotonic() - start,
+        "train_seconds": seconds,
         "n_speakers": len(names),
         "n_parameters": sum(p.numel() for p in projection.parameters()),
     }
@@ -162,7 +170,7 @@ def fit(hparams_file: str, overrides: dict) -> dict:
         {row.path: row.duration for row in splits["valid"]},
         {row.path: row.speaker for row in splits["valid"]},
         trials["valid"],
-        embeddings["train"],
+        {path: embeddings["train"][path] for path in cohort},
         speaker_of,
     )
     folder = Path(hparams["output_folder"])

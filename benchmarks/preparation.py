@@ -9,7 +9,6 @@ own prepares it, and again, when nothing is left to do. The tree is fresh, so th
 has it in memory; a cold disk takes longer.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -24,6 +23,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from local_modules.errors import LineParser, exit_status  # noqa: E402
 from local_modules.files import replacing  # noqa: E402
 
 FOLDER = Path("results/benchmarks/preparation")
@@ -85,9 +85,17 @@ def measure(n_entries: int) -> str:
     return f"| {' | '.join(cells)} | {found['mib']:.0f} MiB |"
 
 
-def main() -> int:
-    """Measures and shows; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    return exit_status("benchmarks/preparation.py", lambda: run(argv), stopped="")
+
+
+def run(argv: list[str]) -> None:
+    """Measures and shows."""
+    parser = LineParser(
+        prog="benchmarks/preparation.py", description=__doc__.splitlines()[0]
+    )
     parser.add_argument(
         "--entries", type=int, nargs="+", default=[50_000, 200_000, 1_200_000]
     )
@@ -96,12 +104,11 @@ def main() -> int:
         "| --- | --- | --- | --- |",
     ]
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for n_entries in sorted(parser.parse_args().entries):
+    for n_entries in sorted(parser.parse_args(argv).entries):
         lines.append(measure(n_entries))
         with replacing(FOLDER / "preparation.md") as file:
             file.write("\n".join(lines) + "\n")
     print("\n".join(lines), f"\n\ntable    {FOLDER / 'preparation.md'}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -5,13 +5,12 @@
                                  [--files 5000] [--cohort 6000] [--seconds 60]
                                  [--list 550894 137924]
 
-In one process, on the same Gaussian scores and embeddings, the best of three runs.
-What is expected to take longer than --seconds, by what it took on fewer trials, is
-left out; SpeechBrain's normalisation is measured on some trials and multiplied. Memory
-is the growth of the process's highest use.
+On the same Gaussian scores and embeddings: error rates the best of three runs,
+normalisation one run. What is expected to take longer than --seconds, by what it took
+on fewer trials, is left out; SpeechBrain's normalisation is measured on some trials and
+multiplied. Memory is the growth of the highest use of a process of its own.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -27,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import markdown  # noqa: E402
+from local_modules.errors import LineParser, exit_status  # noqa: E402
 from local_modules.files import replacing  # noqa: E402
 from local_modules.metrics import cllr, equal_error_rate, min_dcf  # noqa: E402
 from local_modules.scoring import (  # noqa: E402
@@ -182,9 +182,17 @@ def measure_metrics(sizes: list[int], limit: float) -> list[list[str]]:
     return rows
 
 
-def main() -> int:
-    """Measures and shows; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    return exit_status("benchmarks/scoring.py", lambda: run(argv), stopped="")
+
+
+def run(argv: list[str]) -> None:
+    """Measures and shows."""
+    parser = LineParser(
+        prog="benchmarks/scoring.py", description=__doc__.splitlines()[0]
+    )
     add = parser.add_argument
     add("--trials", type=int, nargs="+", default=[37611, 150000, 550894, 10**7])
     add("--files", type=int, default=5000)
@@ -198,7 +206,7 @@ def main() -> int:
         help="default: as many as VoxCeleb1-H",
     )
     add("--seconds", type=float, default=60.0)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     sizes = sorted(options.trials)
     rates = markdown(
         ["trials", *(f"{n:,}" for n in sizes)], measure_metrics(sizes, options.seconds)
@@ -226,7 +234,6 @@ def main() -> int:
     with replacing(FOLDER / "scoring.md") as file:
         file.write(f"{rates}\n\n{normalisation}\n")
     print(f"{rates}\n\n{normalisation}\n\ntable    {FOLDER / 'scoring.md'}")
-    return 0
 
 
 if __name__ == "__main__":

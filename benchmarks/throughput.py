@@ -50,6 +50,7 @@ from benchmarks.throughput_systems import (  # noqa: E402
     Row,
 )
 from local_modules.audio import ReadableBatch  # noqa: E402
+from local_modules.errors import InputError, LineParser, exit_status  # noqa: E402
 from local_modules.files import replacing  # noqa: E402
 
 WARM_UP = 2  # steps, in which what is compiled is compiled
@@ -205,7 +206,11 @@ def table(options: argparse.Namespace) -> str:
     def kept(measure: Callable[[], dict], *name) -> dict:
         """What was measured, now or before."""
         name = " ".join(str(part) for part in (device, torch.__version__, *name))
-        return once(FOLDER / (re.sub(r"[^\w.]+", "_", name) + ".json"), measure)
+        path = FOLDER / (re.sub(r"[^\w.]+", "_", name) + ".json")
+        found = once(path, measure)
+        if not found:  # there may be more memory another time
+            path.unlink()
+        return found
 
     peaks = {}
     for precision in sorted({mode.precision for mode in modes.values()}):
@@ -220,7 +225,8 @@ def table(options: argparse.Namespace) -> str:
             found = kept(
                 functools.partial(measure, row, mode, options),
                 *(name, mode_name, batch_size, seconds, options.speakers),
-                f"{counts.operations:.0f}",  # a recipe that changes is another system
+                # A system that changes is another one.
+                *(f"{counts.operations:.0f}", f"{counts.bytes_kept:.0f}"),
             )
             line = [row.title, mode_name, f"{batch_size} x {seconds:g} s"]
             line.append(f"{counts.operations / 1e9:.2f}")
@@ -250,7 +256,7 @@ def device_name(device: str) -> str:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options of this program."""
-    parser = argparse.ArgumentParser(
+    parser = LineParser(
         prog="benchmarks/throughput.py", description=__doc__.splitlines()[0]
     )
     on = "cuda" if torch.cuda.is_available() else "cpu"
@@ -262,18 +268,25 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--speakers", type=int, default=7205, help="default: VoxCeleb1 and 2")
     add("--batch_size", type=int, help="instead of each recipe's own")
     add("--crop_seconds", type=float, help="the same")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {options.device}: there is no GPU")
+    return options
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measures and shows; returns the exit status."""
-    options = parse(sys.argv[1:] if argv is None else argv)
+    """Runs the command line; returns the exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    return exit_status("benchmarks/throughput.py", lambda: run(parse(argv)))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures what is left to measure, and shows what there is."""
     text = table(options)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with replacing(FOLDER / "throughput.md") as file:
         file.write(f"{text}\n")
     print(text, f"table    {FOLDER / 'throughput.md'}", sep="\n\n")
-    return 0
 
 
 if __name__ == "__main__":

@@ -33,11 +33,16 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.measuring import children_cpu_seconds, once  # noqa: E402
+from benchmarks.measuring import (  # noqa: E402
+    SETTINGS,
+    children_cpu_seconds,
+    once,
+    prepare_noted,
+)
 from local_modules import config  # noqa: E402
-from local_modules.corpus import prepare_corpus  # noqa: E402
 from local_modules.errors import (  # noqa: E402
     InputError,
+    LineParser,
     RunError,
     exit_status,
     one_line,
@@ -97,7 +102,11 @@ def by_hand(
             "OPTUNA_TRIAL_NUMBER": str(trial.number),
         }
         cpu, start = children_cpu_seconds(), time.monotonic()
-        train(options, search, params, seed, place, reports)
+        try:
+            train(options, search, params, seed, place, reports)
+        except RunError as error:
+            progress.write(f"trial {trial.number} failed: {error}")
+            study.tell(trial, state=TrialState.FAIL)
         costs = {
             "cpu_seconds": children_cpu_seconds() - cpu,
             "seconds": time.monotonic() - start,
@@ -108,10 +117,11 @@ def by_hand(
     trials = _with_costs(study)
     costs = [study.user_attrs[f"{COSTS}{trial.number}"] for trial in trials]
     cpu_seconds = np.cumsum([cost["cpu_seconds"] for cost in costs])
-    best = np.minimum.accumulate([trial.value for trial in trials])
+    values = [np.inf if trial.value is None else trial.value for trial in trials]
+    best = np.minimum.accumulate(values)
     return {
         "best_eer": best[-1],
-        "best_params": min(trials, key=lambda trial: trial.value).params,
+        "best_params": trials[int(np.argmin(values))].params,
         "cpu_seconds": cpu_seconds[-1],
         "seconds": sum(cost["seconds"] for cost in costs),
         "n_trials": len(trials),
@@ -155,7 +165,7 @@ def train(
     process = subprocess.run(
         [sys.executable, str(ROOT / "train_speaker.py"), options.recipe]
         + [*options.rest, "--noprogressbar"]
-        + [text for key in values for text in (f"--{key}", f"{values[key]}")]
+        + [text for key in values for text in (f"--{key}", _typed(values[key]))]
         + (["--hpopt", "True", "--hpopt_mode", "optuna"] if reports else []),
         env={**os.environ, **(reports or {})},
         capture_output=True,
@@ -164,6 +174,10 @@ def train(
     if process.returncode != 0:
         said = one_line(process.stderr[-2000:])
         raise RunError(f"{output_folder}: {said}; its log.txt has more")
+
+
+def _typed(value) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def again(
@@ -190,10 +204,11 @@ def again(
 
 
 def _with_costs(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials done of which it is known what they have cost."""
+    """The trials done, or failed, of which it is known what they have cost; of one
+    that was interrupted, it is not."""
     return [
         trial
-        for trial in study.get_trials(states=(TrialState.COMPLETE,))
+        for trial in study.get_trials(states=(TrialState.COMPLETE, TrialState.FAIL))
         if f"{COSTS}{trial.number}" in study.user_attrs
     ]
 
@@ -207,7 +222,7 @@ def by_tune(options: argparse.Namespace, seed: int, minutes: float) -> dict:
         As `by_hand`; also `n_pruned`, and `overhead_seconds` of a trial: from the start
         of the first to the end of the last, what wasn't training.
     """
-    name = f"{options.name}_{seed}"
+    name = f"benchmark_{options.name}_{seed}"
     folder = Path("results/tune") / name
     # Of an interrupted one it isn't known what it has cost.
     shutil.rmtree(folder, ignore_errors=True)
@@ -300,7 +315,7 @@ def picture(results: dict[int, tuple[dict, dict]], path: Path) -> None:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options of this program; `rest` is what is left for the recipe."""
-    parser = argparse.ArgumentParser(
+    parser = LineParser(
         prog="benchmarks/tuning.py",
         description=__doc__.splitlines()[0],
         epilog="--key value: as for train_speaker.py, for every training",
@@ -313,8 +328,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--seeds", type=int, default=3, help="how many times")
     add("--again", type=int, default=3, help="trainings of what was found, 2 or more")
     add("--share", type=float, default=3, help="tune.py has the time divided by this")
-    add("--name", default="benchmark", help="of the studies and their folders")
+    add("--name", default="default", help="of the studies and their folders")
     options, options.rest = parser.parse_known_args(argv)
+    for name in ("trials", "seeds", "again", "share"):
+        value = getattr(options, name)
+        if value is not None and value <= 0:
+            raise InputError(f"--{name} {value}: has to be above 0")
     return options
 
 
@@ -335,8 +354,17 @@ def run(options: argparse.Namespace) -> None:
     if options.trials:
         search = dataclasses.replace(search, n_trials=options.trials)
     folder = FOLDER / options.name
+    settings = {
+        "recipe": config.texts(options.recipe, overrides),
+        "search": Path(options.search).read_text(encoding="utf-8"),
+        "trials": search.n_trials,
+        "share": options.share,
+        "again": options.again,
+    }
     overrides["manifest_folder"] = str(folder / MANIFESTS)
-    prepare_corpus(config.plain_values(options.recipe, overrides))
+    corpus = config.plain_values(options.recipe, overrides)
+    noted = prepare_noted(folder, settings, corpus)
+    once(folder / SETTINGS, lambda: noted)
     results = {}
     for seed in range(1, options.seeds + 1):
         results[seed] = compare(seed, folder, search, options)

@@ -169,6 +169,18 @@ def test_mistakes_are_one_line(measured, there, capsys, more, words):
         assert word in error
 
 
+def test_rows_of_other_trials_are_not_put_into_one_table(measured, there, capsys):
+    trials = there / "manifests" / "test_trials.txt"
+    text = trials.read_text()
+    trials.write_text("".join(reversed(text.splitlines(keepends=True))))
+    try:
+        assert accuracy.main(measured[1]) == 2
+    finally:
+        trials.write_text(text)
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{trials.name}: has changed since" in error and "--name" in error
+
+
 @pytest.mark.parametrize("changed", ["row", "recipe"])
 def test_a_changed_row_is_not_passed_off_as_the_old_one(
     changed, measured, there, capsys, tmp_path

@@ -3,9 +3,13 @@
 import json
 from pathlib import Path
 
+import optuna
 import pytest
 
+from benchmarks import tuning
 from local_modules.config import plain_values
+from local_modules.errors import RunError
+from local_modules.tuning.search import read_search
 from tests.programs import benchmark
 
 ROOT = Path(__file__).parents[2]
@@ -31,14 +35,14 @@ TINY = {
 }
 
 
-def test_both_ways_are_measured(voices_folder, tmp_path):
+def test_both_ways_are_measured(voices_folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "search.yaml").write_text(SEARCH)
     values = {**TINY, "data_folder": voices_folder}
     options = ["--seeds", "1", "--recipe", RECIPE, "--share", "4", "--again", "1"]
     options += ["--search", "search.yaml", "--device", "cpu"]
     options += [text for key in values for text in (f"--{key}", f"{values[key]}")]
     benchmark("tuning", tmp_path, *options)
-    folder = tmp_path / "results" / "benchmarks" / "tuning" / "benchmark"
+    folder = tmp_path / "results" / "benchmarks" / "tuning" / "default"
     hand = json.loads((folder / "by_hand_1" / "result.json").read_text())
     tuned = json.loads((folder / "by_tune_1.json").read_text())
     assert hand["n_trials"] == 2 and tuned["n_trials"] >= 1
@@ -59,3 +63,31 @@ def test_both_ways_are_measured(voices_folder, tmp_path):
         is_own = result["best_params"] == {"lr": plain_values(RECIPE, {})["lr"]}
         assert (found["eers"] == own) == is_own
     assert "| 1 | 2 |" in (folder / "tuning.md").read_text()
+    # Its results are not shown as those of another search.
+    monkeypatch.chdir(tmp_path)
+    assert tuning.main([*options, "--trials", "3"]) == 2
+    assert "was begun with trials 2, not 3" in capsys.readouterr().err
+
+
+def test_a_trial_that_fails_is_one_of_the_study(tmp_path, monkeypatch):
+    """And is not tried again."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "search.yaml").write_text(SEARCH)
+    options = tuning.parse(["--recipe", RECIPE, "--search", "search.yaml"])
+    search = read_search(options.search, RECIPE, {}, ["eer"])
+    tried = []
+
+    def train(options, search, params, seed, folder, reports):
+        tried.append(folder.name)
+        if len(tried) == 1:
+            raise RunError("the loss is not finite")
+        study = optuna.load_study(
+            study_name="by_hand", storage=reports["OPTUNA_STORAGE"]
+        )
+        study.tell(int(reports["OPTUNA_TRIAL_NUMBER"]), 0.25)
+
+    monkeypatch.setattr(tuning, "train", train)
+    found = tuning.by_hand(tmp_path, search, options, 1)
+    assert tried == ["0", "1"]
+    assert [eer for _, eer in found["curve"]] == [float("inf"), 0.25]
+    assert found["best_eer"] == 0.25 and found["n_trials"] == 2
