@@ -152,7 +152,7 @@ def fit(hparams_file: str, overrides: dict) -> dict:
     guesses = hparams["classifier"](training.unsqueeze(1)).argmax(dim=-1).squeeze(1)
     seconds = time.monotonic() - start
     cohort = first_utterances(
-        {row.path: {"spk_id": row.speaker} for row in splits["train"]},
+        {name: {"spk_id": speaker} for name, speaker in speaker_of.items()},
         COHORT_UTTERANCES,
     )
     metrics = {
@@ -170,7 +170,7 @@ def fit(hparams_file: str, overrides: dict) -> dict:
         {row.path: row.duration for row in splits["valid"]},
         {row.path: row.speaker for row in splits["valid"]},
         trials["valid"],
-        {path: embeddings["train"][path] for path in cohort},
+        {name: embeddings["train"][name] for name in cohort},
         speaker_of,
     )
     folder = Path(hparams["output_folder"])

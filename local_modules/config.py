@@ -9,7 +9,7 @@ import difflib
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import speechbrain as sb
@@ -20,10 +20,9 @@ from ruamel.yaml.error import YAMLError
 
 from local_modules.errors import InputError, one_line
 
+BUDGET_KEYS = {"number_of_epochs", "train_time_limit_minutes"}
 # What may change when a run is continued; the schedules follow.
-FREE_KEYS = {
-    "number_of_epochs",
-    "train_time_limit_minutes",
+FREE_KEYS = BUDGET_KEYS | {
     "num_workers",
     "valid_batch_size",
     "cache_gib",
@@ -297,7 +296,12 @@ def text_of(key: str, hparams_text: str) -> str:
     return dumped({key: tree[key]})[key]
 
 
-def check_continues(output_folder: str, hparams_file: str, overrides: Mapping) -> None:
+def check_continues(
+    output_folder: str,
+    hparams_file: str,
+    overrides: Mapping,
+    free_keys: Collection[str] = FREE_KEYS,
+) -> None:
     """Checks that what is in a run's folder was started with the same settings, so
     that a run is never continued as another.
 
@@ -310,11 +314,13 @@ def check_continues(output_folder: str, hparams_file: str, overrides: Mapping) -
     overrides : mapping
         Values by key; `n_speakers`, which only the prepared corpus can tell, is taken
         from the folder.
+    free_keys : collection of str
+        Those that may differ.
 
     Raises
     ------
     InputError
-        A key differs that is not one of `FREE_KEYS`.
+        A key differs that may not.
     """
     earlier_file = str(Path(output_folder) / "hyperparams.yaml")
     earlier_tree = load_plain(earlier_file, _read(earlier_file))
@@ -325,7 +331,7 @@ def check_continues(output_folder: str, hparams_file: str, overrides: Mapping) -
     changed = [
         key
         for key in earlier | present
-        if key not in FREE_KEYS and earlier.get(key) != present.get(key)
+        if key not in free_keys and earlier.get(key) != present.get(key)
     ]
     if changed:
         # Keys stand before the objects made of them: the first is the cause.

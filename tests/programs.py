@@ -58,6 +58,7 @@ def _lead(output, environment, function, args):
     for stream in (sys.stdout, sys.stderr):
         os.dup2(file, stream.fileno())
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    multiprocessing.set_start_method(None, force=True)  # as in any program
     os.environ.update(environment)
     sys.exit(function(*args))
 

@@ -141,10 +141,10 @@ def command_line(data, tmp_path_factory):
         "dropout": 0.0,
     }
 
-    def arguments(output, batch_size, *changes):
+    def arguments(output, batch_size, *changes, **more):
         recipe = tmp_path_factory.mktemp("recipe") / "sgd.yaml"
         recipe.write_text(replaced(text, *changes) if changes else text)
-        pairs = {**values, "output_folder": output, "batch_size": batch_size}
+        pairs = {**values, "output_folder": output, "batch_size": batch_size, **more}
         return [
             str(recipe),
             *(text for key in pairs for text in (f"--{key}", f"{pairs[key]}")),
@@ -217,8 +217,8 @@ def test_killed_and_killed_again_it_ends_as_one_process_does(
 
 def test_two_ranks_stop_together(command_line, tmp_path):
     """By the clock, which is not the same in both."""
-    arguments = command_line(tmp_path / "run", BATCH)
-    arguments += ["--number_of_epochs", "1000", "--train_time_limit_minutes", "0.1"]
+    limit = {"number_of_epochs": 1000, "train_time_limit_minutes": 0.1}
+    arguments = command_line(tmp_path / "run", BATCH, **limit)
     status, output = torchrun(2, arguments, tmp_path, train_keeping)
     assert status == 0, output
     first, second = (

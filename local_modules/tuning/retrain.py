@@ -4,10 +4,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from local_modules.config import check_continues
+from local_modules.config import BUDGET_KEYS, FREE_KEYS, check_continues
 from local_modules.files import replacing
 
-METRICS = "metrics.json"  # of a finished training
+SETTINGS = "hyperparams.yaml"  # of a training that has begun
+METRICS = "metrics.json"  # of a finished one
 
 
 def retrain(
@@ -65,12 +66,16 @@ def retrain(
             print(f"\nIn full: {name}, trial {number}, seed {seed}", flush=True)
             output = str(path.with_suffix("") / f"trial_{number}" / str(seed))
             own = {"seed": seed, "output_folder": output}
+            if Path(output, SETTINGS).exists():
+                # Not of another length either, for all are to be alike.
+                free = FREE_KEYS - BUDGET_KEYS
+                check_continues(output, hparams_file, {**overrides, **own}, free)
             done = Path(output) / METRICS
-            if done.exists():
-                check_continues(output, hparams_file, {**overrides, **own})
-                metrics = json.loads(done.read_text(encoding="utf-8"))
-            else:
-                metrics = train(hparams_file, run_opts, {**overrides, **own})
+            metrics = (
+                json.loads(done.read_text(encoding="utf-8"))
+                if done.exists()
+                else train(hparams_file, run_opts, {**overrides, **own})
+            )
             row = results[name]
             row["seeds"].append(seed)
             row["valid_eer"].append(metrics["valid"]["eer"])

@@ -293,5 +293,5 @@ def test_missing_espeak_is_named(monkeypatch):
 
 def test_deep_folders_do_not_matter(tmp_path):
     deep = tmp_path.joinpath(*["a_rather_long_folder_name"] * 10)
-    prepare(str(deep), str(deep), 1986, 1, 2, 2, 2)
+    prepare(str(deep), str(deep), 1986, 2, 2, 2, 2)
     assert os.path.exists(deep / "train.csv")

@@ -523,7 +523,7 @@ def test_wrong_setting(data, save, key, value):
 
 def test_save_folder_that_is_a_file(data, save):
     save.write_text("")
-    assert f"save_folder {save}: " in failure(InputError, data, save)
+    assert f"{save}: can't be written: " in failure(InputError, data, save)
 
 
 def test_folder_that_cannot_be_read(data, save):
