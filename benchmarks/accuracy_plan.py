@@ -172,15 +172,17 @@ def make_plan(options: argparse.Namespace, rows: Mapping[str, Row]) -> Plan:
 def parts_by(options: argparse.Namespace, trials: TrialList) -> dict[str, np.ndarray]:
     """The trials of each value of --by that have both kinds."""
     metadata = read_metadata(options.metadata)
-    columns = groups_by_metadata(metadata, [[e] for e in trials.enrol], trials.test)
-    if options.by not in columns:
+    columns = dict.fromkeys(key for row in metadata.values() for key in row)
+    wanted = {path: {options.by: row.get(options.by)} for path, row in metadata.items()}
+    groups = groups_by_metadata(wanted, [[e] for e in trials.enrol], trials.test)
+    if options.by not in columns or options.by not in groups:
         raise InputError(
             f"--by {options.by}: {options.metadata} has no such column with several "
-            f"values in the trials; it has {', '.join(columns) or 'none'}"
+            f"values in the trials; its columns are {', '.join(columns)}"
         )
     return {
         name: rows
-        for name, rows in columns[options.by].items()
+        for name, rows in groups[options.by].items()
         if 0 < trials.labels[rows].sum() < len(rows)
     }
 
