@@ -369,6 +369,13 @@ def run(options: argparse.Namespace) -> None:
     for seed in range(1, options.seeds + 1):
         results[seed] = compare(seed, folder, search, options)
         own = again(options, search, search.defaults, folder / "again_own")
+        for name, result in zip(("hand", "tune"), results[seed], strict=True):
+            found, place = result["best_params"], folder / f"again_{name}_{seed}"
+            result["again"] = (
+                own
+                if found == search.defaults
+                else again(options, search, found, place)
+            )
         text = table(results, own)
         print(f"\n{text}\n")
         picture(results, folder / "tuning.png")
@@ -380,7 +387,7 @@ def run(options: argparse.Namespace) -> None:
 def compare(
     seed: int, folder: Path, search: Search, options: argparse.Namespace
 ) -> tuple[dict, dict]:
-    """What `by_hand` and `by_tune` give for a seed, and `again` for what each found."""
+    """What `by_hand` and `by_tune` give for a seed."""
     place = folder / f"by_hand_{seed}"
     hand = once(place / "result.json", lambda: by_hand(place, search, options, seed))
     # By the CPU's time and not by the clock: the machine may have had other work.
@@ -388,9 +395,6 @@ def compare(
     tuned = once(
         folder / f"by_tune_{seed}.json", lambda: by_tune(options, seed, minutes)
     )
-    for name, result in (("hand", hand), ("tune", tuned)):
-        place = folder / f"again_{name}_{seed}"
-        result["again"] = again(options, search, result["best_params"], place)
     return hand, tuned
 
 

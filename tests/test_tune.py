@@ -21,7 +21,7 @@ from local_modules import config
 from local_modules.tuning import supervisor
 from local_modules.tuning.storage import open_study
 from local_modules.tuning.study import failure_reason, live_trials
-from tests.programs import CONTEXT
+from tests.programs import CONTEXT, Program
 
 ROOT = Path(__file__).parents[1]
 SEARCH = """
@@ -77,15 +77,14 @@ def command(*more):
     return ["small.yaml", "--search", "search.yaml", "--device", "cpu", *more]
 
 
-def start(folder, *more, launcher=()):
-    return subprocess.Popen(
-        [sys.executable, *launcher, str(ROOT / "tune.py"), *command(*more)],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+def start(folder, *more):
+    """`tune.py` in a process group of its own."""
+    return Program(run_tune, folder, command(*more))
+
+
+def run_tune(folder, arguments):
+    os.chdir(folder)
+    return tune.main(arguments)
 
 
 def rows_of(folder):
@@ -95,14 +94,14 @@ def rows_of(folder):
 
 def test_a_study_and_what_it_leaves(here):
     """With Ctrl-C in the middle, and without a byte of the test recordings."""
-    process = start(here)
+    program = start(here)
     folder = here / "results" / "tune" / "small"
     while not list(folder.glob("trials/1/save/CKPT*")):
         time.sleep(0.02)
-        assert process.poll() is None, process.communicate()[0]
-    os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=120)
-    assert process.returncode == 130
+        assert program.status is None, program.output()
+    os.killpg(program.pid, signal.SIGINT)
+    output = program.output()
+    assert program.status == 130
     assert "python tune.py small.yaml --search search.yaml" in output.splitlines()[-1]
     assert "Traceback" not in output
 
@@ -111,9 +110,9 @@ def test_a_study_and_what_it_leaves(here):
         times = path.stat()
         path.write_bytes(b"\0" * times.st_size)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    process = start(here)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    program = start(here)
+    output = program.output()
+    assert program.status == 0, output
     for words in ("4 trials", "of them done", "trial 3:", "report.html", "best.yaml"):
         assert words in output
 
@@ -201,11 +200,18 @@ def test_torchrun_trains_each_trial_on_all_processes(here):
     """A trial that is complete, for the first is never pruned, one whose values are
     wrong, and one that is pruned."""
     (here / "search.yaml").write_text(SEARCH_OF_KERNELS)
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone")
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     options = ("--retrain", "1", "--number_of_epochs", "1")
-    process = start(here, "--distributed_backend", "gloo", *options, launcher=launcher)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    arguments = command("--distributed_backend", "gloo", *options)
+    process = subprocess.run(
+        [sys.executable, *launcher, str(ROOT / "tune.py"), *arguments],
+        cwd=here,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert process.returncode == 0, process.stdout
     folder = here / "results" / "tune" / "small"
     complete, *others = live_trials(open_study(None, folder, "small", 1)).values()
     assert complete.state.name == "COMPLETE"

@@ -57,11 +57,10 @@ def test_both_ways_are_measured(voices_folder, tmp_path, monkeypatch, capsys):
     assert (folder / "tuning.png").read_bytes()[:4] == b"\x89PNG"
     own = json.loads((folder / "again_own" / "result.json").read_text())["eers"]
     assert len(own) == 1 and 0 <= own[0] <= 1
-    # The same seeds: what differs is what was found.
+    # What was found is trained again, but where it is the recipe's own.
     for name, result in (("hand", hand), ("tune", tuned)):
-        found = json.loads((folder / f"again_{name}_1" / "result.json").read_text())
         is_own = result["best_params"] == {"lr": plain_values(RECIPE, {})["lr"]}
-        assert (found["eers"] == own) == is_own
+        assert (folder / f"again_{name}_1" / "result.json").exists() != is_own
     assert "| 1 | 2 |" in (folder / "tuning.md").read_text()
     # Its results are not shown as those of another search.
     monkeypatch.chdir(tmp_path)
