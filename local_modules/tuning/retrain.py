@@ -39,16 +39,16 @@ def retrain(
     train : callable
         `train_speaker.train`.
 
-    Raises
-    ------
-    InputError
-        What is finished or begun there was trained with other settings.
-
     Returns
     -------
     dict
         By name: `trial`, its number; `seeds`, and for each of them `valid_eer`,
         `test_eer` (fractions) and `test_min_dcf`.
+
+    Raises
+    ------
+    InputError
+        What is finished or begun there was trained with other settings.
     """
     results = {
         name: {
