@@ -173,9 +173,13 @@ def parts_by(options: argparse.Namespace, trials: TrialList) -> dict[str, np.nda
     """The trials of each value of --by that have both kinds."""
     metadata = read_metadata(options.metadata)
     columns = dict.fromkeys(key for row in metadata.values() for key in row)
-    wanted = {path: {options.by: row.get(options.by)} for path, row in metadata.items()}
+    wanted = {
+        path: {options.by: row[options.by]}
+        for path, row in metadata.items()
+        if options.by in row
+    }
     groups = groups_by_metadata(wanted, [[e] for e in trials.enrol], trials.test)
-    if options.by not in columns or options.by not in groups:
+    if options.by not in groups:
         raise InputError(
             f"--by {options.by}: {options.metadata} has no such column with several "
             f"values in the trials; its columns are {', '.join(columns)}"
