@@ -22,7 +22,7 @@ ADVICE = (
 SURE = 0.75  # less is said to be unsure
 MOST_SURE = 99.9  # per cent; no calibration is good enough to say more
 MAX_NAME = 80  # characters
-FEWEST = 3  # recordings on a map
+FEWEST, MOST = 3, 5000  # recordings on a map
 
 
 def told(answer):
@@ -164,6 +164,10 @@ class Answers:
             return self.parts.note(
                 f"A map needs {FEWEST} recordings, enrolled or the last one heard; "
                 f"{len(names)} are enrolled."
+            )
+        if len(names) > MOST:
+            return self.parts.note(
+                f"A map shows up to {MOST} recordings; {len(names)} are enrolled."
             )
         directions = self.verifier.directions
         vectors = directions(vectors).numpy()

@@ -10,6 +10,7 @@ import pytest
 
 from local_modules.inference.verification import Verdict
 from local_modules.inference.voices import VoiceStore
+from local_modules.page import answers as module
 from local_modules.page.answers import Answers
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -89,7 +90,7 @@ def test_clipping_is_told_beside_the_answer(answers, bad):
     assert "First recording: is clipped" in html and voice is not None
 
 
-def test_enrol_identify_remove(answers, words):
+def test_enrol_identify_remove(answers, words, monkeypatch):
     assert "Nobody is enrolled yet" in answers.people()
     assert "A map needs 3 recordings" in answers.map(None)
     html, voice = answers.enrol(words["test0"][0], "ann", False)
@@ -102,6 +103,8 @@ def test_enrol_identify_remove(answers, words):
     assert "<h2>test1</h2>" in html  # it has heard this very file
     (picture,) = images(answers.map(voice))
     assert "test2" in picture and "last recording" in picture
+    monkeypatch.setattr(module, "MOST", 2)
+    assert "A map shows up to 2 recordings; 3 are enrolled." in answers.map(voice)
     removed = answers.remove("test1")[0]
     assert "test1 is removed, and overwritten in the file." in removed
     assert "is not enrolled" in answers.remove("test1")[0]
