@@ -146,10 +146,10 @@ def broken(words, tmp_path_factory):
     (folder / "round and round.wav").symlink_to("round and round.wav")
     (folder / "to nowhere.wav").symlink_to("nothing.wav")
     (folder / "to a device.wav").symlink_to("/dev/zero")
-    # Ten minutes of silence, of which the disk holds the header.
-    with open(folder / "silence.wav", "wb") as file:
-        file.write(wav(fmt(), b"", 600 * RATE * 2))
-        file.truncate(file.tell() + 600 * RATE * 2)
+    # Two hours of silence, of which the disk holds the header.
+    with open(folder / "hours.wav", "wb") as file:
+        file.write(wav(fmt(), b"", 2 * 3600 * RATE * 2))
+        file.truncate(file.tell() + 2 * 3600 * RATE * 2)
     paths = sorted(folder.iterdir())
     assert len(paths) >= 200
     return paths

@@ -1,6 +1,5 @@
 """The benchmark of training steps, with little to do."""
 
-import re
 from pathlib import Path
 
 from benchmarks import throughput, throughput_systems
@@ -19,7 +18,7 @@ def test_a_small_run_fills_the_table(tmp_path, monkeypatch):
     rows = ["--rows", "conformer", "torchaudio", "ecapa_tdnn"]
     assert throughput.main([*rows, "--modes", "fp32", *TINY]) == 0
     head, table = FILE.read_text().split("\n\n")
-    assert re.search(r"TFLOP/s: fp32 \d", head)
+    assert "TFLOP/s: fp32 0." in head
     lines = [cells(line) for line in table.splitlines()[2:]]
     assert "torchaudio" in lines[1][0] and "SpeechBrain" in lines[2][0]
     assert all(line[1:3] == ["fp32", "2 x 0.3 s"] for line in lines)
@@ -30,7 +29,7 @@ def test_a_small_run_fills_the_table(tmp_path, monkeypatch):
     modes = ["--modes", "fp32", "bf16"]
     assert throughput.main(["--rows", "conformer", *modes, *TINY]) == 0
     head, table = FILE.read_text().split("\n\n")
-    assert re.search(r"TFLOP/s: bf16 \d.*, fp32 \d", head)
+    assert "TFLOP/s: bf16 0." in head and ", fp32 0." in head
     once, bf16 = map(cells, table.splitlines()[2:])
     assert once == lines[0]  # kept
     assert bf16[1] == "bf16" and bf16[2:5] == once[2:5] and float(bf16[5]) > 0

@@ -84,7 +84,7 @@ def test_workers_of_two_machines_share_a_database(server, tmp_path):
 
 def test_a_killed_worker_of_a_database_is_noticed_by_its_heartbeat(server, tmp_path):
     url = server.new_database()
-    finished(tmp_path, url, 4, 2, kill={"1": [2]}, seconds=0.1)
+    finished(tmp_path, url, 4, 2, kill={"1": [2], "3": [4]}, seconds=0.1)
     live, ran = outcome(tmp_path, url)
     assert {trial.state for trial in live.values()} == {TrialState.COMPLETE}
     assert list(live) == [0, 1, 2, 3]
