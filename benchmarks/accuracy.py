@@ -52,7 +52,7 @@ from benchmarks.accuracy_table import (  # noqa: E402
     summarise,
     tables,
 )
-from benchmarks.measuring import children_cpu_seconds, once  # noqa: E402
+from benchmarks.measuring import children_cpu_seconds, once, typed  # noqa: E402
 from local_modules import config  # noqa: E402
 from local_modules.errors import (  # noqa: E402
     InputError,
@@ -97,9 +97,7 @@ def run_row(row: Row, seed: int, plan: Plan) -> dict:
     folder = plan.folder / row.name / f"{seed}"
     values = row_values(row, seed, plan)
     command = [sys.executable, str(ROOT / row.program), row.recipe_file, *plan.flags]
-    command += ["--noprogressbar"]
-    for key, value in values.items():
-        command += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+    command += ["--noprogressbar", *typed(values)]
     usage = train(row, command, folder, plan.threads)
 
     metrics = json.loads((folder / "metrics.json").read_text())

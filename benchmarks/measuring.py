@@ -70,6 +70,14 @@ def prepare_noted(folder: Path, settings: Mapping, corpus: Mapping) -> dict:
     return {**settings, NOTED: found}
 
 
+def typed(values: Mapping) -> list[str]:
+    """Keys and values as words of a command line."""
+    words = []
+    for key, value in values.items():
+        words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
+    return words
+
+
 def children_cpu_seconds() -> float:
     """CPU time of all processes that were started from here and have ended, with
     theirs."""

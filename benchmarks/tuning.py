@@ -38,6 +38,7 @@ from benchmarks.measuring import (  # noqa: E402
     children_cpu_seconds,
     once,
     prepare_noted,
+    typed,
 )
 from local_modules import config  # noqa: E402
 from local_modules.errors import (  # noqa: E402
@@ -164,8 +165,7 @@ def train(
     }
     process = subprocess.run(
         [sys.executable, str(ROOT / "train_speaker.py"), options.recipe]
-        + [*options.rest, "--noprogressbar"]
-        + [text for key in values for text in (f"--{key}", _typed(values[key]))]
+        + [*options.rest, "--noprogressbar", *typed(values)]
         + (["--hpopt", "True", "--hpopt_mode", "optuna"] if reports else []),
         env={**os.environ, **(reports or {})},
         capture_output=True,
@@ -174,10 +174,6 @@ def train(
     if process.returncode != 0:
         said = one_line(process.stderr[-2000:])
         raise RunError(f"{output_folder}: {said}; its log.txt has more")
-
-
-def _typed(value) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def again(

@@ -97,6 +97,4 @@ def benchmark(name: str, folder: Path, *arguments: str) -> None:
 
 def _benchmark(name, folder, arguments):
     os.chdir(folder)
-    module = importlib.import_module(f"benchmarks.{name}")
-    sys.argv = [module.__file__, *arguments]
-    return module.main()
+    return importlib.import_module(f"benchmarks.{name}").main([*arguments])

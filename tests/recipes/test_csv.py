@@ -74,14 +74,16 @@ def test_other_columns_and_no_stretches(filled):
     assert (row.start, row.stop, row.duration) == (0, 24000, 1.5)
 
 
-@pytest.mark.parametrize("longest", [0, 1])
-def test_a_trial_list_of_paths_means_the_longest_of_a_file(filled, longest):
-    cut = (9600, 19200 - 9600)[longest] + 3200 * (1 - longest)
+@pytest.mark.parametrize(
+    ("longest", "stretches"),
+    [(0, [(0, 12800), (12800, 17600)]), (1, [(0, 9600), (9600, 24000)])],
+)
+def test_a_trial_list_of_paths_means_the_longest_of_a_file(filled, longest, stretches):
     test = [
         (f"{s}--{u}_{a}", 0.6, f"$data_root/wav/{s}/{u}.wav", *stretch, s)
         for s in ("s6", "s7")
         for u in range(2)
-        for a, stretch in enumerate([(0, cut), (cut, 24000 - 6400 * (1 - longest))])
+        for a, stretch in enumerate(stretches)
     ]
     write(filled.data / "train.csv", rows(*[f"s{n}" for n in range(6)]))
     write(filled.data / "test.csv", test)

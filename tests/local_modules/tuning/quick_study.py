@@ -97,7 +97,7 @@ def fail(folder, number):
 
 
 def begin(folder, url, n_trials, mishaps=None):
-    """The job and the study, begun or to be continued; an URL of None is the
+    """The job of a study that has been begun, now or before; an URL of None is the
     journal."""
     mishaps = mishaps or {}
     os.environ["MISHAPS"] = json.dumps(mishaps)
@@ -124,7 +124,7 @@ def begin(folder, url, n_trials, mishaps=None):
     study = job.open_study()
     enqueue_defaults(study, job.search.defaults)
     Turnstile(folder).recover(study)
-    return job, study
+    return job
 
 
 def run(folder, url, n_trials, n_workers, mishaps):
@@ -132,7 +132,7 @@ def run(folder, url, n_trials, n_workers, mishaps):
     # A test that kills often may allow for more attempts.
     study_module.MAX_ATTEMPTS = mishaps.get("attempts", study_module.MAX_ATTEMPTS)
     supervisor.CONTEXT = multiprocessing.get_context("fork")  # at work at once
-    job, _ = begin(folder, url, n_trials, mishaps)
+    job = begin(folder, url, n_trials, mishaps)
     for _ in supervisor.run_workers(job, n_workers, train):
         pass
     return 0

@@ -53,7 +53,7 @@ def test_the_only_worker_dies_while_its_study_is_shown(tmp_path, monkeypatch):
     fork = multiprocessing.get_context("fork")
     monkeypatch.setattr(supervisor, "CONTEXT", fork)
     monkeypatch.setenv("MISHAPS", "")  # restored at the end
-    job, _ = quick_study.begin(tmp_path, None, 3, {"seconds": 0.2})
+    job = quick_study.begin(tmp_path, None, 3, {"seconds": 0.2})
     running = supervisor.run_workers(job, 1, quick_study.train)
     killed = False
     for live in running:
