@@ -2,7 +2,11 @@
 programs are forked: what they share."""
 
 import functools
+import gc
 
+# Two that a training imports when it comes to them.
+import sklearn.discriminant_analysis  # noqa: F401
+import torch._dynamo  # noqa: F401
 from speechbrain.utils import logger
 
 import tune
@@ -12,3 +16,5 @@ import tune
 described = functools.cache(logger.get_environment_description)
 described()
 logger.get_environment_description = tune.get_environment_description = described
+# What is here now is here for good: no process need look through it again.
+gc.freeze()

@@ -16,7 +16,7 @@ SYSTEMS = {
     "conformer": CONFORMER,
     "mfa_conformer": CONFORMER,
     "conformer_reference": {"n_blocks": 1, "emb_dim": 8},
-    "ecapa_tdnn": {"emb_dim": 8},
+    "ecapa_tdnn": {"emb_dim": 8, "channels": 256},
     "xvector": {"emb_dim": 8},
 }
 THRESHOLD = 0.25
