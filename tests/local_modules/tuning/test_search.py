@@ -52,7 +52,7 @@ def test_the_default_space_holds_what_the_reference_system_searched():
 
 @pytest.mark.parametrize(
     ("search", "recipe"),
-    [("search_speech", "conformer"), ("search_voxceleb", "voxceleb")],
+    [("search_speech", "conformer_speech"), ("search_voxceleb", "voxceleb")],
 )
 def test_other_spaces_hold_their_recipes_own_values(search, recipe):
     files = [ROOT / "hparams" / f"{name}.yaml" for name in (search, recipe)]

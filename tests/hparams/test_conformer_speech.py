@@ -1,0 +1,32 @@
+"""The recipe for recordings of people: the default one, but for what it says it is."""
+
+from pathlib import Path
+
+from local_modules.config import load_plain
+
+HPARAMS = Path(__file__).parents[2] / "hparams"
+OWN = {
+    "corpus": "folder",
+    "data_folder": None,
+    "number_of_epochs": 1000,
+    "train_time_limit_minutes": 20,
+    "speaker_speeds": [1.0, 0.9, 1.1],
+    "spec_augment": True,
+    "dropout": 0.1,
+}
+DEMO = {"train_speakers", "valid_speakers", "test_speakers", "utterances"}
+
+
+def tree(name):
+    path = HPARAMS / f"{name}.yaml"
+    return load_plain(path.name, path.read_text(encoding="utf-8"))
+
+
+def test_all_else_is_as_in_the_default_recipe():
+    """The files stand side by side; this keeps them so."""
+    default, speech = tree("conformer"), tree("conformer_speech")
+    assert {key: speech[key] for key in OWN} == OWN
+    assert default.keys() - speech.keys() == DEMO
+    assert speech.keys() <= default.keys()
+    for key in speech.keys() - OWN.keys() - {"output_folder"}:
+        assert str(speech[key]) == str(default[key]), key
