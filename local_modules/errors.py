@@ -2,6 +2,7 @@
 is told."""
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable
 
@@ -43,12 +44,12 @@ def exit_status(
     command : callable
         What it does.
     stopped : str
-        What Ctrl-C means for what is done so far.
+        What Ctrl-C, or a disk that is full, means for what is done so far.
 
     Returns
     -------
     int
-        0; that of an `InputError`; 130 for Ctrl-C.
+        0; that of an `InputError`; 1 where the disk is full; 130 for Ctrl-C.
 
     Example
     -------
@@ -62,6 +63,15 @@ def exit_status(
     except InputError as error:
         print(f"{program}: {error}", file=sys.stderr)
         return error.exit_status
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"{program}: {where}{error.strerror}; make room. {stopped}".rstrip(),
+            file=sys.stderr,
+        )
+        return RunError.exit_status
     except KeyboardInterrupt:
         print(f"\nStopped. {stopped}".rstrip(), file=sys.stderr)
         return 130

@@ -1,5 +1,7 @@
 """Writes files so that a kill or a power cut leaves the old one or the new one."""
 
+import glob
+import hashlib
 import os
 import tempfile
 import uuid
@@ -51,6 +53,14 @@ def replacing(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
         part.unlink(missing_ok=True)
 
 
+def remove_parts(path: str | os.PathLike) -> None:
+    """Removes what processes that were killed have left of `path`. Nobody may be
+    writing it."""
+    path = Path(path)
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        part.unlink(missing_ok=True)
+
+
 @contextmanager
 def writing_to(path: str | os.PathLike) -> Iterator[None]:
     """What can't be written to a place is a person's to know.
@@ -86,6 +96,15 @@ def check_writable(folder: str | os.PathLike) -> None:
     with writing_to(folder):
         os.makedirs(folder, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def put_on_disk(path: str | os.PathLike) -> None:

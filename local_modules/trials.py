@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from sys import intern
 
 import numpy as np
 
@@ -94,8 +95,9 @@ def read_trials(
                     bad_lines.append(str(error))
                     continue
                 labels.append(label)
-                enrol.append(first)
-                test.append(second)
+                # A name is on thousands of lines.
+                enrol.append(intern(first))
+                test.append(intern(second))
                 lines.append(number)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as a trial list: {error}") from None

@@ -4,8 +4,9 @@
     python recipes/draw_trials.py MANIFEST.csv --metadata FILE --within sex -o LIST
 
 MANIFEST is one of a run's, such as manifests/valid.csv; FILE is a CSV or TSV with a
-column `path`. Both sides of a trial have the same values in the columns named. Speakers
-of whose kind there is no other are in no trial.
+column `path`. Both sides of a trial have the same values in the columns named. A
+recording of which one is empty is in no trial, nor are speakers of whose kind there is
+no other.
 """
 
 import sys
@@ -41,12 +42,17 @@ def draw(argv: list[str]) -> None:
         for column in options.within:
             if column not in metadata[path]:
                 raise InputError(f"--within {column}: {options.metadata} has no such")
-        group_of[path] = " ".join(metadata[path][column] for column in options.within)
-    trials = draw_trials_within(speaker_of, group_of, options.seed)
+        values = [metadata[path][column].strip() for column in options.within]
+        if all(values):
+            group_of[path] = " ".join(values)
+    known = {path: speaker_of[path] for path in group_of}
+    trials = draw_trials_within(known, group_of, options.seed)
     with writing_to(options.output):
         write_trials(options.output, trials)
     n_target = int(trials.labels.sum())
     n_groups = len({group_of[path] for path in trials.enrol})
+    if n_unknown := len(speaker_of) - len(known):
+        print(f"{n_unknown} recordings are left out: a column is empty")
     print(
         f"{len(trials)} trials, {n_target} of them target, within {n_groups} groups\n"
         f"list  {options.output}"

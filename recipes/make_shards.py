@@ -62,7 +62,10 @@ def run(options: argparse.Namespace) -> None:
         damaged = list(verify(options.shards))
         print(*damaged, sep="\n", end="\n" if damaged else "")
         if damaged:
-            raise RunError(f"{options.shards}: {len(damaged)} shards are damaged")
+            raise RunError(
+                f"{options.shards}: {len(damaged)} shards are damaged; delete them, "
+                "and pack again with the same command as before"
+            )
         print(f"{options.shards}: all shards are as they were packed")
         return
     for manifest in options.manifests:

@@ -84,12 +84,16 @@ def find_noises(folder: str) -> dict[Kind, tuple[str, ...]]:
     """
     layout = "it holds noises, as MUSAN does in noise/, music/ and speech/, or anyhow"
     paths = find_audio(Path(folder), layout, key="noise_folder")
-    found = {}
-    for kind in KINDS:
-        homes = f"{kind.name}/", f"musan/{kind.name}/"
-        if of_kind := tuple(path for path in paths if path.startswith(homes)):
-            found[kind] = of_kind
-    return found or {KINDS[0]: tuple(paths)}
+    for home in ("", "musan/"):
+        found = {
+            kind: tuple(p for p in paths if p.startswith(f"{home}{kind.name}/"))
+            for kind in KINDS
+        }
+        n_found = sum(map(len, found.values()))
+        # Beside the folder musan there may be anything.
+        if n_found == len(paths) or (home and n_found):
+            return {kind: of_kind for kind, of_kind in found.items() if of_kind}
+    return {KINDS[0]: tuple(paths)}
 
 
 def find_responses(folder: str) -> tuple[str, ...]:

@@ -34,7 +34,10 @@ class TrialFile(NamedTuple):
 
     def checksum(self) -> str:
         """The same for the same content."""
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        try:
+            return hashlib.sha256(self.path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read: {error.strerror}") from None
 
 
 def find_trial_file(

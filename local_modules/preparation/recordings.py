@@ -4,7 +4,7 @@ import csv
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,8 @@ logger = get_logger(__name__)
 # `$name` in a manifest and drops spaces that begin a field.
 UNUSABLE_NAME = re.compile(r"\$|[^\S ]|  |(^|/) |[\ud800-\udfff]")
 BATCH = 64
+OVERSHOOT_SECONDS = 0.5
+LISTED_SECONDS = 0.1  # every encoder here embeds as much
 N_NAMED = 5
 
 
@@ -52,20 +54,26 @@ class Samples(NamedTuple):
     start: float
     stop: float
 
-    def at(self, rate: int) -> tuple[int, int]:
-        """First sample and the one after the last, in a file of `rate` Hz."""
+    def at(self, rate: int, frames: int) -> tuple[int, int]:
+        """First sample and the one after the last, in a file of `rate` Hz and so many
+        samples."""
         return int(self.start), int(self.stop)
 
 
 class Seconds(NamedTuple):
-    """A stretch of a recording, in seconds."""
+    """A stretch of a recording, in seconds. As in Kaldi's `extract-segments`, a stop of
+    -1 is the recording's end, and so is one that is less than half a second later."""
 
     start: float
     stop: float
 
-    def at(self, rate: int) -> tuple[int, int]:
-        """First sample and the one after the last, in a file of `rate` Hz."""
-        return round(self.start * rate), round(self.stop * rate)
+    def at(self, rate: int, frames: int) -> tuple[int, int]:
+        """First sample and the one after the last, in a file of `rate` Hz and so many
+        samples."""
+        start, stop = round(self.start * rate), round(self.stop * rate)
+        if self.stop == -1 or frames < stop < frames + OVERSHOOT_SECONDS * rate:
+            stop = frames
+        return start, stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +113,10 @@ class Skipped(NamedTuple):
 
 
 def read_headers(
-    root: Path, recordings: Sequence[Recording], min_seconds: float
+    root: Path,
+    recordings: Sequence[Recording],
+    min_seconds: float,
+    listed: Collection[str] = (),
 ) -> Iterator[tuple[Recording, Utterance | Skipped]]:
     """Reads how long recordings are, several at a time.
 
@@ -117,6 +128,8 @@ def read_headers(
         What to look at.
     min_seconds : float
         The shortest to use.
+    listed : collection of str
+        Splits whose recordings may be as short as `LISTED_SECONDS`.
 
     Yields
     ------
@@ -125,26 +138,33 @@ def read_headers(
         it useless.
     """
 
+    shortest = min(min_seconds, LISTED_SECONDS)
+
     def read(batch: Sequence[Recording]) -> list[Utterance | Skipped]:
-        return [_read_header(root, recording, min_seconds) for recording in batch]
+        return [
+            _read_header(root, one, shortest if one.split in listed else min_seconds)
+            for one in batch
+        ]
 
     batches = (recordings[i : i + BATCH] for i in range(0, len(recordings), BATCH))
-    path_of: dict[str, str] = {}
+    path_of: dict[tuple[str, str], str] = {}  # an ID is one of its split
     progress = tqdm(
         total=len(recordings), desc="Reading headers", unit="file", disable=None
     )
     pool = ThreadPoolExecutor()
     try:
         with progress:
-            recording = iter(recordings)
+            waiting = iter(recordings)
             for results in pool.map(read, batches):
                 for result in results:
+                    recording = next(waiting)
                     if isinstance(result, Utterance):
-                        if twin := path_of.get(result.id):
+                        key = recording.split, result.id
+                        if twin := path_of.get(key):
                             result = Skipped(result.path, f"has the ID of {twin}")
                         else:
-                            path_of[result.id] = result.path
-                    yield next(recording), result
+                            path_of[key] = result.path
+                    yield recording, result
                 progress.update(len(results))
     finally:
         # After Ctrl-C, what waits is not read first.
@@ -168,9 +188,13 @@ def _read_header(
             frames, rate = file.frames, file.samplerate
     except soundfile.LibsndfileError as error:
         return Skipped(path, _why_unreadable(full_path, error))
+    except TypeError:  # of what soundfile takes for samples without a header
+        return Skipped(path, "cannot be decoded: does not say what it holds")
     if not frames:
         return Skipped(path, "holds no samples")
-    start, stop = recording.stretch.at(rate) if recording.stretch else (0, frames)
+    start, stop = (
+        recording.stretch.at(rate, frames) if recording.stretch else (0, frames)
+    )
     if not 0 <= start < stop <= frames:
         return Skipped(
             path, f"has no samples {start} to {stop} ({recording.id}), only {frames}"

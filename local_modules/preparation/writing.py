@@ -10,7 +10,7 @@ from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
 
-from local_modules.errors import InputError
+from local_modules.errors import InputError, RunError
 from local_modules.files import check_writable, replacing
 from local_modules.manifest import Utterance, check_splits, write_manifest
 from local_modules.preparation.lists import (
@@ -135,7 +135,7 @@ def write_corpus(corpus: Corpus, save_folder: str, settings: Settings) -> None:
     InputError
         If there are too few speakers for three splits, or a trial list is wrong.
     RunError
-        If more than `max_bad_share` of the audio files are unusable.
+        If more than `max_bad_share` of the audio files are unusable, or all of a split.
     """
     save = Path(save_folder)
     record = {
@@ -150,19 +150,22 @@ def write_corpus(corpus: Corpus, save_folder: str, settings: Settings) -> None:
     # The record goes first and comes back last: what it vouches for is whole.
     (save / PREPARED).unlink(missing_ok=True)
 
-    splits: Splits = {"train": []}
+    splits: Splits = {"train": []} | {r.split: [] for r in corpus.recordings}
     skipped = []
-    headers = read_headers(corpus.root, corpus.recordings, settings.min_seconds)
+    # The error rate of a list is of its short recordings too.
+    listed = splits.keys() & corpus.lists.keys()
+    headers = read_headers(corpus.root, corpus.recordings, settings.min_seconds, listed)
     for recording, result in headers:
         if isinstance(result, Skipped):
             skipped.append(result)
         else:
-            splits.setdefault(recording.split, []).append(result)
+            splits[recording.split].append(result)
     skipped += corpus.skipped
     n_files = len(corpus.recordings) + len(corpus.skipped)
     report_skipped(
         corpus.root, save / SKIPPED, skipped, n_files, settings.max_bad_share
     )
+    _check_none_empty(corpus.root, save / SKIPPED, splits)
     trial_lists = _complete(corpus, splits, {s.path for s in skipped}, settings)
     check_splits(splits)
 
@@ -203,6 +206,23 @@ def _is_prepared(save: Path, record: dict) -> bool:
         return False
     names = (*MANIFESTS.values(), *TRIALS.values(), SKIPPED)
     return found == record and all((save / name).is_file() for name in names)
+
+
+def _check_none_empty(root: Path, report: Path, splits: Splits) -> None:
+    """Sees that each split that the corpus has still has recordings: where one has
+    none, training speakers would take its place.
+
+    Raises
+    ------
+    RunError
+        One has none.
+    """
+    for split, utterances in splits.items():
+        if not utterances:
+            raise RunError(
+                f"data_folder {root}: none of the recordings of the {split} split can "
+                f"be used; {report} says why"
+            )
 
 
 def _complete(

@@ -1,6 +1,5 @@
 """From a manifest to tar shards, which WebDataset reads too."""
 
-import hashlib
 import io
 import json
 import random
@@ -11,10 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import soundfile
+from filelock import FileLock
 from tqdm import tqdm
 
 from local_modules.errors import InputError, RunError
-from local_modules.files import check_writable, replacing
+from local_modules.files import check_writable, remove_parts, replacing, sha256
 from local_modules.manifest import Utterance, read_manifest
 from local_modules.preparation.recordings import Skipped, report_skipped
 from local_modules.shards.index import (
@@ -78,14 +78,33 @@ def pack(
     utterances = sorted(read_manifest(manifest), key=lambda u: u.id)
     if per_shard < 1:
         raise InputError(f"--per_shard {per_shard}: has to be at least 1")
+    if not 0 <= max_bad_share <= 1:
+        raise InputError(f"--max_bad_share {max_bad_share}: has to be 0 to 1")
     settings = {
-        "manifest_sha256": hashlib.sha256(manifest.read_bytes()).hexdigest(),
+        "manifest_sha256": sha256(manifest),
         "per_shard": per_shard,
         "seed": seed,
         "original": original,
     }
-    index = folder / f"{manifest.stem}.json"
     check_writable(folder)
+    # A second packer waits.
+    with FileLock(folder / f".{manifest.stem}.lock"):
+        return _pack(
+            utterances, data_folder, folder, manifest.stem, settings, max_bad_share
+        )
+
+
+def _pack(
+    utterances: list[Utterance],
+    data_folder: Path,
+    folder: Path,
+    split: str,
+    settings: dict,
+    max_bad_share: float,
+) -> list[Shard]:
+    """Packs what isn't packed yet."""
+    per_shard, original = settings["per_shard"], settings["original"]
+    index = folder / f"{split}.json"
     if index.exists():
         earlier, shards = read_index(index, str(index))
         if earlier != settings:
@@ -93,19 +112,22 @@ def pack(
                 f"{index}: shards of another manifest or of other settings; pack with "
                 "theirs, or into another folder"
             )
-        if shards and all((folder / shard.name).exists() for shard in shards):
+        kept = [s for s in shards or [] if (folder / s.name).exists()]
+        if shards and kept == shards:
             return shards
+        for shard in kept:  # else what is damaged would be taken for what was packed
+            if sha256(folder / shard.name) != shard.sha256:
+                (folder / shard.name).unlink()
     write_index(index, settings, None)
-    random.Random(seed).shuffle(utterances)
+    random.Random(settings["seed"]).shuffle(utterances)
     shards, skipped, incomplete = [], [], []
-    progress = tqdm(
-        total=len(utterances), desc=f"Packing {manifest.stem}", disable=None
-    )
+    progress = tqdm(total=len(utterances), desc=f"Packing {split}", disable=None)
     with progress:
         for first in range(0, len(utterances), per_shard):
             number, part = len(shards), utterances[first : first + per_shard]
-            path = folder / f"{manifest.stem}-{number:06d}.tar"
+            path = folder / f"{split}-{number:06d}.tar"
             reasons = {}
+            remove_parts(path)  # of a packer that was killed
             if not path.exists():
                 for skip in _write_shard(path, number, part, data_folder, original):
                     reasons[skip.path] = skip.reason
@@ -120,7 +142,7 @@ def pack(
                 incomplete.append(path)
                 skipped += lacking
             progress.update(len(part))
-    report = folder / f"{manifest.stem}.skipped.csv"
+    report = folder / f"{split}.skipped.csv"
     try:
         report_skipped(data_folder, report, skipped, len(utterances), max_bad_share)
     except RunError:
@@ -176,15 +198,6 @@ def verify(folder: Path) -> Iterator[str]:
             yield f"{path}: {len(damaged)} recordings are damaged, first {damaged[0]}"
         else:
             yield f"{path}: is damaged between its recordings"
-
-
-def sha256(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def encode(path: Path, start: int, stop: int, original: bool) -> tuple[str, bytes]:

@@ -15,7 +15,7 @@ from filelock import FileLock
 from speechbrain.utils.logger import get_logger
 
 from local_modules.errors import InputError, RunError
-from local_modules.files import replacing
+from local_modules.files import remove_parts, replacing, sha256
 from local_modules.shards.index import CorruptMember, read_index
 
 logger = get_logger(__name__)
@@ -38,15 +38,15 @@ class ShardReader:
     location : str
         A folder; `http://…` of one; or `pipe:COMMAND`, where COMMAND writes the file
         that `{}` names to its standard output.
-    split : str
-        Name of the manifest that was packed, such as `train`.
+    manifest : Path
+        The manifest that was packed, `SPLIT.csv`.
     cache : str or Path
         Folder for what is fetched.
 
     Raises
     ------
     InputError
-        There is no complete index of this split.
+        There is no complete index of this split, or it is of another manifest.
 
     Example
     -------
@@ -57,11 +57,12 @@ class ShardReader:
     >>> soundfile.write(root / "a.wav", np.zeros(1600), 16000)
     >>> write_manifest(root / "train.csv", [Utterance("a", 0.1, "a.wav", 0, 1600, "x")])
     >>> shards = pack(root / "train.csv", root, root / "shards")
-    >>> ShardReader(str(root / "shards"), "train", root / "cache").read("a")[:4]
+    >>> reader = ShardReader(str(root / "shards"), root / "train.csv", root / "cache")
+    >>> reader.read("a")[:4]
     b'fLaC'
     """
 
-    def __init__(self, location: str, split: str, cache: str | Path):
+    def __init__(self, location: str, manifest: Path, cache: str | Path):
         if location.startswith(PIPE) and "{}" not in location:
             raise InputError(
                 f"--shards {location}: {{}} has to stand where a file's name goes, as "
@@ -70,7 +71,7 @@ class ShardReader:
         self.location = location
         self.cache = Path(cache)
         self.is_local = not location.startswith((PIPE, *WEB))
-        name = f"{split}.json"
+        name = f"{manifest.stem}.json"
         path = Path(location) / name
         if not self.is_local:
             # By its location: that of another may be wanted at the same time.
@@ -84,9 +85,15 @@ class ShardReader:
                     f"--shards {location}: {name} cannot be fetched ({error})"
                 ) from None
         self.index = f"--shards {location}: {name}"
-        _, self.shards = read_index(path, self.index)
+        settings, self.shards = read_index(path, self.index)
         if self.shards is None:
             raise InputError(f"{self.index}: packing is not finished; pack it again")
+        if settings.get("manifest_sha256") != sha256(manifest):
+            raise InputError(
+                f"{self.index}: was packed from another {manifest.name} than "
+                f"{manifest}; train with the one that was packed (--manifest_folder, "
+                "--skip_prep True), or pack this one into another folder"
+            )
         self._number = {
             utt_id: number
             for number, shard in enumerate(self.shards)
@@ -138,6 +145,7 @@ class ShardReader:
         if path.exists():
             return path
         with FileLock(path.with_suffix(".lock")):
+            remove_parts(path)  # of processes that were killed
             for wait in (*WAITS, None):
                 if path.exists():  # another process was quicker
                     break

@@ -81,7 +81,7 @@ def prepare(
         name = os.path.splitext(parts[-1])[0]
         match parts[-3:]:
             case [*_, "data", speaker, _]:
-                in_1 = (root / path).is_relative_to(home)
+                in_1 = (root / path).parents[1] == home / "data"
                 if in_1 and speaker not in developers:
                     continue  # the raw recordings of eval/
                 session = "-".join(name.split("-")[:2])

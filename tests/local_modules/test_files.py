@@ -3,7 +3,13 @@ import os
 import pytest
 
 from local_modules.errors import InputError
-from local_modules.files import check_writable, put_on_disk, replacing, writing_to
+from local_modules.files import (
+    check_writable,
+    put_on_disk,
+    remove_parts,
+    replacing,
+    writing_to,
+)
 
 
 def test_half_a_file_is_never_visible(tmp_path):
@@ -25,6 +31,14 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, binary):
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_what_a_kill_has_left_of_a_file_is_removed(tmp_path):
+    names = [".a[1].txt.0f.part", ".a1.txt.0f.part", ".b.txt.0f.part", "a[1].txt"]
+    for name in names:
+        (tmp_path / name).write_text("")
+    remove_parts(tmp_path / "a[1].txt")
+    assert sorted(os.listdir(tmp_path)) == sorted(names[1:])
 
 
 def test_two_writers_of_one_file(tmp_path):

@@ -64,13 +64,23 @@ def test_targets_of_validation_join_sessions(corpus):
     } == {"entertainmentsinging"}
 
 
-def test_with_cnceleb2(corpus):
-    write(corpus)
+@pytest.mark.parametrize("home", ["CN-Celeb_flac", "."])
+def test_with_cnceleb2(corpus, home):
+    write(corpus, home)
     corpus.add(
         *[f"CN-Celeb2_flac/data/id1000{n}/{g}.flac" for n in range(4) for g in GENRES]
     )
     speakers = prepared(corpus)
     assert len(speakers["train"] | speakers["valid"]) == 12
+
+
+def test_short_recordings_of_its_list_are_tested(corpus):
+    write(corpus)
+    path = corpus.data / "CN-Celeb_flac/eval/test/id00800-singing-01-005.flac"
+    path.unlink()  # the others are the same file
+    corpus.add(path.relative_to(corpus.data), seconds=0.3)
+    assert prepared(corpus)["test"] == {"id00800", "id00801"}
+    assert len(corpus.trials("test")) == 4
 
 
 def test_a_speaker_in_both_parts(corpus, caplog):

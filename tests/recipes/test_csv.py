@@ -2,6 +2,7 @@ import csv
 
 import pytest
 
+from local_modules.errors import RunError
 from recipes.csv.prepare import prepare
 
 COLUMNS = ("ID", "duration", "wav", "start", "stop", "spk_id")
@@ -116,6 +117,29 @@ def test_stretch_beyond_the_end_is_skipped(filled):
     prepare(str(filled.data), str(filled.save), max_bad_share=0.1)
     (line,) = (filled.save / "skipped.csv").read_text().splitlines()[1:]
     assert "has no samples 20000 to 30000 (s0--0_0), only 24000" in line
+
+
+def test_a_split_of_which_nothing_is_left_is_not_replaced(filled):
+    """Even where that is little of the whole."""
+    write(filled.data / "train.csv", rows(*[f"s{n}" for n in range(6)]))
+    lost = rows("s6", "s7")
+    write(
+        filled.data / "test.csv",
+        [(*row[:2], "$data_root/lost.wav", *row[3:]) for row in lost],
+    )
+    message = filled.failure(prepare, RunError, max_bad_share=1)
+    assert "none of the recordings of the test split can be used" in message
+    assert str(filled.save / "skipped.csv") in message
+
+
+def test_ids_are_those_of_their_file(filled):
+    """Such as the numbers of its rows."""
+    for name, speakers in (("train", "012345"), ("test", "67")):
+        some = rows(*[f"s{n}" for n in speakers])
+        numbered = [(str(n), *row[1:]) for n, row in enumerate(some)]
+        write(filled.data / f"{name}.csv", numbered)
+    prepare(str(filled.data), str(filled.save))
+    assert filled.speakers()["test"] == {"s6", "s7"}
 
 
 def test_no_manifest(corpus):

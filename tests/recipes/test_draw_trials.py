@@ -78,6 +78,17 @@ def test_a_mistake_is_one_line_and_status_2(here, capsys, command, words):
     assert words in error
 
 
+def test_an_empty_column_is_no_kind(here, capsys):
+    known = (here / "known.tsv").read_text()
+    for name in ("bob", "tom", "kim"):
+        known = known.replace(f"\t{SEX[name]}\t", "\t \t")
+    (here / "known.tsv").write_text(known)
+    assert draw_trials.main(arguments("sex")) == 0
+    assert "6 recordings are left out: a column is empty" in capsys.readouterr().out
+    trials = read_trials("list.txt")
+    assert {path.split("/")[0] for path in trials.enrol + trials.test} == {"ann", "eve"}
+
+
 def test_recordings_that_nothing_is_known_of(here, capsys):
     lines = (here / "known.tsv").read_text().splitlines()
     (here / "known.tsv").write_text("\n".join(lines[:-1]))

@@ -221,6 +221,20 @@ def test_m4a_is_converted_once(vox2):
 
 
 @needs_ffmpeg
+def test_m4a_that_decodes_in_part_is_skipped(vox2):
+    path = vox2.data / "vox2/dev/aac/id00012/1zcIwhmdeo4/00002.m4a"
+    content = bytearray(path.read_bytes())
+    middle = content.index(b"mdat") + (len(content) - content.index(b"mdat")) // 3
+    content[middle : middle + 500] = 500 * b"\xff"
+    path.unlink()  # the others are the same file
+    path.write_bytes(content)
+    prepared(vox2, parts=2, max_bad_share=0.1)
+    (skipped,) = (vox2.save / "skipped.csv").read_text().splitlines()[1:]
+    assert "00002.m4a,cannot be converted: " in skipped
+    assert not (vox2.data / "converted/id00012/1zcIwhmdeo4/00002.flac").exists()
+
+
+@needs_ffmpeg
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_conversion_that_was_stopped_continues(vox2, how):
     command = (

@@ -77,6 +77,18 @@ def test_any_folder_is_noise(tmp_path):
     assert kind.name == "noise" and paths == ("fan.ogg", "street/1.flac")
 
 
+def test_one_folder_called_as_musans_makes_no_musan(tmp_path):
+    for place in ("cafe", "music"):
+        write(tmp_path / place / "1.wav", tone(500, 1))
+    ((kind, paths),) = find_noises(str(tmp_path)).items()
+    assert kind.name == "noise" and paths == ("cafe/1.wav", "music/1.wav")
+
+
+def test_beside_musan_there_may_be_anything(musan):
+    write(musan / "voxceleb" / "1.wav", tone(500, 1))
+    assert sum(map(len, find_noises(str(musan)).values())) == 24
+
+
 def test_rirs_noises_without_its_noises(tmp_path):
     for path in RIRS_NOISES:
         write(tmp_path / path, tone(500, 0.1))

@@ -77,7 +77,12 @@ def test_headers_of_many_files_come_in_order(tmp_path):
         (None, (0, 16000)),
         (Samples(800, 16000), (800, 16000)),
         (Seconds(0.1, 1.9), (800, 15200)),
-        (Seconds(1.0, 2.1), "has no samples 8000 to 16800 (u), only 16000"),
+        # As Kaldi's extract-segments takes them.
+        (Seconds(1.0, -1), (8000, 16000)),
+        (Seconds(1.0, 2.1), (8000, 16000)),
+        (Seconds(1.0, 2.49), (8000, 16000)),
+        (Seconds(1.0, 2.5), "has no samples 8000 to 20000 (u), only 16000"),
+        (Seconds(2.1, 2.2), "has no samples 16800 to 16000 (u), only 16000"),
         (Samples(900, 900), "has no samples 900 to 900 (u), only 16000"),
         (Samples(-1, 900), "has no samples -1 to 900 (u), only 16000"),
     ],
@@ -91,6 +96,37 @@ def test_stretches(tmp_path, stretch, expected):
     else:
         assert (result.start, result.stop) == expected
         assert result.duration == (expected[1] - expected[0]) / 8000
+
+
+def test_an_id_is_one_of_its_split(tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 8000)
+    recordings = [
+        Recording("u", "a.wav", "s", split) for split in ("train", "test", "test")
+    ]
+    first, second, third = (
+        result for _, result in read_headers(tmp_path, recordings, 0.0)
+    )
+    assert first.id == second.id == "u"
+    assert third == Skipped("a.wav", "has the ID of a.wav")
+
+
+def test_what_a_list_names_may_be_short(tmp_path):
+    for name, n_samples in (("long", 800), ("short", 799)):
+        soundfile.write(tmp_path / f"{name}.wav", np.zeros(n_samples), 8000)
+    recordings = [
+        Recording(name, f"{name}.wav", "s", split)
+        for split in ("test", "train")
+        for name in ("long", "short")
+    ]
+    read = read_headers(tmp_path, recordings, 0.5, listed={"test"})
+    kinds = [type(result) for _, result in read]
+    assert kinds == [Utterance, Skipped, Skipped, Skipped]
+
+
+def test_samples_without_a_header_are_skipped(tmp_path):
+    (tmp_path / "a.raw").write_bytes(bytes(16000))
+    ((_, result),) = read_headers(tmp_path, [Recording("u", "a.raw", "s")], 0.0)
+    assert result == Skipped("a.raw", "cannot be decoded: does not say what it holds")
 
 
 def test_longest_of_each_file():

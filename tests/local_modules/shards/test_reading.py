@@ -4,6 +4,7 @@ import functools
 import http.server
 import shutil
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from speechbrain.utils.checkpoints import Checkpointer
 
 from local_modules.audio import UtteranceReader
 from local_modules.errors import InputError, RunError
+from local_modules.manifest import write_manifest
 from local_modules.sampling import ShardSampler
 from local_modules.shards import reading
 from local_modules.shards.reading import ShardReader
@@ -51,7 +53,7 @@ def server(packed):
 
 @pytest.mark.parametrize("crop_seconds", [None, 0.1])
 def test_shards_give_the_bits_of_the_files(crop_seconds, packed, tmp_path):
-    shards = ShardReader(str(packed.folder), "train", tmp_path)
+    shards = ShardReader(str(packed.folder), packed.manifest, tmp_path)
     readers = [
         UtteranceReader(16000, crop_seconds, 3, shards=source, speeds=[1.0, 0.9])
         for source in (None, shards)
@@ -71,10 +73,10 @@ def test_from_elsewhere_each_shard_is_fetched_once(kind, packed, server, tmp_pat
     count = tmp_path / "count"
     if kind == "pipe":
         address = f"pipe:echo /{{}} >> {count}; cat {packed.folder}/{{}}"
-    shards = ShardReader(address, "train", tmp_path / "cache")
+    shards = ShardReader(address, packed.manifest, tmp_path / "cache")
     data = Utterances(packed, UtteranceReader(16000, shards=shards))
     loader = torch.utils.data.DataLoader(data, batch_size=None, num_workers=2)
-    local = ShardReader(str(packed.folder), "train", tmp_path)
+    local = ShardReader(str(packed.folder), packed.manifest, tmp_path)
     alone = Utterances(packed, UtteranceReader(16000, shards=local))
     for _ in range(2):
         for (_, one), place in zip(loader, range(len(data)), strict=True):
@@ -90,7 +92,7 @@ def test_what_arrives_damaged_is_not_kept(packed, tmp_path, monkeypatch):
     for path in (tmp_path / "shards").glob("*.tar"):
         path.write_bytes(path.read_bytes()[:-1])
     cache = tmp_path / "cache"
-    shards = ShardReader(f"pipe:cat {tmp_path}/shards/{{}}", "train", cache)
+    shards = ShardReader(f"pipe:cat {tmp_path}/shards/{{}}", packed.manifest, cache)
     with pytest.raises(RunError, match=r"train-00000\d.tar cannot be fetched"):
         shards.read(packed.utterances[0].id)
     assert not list(cache.glob("*.tar")) and not list(cache.glob("*.part"))
@@ -103,8 +105,8 @@ def test_what_fails_once_is_fetched_again(packed, tmp_path, monkeypatch, caplog)
         f"case {{}} in *.tar) if ! [ -e {failed} ]; then touch {failed}; exit 3; fi;; "
         f"esac; cat {packed.folder}/{{}}"
     )
-    shards = ShardReader(f"pipe:{command}", "train", tmp_path / "cache")
-    local = ShardReader(str(packed.folder), "train", tmp_path)
+    shards = ShardReader(f"pipe:{command}", packed.manifest, tmp_path / "cache")
+    local = ShardReader(str(packed.folder), packed.manifest, tmp_path)
     first = packed.utterances[0].id
     assert shards.read(first) == local.read(first)
     assert "fetched again" in caplog.text and "status 3" in caplog.text
@@ -123,12 +125,20 @@ def test_what_fails_once_is_fetched_again(packed, tmp_path, monkeypatch, caplog)
 def test_a_wrong_place_is_named(location, words, packed, server, tmp_path):
     location = location.format(folder=packed.folder, address=server[0])
     with pytest.raises(InputError, match=words) as caught:
-        ShardReader(location, "train", tmp_path)
+        ShardReader(location, packed.manifest, tmp_path)
     assert f"--shards {location}: " in str(caught.value)
 
 
-def test_a_manifest_that_was_not_packed_is_named(packed, tmp_path):
-    shards = ShardReader(str(packed.folder), "train", tmp_path)
+def test_another_manifest_of_the_same_ids_is_refused(packed, tmp_path):
+    """Its stretches may be others."""
+    later = [replace(u, start=u.start + 1) for u in packed.utterances]
+    write_manifest(tmp_path / "train.csv", later)
+    with pytest.raises(InputError, match="packed from another train.csv than .*train"):
+        ShardReader(str(packed.folder), tmp_path / "train.csv", tmp_path)
+
+
+def test_utterances_that_were_not_packed_are_counted(packed, tmp_path):
+    shards = ShardReader(str(packed.folder), packed.manifest, tmp_path)
     ids = [u.id for u in packed.utterances]
     assert sorted(set(shards.numbers(ids, 0.0))) == [0, 1, 2, 3, 4]
     assert shards.numbers([*ids, "new"], 0.1)[-1] == -1
@@ -139,7 +149,7 @@ def test_a_manifest_that_was_not_packed_is_named(packed, tmp_path):
 def test_a_corrupt_member_is_named_and_skipped(packed, tmp_path, caplog):
     folder = tmp_path / "shards"
     shutil.copytree(packed.folder, folder)
-    shards = ShardReader(str(folder), "train", tmp_path)
+    shards = ShardReader(str(folder), packed.manifest, tmp_path)
     shard = shards.shards[1]
     broken, member = list(shard.members.items())[2]
     content = bytearray((folder / shard.name).read_bytes())
@@ -157,7 +167,7 @@ def test_a_corrupt_member_is_named_and_skipped(packed, tmp_path, caplog):
 
 def loader_of(packed, tmp_path, epoch, n_ranks=1, rank=0, n_workers=2):
     """As training makes it."""
-    shards = ShardReader(str(packed.folder), "train", tmp_path)
+    shards = ShardReader(str(packed.folder), packed.manifest, tmp_path)
     reader = UtteranceReader(16000, 0.1, seed=5, shards=shards)
     reader.set_epoch(epoch)
     numbers = shards.numbers([u.id for u in packed.utterances], 0.0)

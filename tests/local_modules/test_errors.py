@@ -1,0 +1,24 @@
+"""What a person is told."""
+
+from pathlib import Path
+
+import pytest
+
+from local_modules.errors import exit_status
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_one_line(capsys):
+    def write():
+        with open("/dev/full", "w") as file:
+            file.write("much")
+
+    assert exit_status("sing.py", write, "Sing again.") == 1
+    assert capsys.readouterr().err == (
+        "sing.py: No space left on device; make room. Sing again.\n"
+    )
+
+
+def test_what_is_no_mistake_of_a_persons_is_a_traceback():
+    with pytest.raises(IsADirectoryError):
+        exit_status("sing.py", lambda: Path("/").read_text())
