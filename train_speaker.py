@@ -18,6 +18,7 @@ from pathlib import Path
 
 import speechbrain as sb
 import torch
+from speechbrain.dataio.dataio import load_data_csv
 from speechbrain.utils.distributed import (
     ddp_broadcast,
     if_main_process,
@@ -46,7 +47,7 @@ from local_modules.manifest import first_utterances
 from local_modules.masking import pad_to_multiple
 from local_modules.metrics import equal_error_rate, min_dcf
 from local_modules.report import RunReporter
-from local_modules.run import LABELS, begin_run, finish_run, summary
+from local_modules.run import LABELS, begin_run, claimed, finish_run, summary
 from local_modules.sampling import PassSampler, ShardSampler
 from local_modules.scoring import score_trials
 from local_modules.shards.reading import ShardReader
@@ -97,7 +98,7 @@ class SpeakerBrain(RepeatableBrain):
         Those of `valid` are the same in every epoch, and in every training that shares
         the cache. A GPU makes them faster than it could fetch them.
         """
-        key = self.features_text, *batch.id
+        key = self.features_text, *batch.name
         if (kept := self.cache.get(key)) is not None:
             return kept
         hop_length = self.hparams.compute_features.compute_STFT.hop_length
@@ -146,7 +147,8 @@ class SpeakerBrain(RepeatableBrain):
             ids = ", ".join(batch.lost[:3])
             raise RunError(
                 f"{ids}: of the recordings of a batch {0 if batch.is_empty else 1} can "
-                "be decoded; batch norm wants two"
+                "be decoded, and batch norm wants two: repair the recordings, or begin "
+                "another run with a larger --batch_size"
             )
         if len(self.lost) > self.hparams.max_bad_share * self.n_train:
             raise RunError(
@@ -161,6 +163,14 @@ class SpeakerBrain(RepeatableBrain):
         for module in self.frozen:
             module.eval()
         self.margin_share = self.hparams.margin_schedule(self.progress)
+
+    def fit_batch(self, batch):
+        """Lets batch norms forget a batch that is not finite, also one after which no
+        step comes: the last of an epoch, whose gradients are left over."""
+        loss = super().fit_batch(batch)
+        if not torch.isfinite(loss):
+            self.hparams.averaged_model.restore_buffers(self.hparams.embedding_model)
+        return loss
 
     def optimizers_step(self):
         """Lets the averaged model follow."""
@@ -296,7 +306,9 @@ def dataio_prep(
     if hparams["shards"]:
         for split in shards:
             shards[split] = ShardReader(
-                hparams["shards"], split, hparams["shard_cache"]
+                hparams["shards"],
+                Path(hparams["manifest_folder"]) / f"{split}.csv",
+                hparams["shard_cache"],
             )
     speeds = hparams["speaker_speeds"]
     train_reader = UtteranceReader(
@@ -308,13 +320,17 @@ def dataio_prep(
         "test": UtteranceReader(rate, shards=shards["test"]),
         "cohort": UtteranceReader(rate, cache=cache, shards=shards["train"]),
     }
+    rows = {
+        split: load_data_csv(
+            Path(hparams["manifest_folder"]) / f"{split}.csv",
+            {"data_root": hparams["data_folder"]},
+        )
+        for split in shards
+    }
+    rows["cohort"] = rows["train"]
     datasets = {}
     for split, reader in readers.items():
-        manifest = "train" if split == "cohort" else split
-        manifest = Path(hparams["manifest_folder"]) / f"{manifest}.csv"
-        dataset = sb.dataio.dataset.DynamicItemDataset.from_csv(
-            manifest, replacements={"data_root": hparams["data_folder"]}
-        )
+        dataset = sb.dataio.dataset.DynamicItemDataset(rows[split])
 
         @sb.utils.data_pipeline.takes("id", "wav", "start", "stop")
         @sb.utils.data_pipeline.provides("sig")
@@ -462,8 +478,9 @@ def train(
     RunError
         The run can't be finished.
     """
+    run_opts = run_opts or RunOptions()
     hparams, hparams_text, splits, trials = begin_run(
-        hparams_file, dict(overrides or {}), save_env_desc=test
+        hparams_file, run_opts, dict(overrides or {}), save_env_desc=test
     )
     if cache is None:
         cache = SpeechCache(hparams["cache_gib"])
@@ -616,7 +633,8 @@ def run(argv: list[str]) -> None:
         metrics = train(hparams_file, run_opts, driven.overrides, test=False)
         driven.report(metrics)
     else:
-        train(hparams_file, run_opts, overrides)
+        with claimed(hparams_file, overrides):
+            train(hparams_file, run_opts, overrides)
 
 
 def main(argv: list[str] | None = None) -> int:

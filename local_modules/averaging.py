@@ -48,8 +48,8 @@ class RecentAverage(AveragedModel):
 
     @torch.no_grad()
     def restore_buffers(self, model: nn.Module) -> None:
-        """Gives a model back what its batch norms counted up to here: one batch that is
-        not finite leaves nothing finite in them, for good."""
+        """Gives a model's batch norms the averages of what they have counted: one batch
+        that is not finite leaves nothing finite in them, for good."""
         for buffer, kept in zip(model.buffers(), self.module.buffers(), strict=True):
             buffer.copy_(kept)
 

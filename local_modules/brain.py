@@ -1,5 +1,6 @@
 """SpeechBrain's training loop, made repeatable: the same steps however often it is
-stopped and, with the same batch in all, on however many processes it runs."""
+stopped and, with the same batch in all and but for what each process draws (dropout and
+augmentation), on however many it runs."""
 
 import random
 

@@ -33,6 +33,15 @@ FREE_KEYS = BUDGET_KEYS | {
     "checkpointer",  # holds the epoch counter; its other parts have keys of their own
 }
 
+# SpeechBrain's run options that change what a training comes to.
+RUN_OPTIONS = {
+    "precision",
+    "eval_precision",
+    "grad_accumulation_factor",
+    "optimizer_step_limit",
+    "remove_vector_weight_decay",
+}
+
 # Kinds of values in a YAML file, and what may take their place; a bool is an int too.
 KINDS = (
     (bool, bool, "True or False"),
@@ -40,6 +49,9 @@ KINDS = (
     (float, (int, float), "a number"),
     (list, list, "a list, as in [1.0,0.9]"),
 )
+
+# What an object's tag begins with; a placeholder is filled by the program.
+WIRED = ("!new:", "!name:", "!apply:", "!PLACEHOLDER")
 
 # The least that a number may be, and whether it may be just that.
 LEAST = {
@@ -130,6 +142,8 @@ def _check_run_options(run_opts: sb.core.RunOptions) -> None:
     factor = run_opts["grad_accumulation_factor"]
     if factor < 1:
         raise InputError(f"--grad_accumulation_factor {factor}: has to be above 0")
+    if run_opts["data_parallel_backend"]:
+        raise InputError("--data_parallel_backend: use torchrun for several GPUs")
     name = run_opts["device"] or sb.utils.distributed.infer_device()
     try:
         device = torch.device(name)
@@ -140,6 +154,8 @@ def _check_run_options(run_opts: sb.core.RunOptions) -> None:
     n_gpus = torch.cuda.device_count()
     if run_opts["device"] and device.type == "cuda" and (device.index or 0) >= n_gpus:
         raise InputError(f"--device {name}: torch sees {n_gpus or 'no'} GPU here")
+    if device.type == "cpu" and run_opts["auto_mix_prec"]:
+        raise InputError("--auto_mix_prec: is for GPUs; --precision bf16 isn't")
     for option in ("precision", "eval_precision"):
         if device.type == "cpu" and run_opts[option] == "fp16":
             raise InputError(f"--{option} fp16: is for GPUs; --{option} bf16 isn't")
@@ -161,18 +177,29 @@ def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -
     Raises
     ------
     InputError
-        The file can't be read or is no YAML mapping; a key does not exist, or its
-        value is of another kind.
+        The file can't be read or is no YAML mapping; a key does not exist or is an
+        object, or its value is of another kind.
     """
     known = load_plain(hparams_file, _read(hparams_file))
     check_keys(overrides, known, prefix, hparams_file)
     for key, value in overrides.items():
+        if _is_wired(known[key]):
+            raise InputError(
+                f"{prefix}{key}: is no value but what {hparams_file} is wired of; "
+                "change it in a copy of that file"
+            )
         for kind, allowed, words in KINDS:
             if isinstance(known[key], kind):
                 is_bool = isinstance(value, bool)
                 if not isinstance(value, allowed) or is_bool != (kind is bool):
                     raise InputError(f"{prefix}{key} {value}: has to be {words}")
                 break
+
+
+def _is_wired(value: object) -> bool:
+    """Whether a value of a YAML file is an object or holds some."""
+    tag = getattr(getattr(value, "tag", None), "value", None) or ""
+    return isinstance(value, Mapping) or tag.startswith(WIRED)
 
 
 def check_ranges(values: Mapping) -> None:
@@ -219,16 +246,47 @@ def check_keys(
             raise InputError(f"{prefix}{key}: {owner} has no such key; {hint}")
 
 
-def plain_values(hparams_file: str, overrides: Mapping) -> dict:
+class Keys(dict):
+    """The top-level keys of a YAML file. What it lacks is a person's to know.
+
+    Arguments
+    ---------
+    hparams_file : str
+        The file.
+    values : mapping
+        Values by key.
+
+    Example
+    -------
+    >>> keys = Keys("a.yaml", {"lr": 0.1})
+    >>> keys["lr"], keys.get("seed")
+    (0.1, None)
+    >>> keys["seed"]
+    Traceback (most recent call last):
+    ...
+    local_modules.errors.InputError: a.yaml: has no key seed; hparams/conformer.yaml has
+    """
+
+    def __init__(self, hparams_file: str, values: Mapping):
+        super().__init__(values)
+        self.hparams_file = hparams_file
+
+    def __missing__(self, key):
+        raise InputError(
+            f"{self.hparams_file}: has no key {key}; hparams/conformer.yaml has"
+        )
+
+
+def plain_values(hparams_file: str, overrides: Mapping) -> Keys:
     """The top-level keys of a YAML file with overrides and references resolved, but
     no object made.
 
     Returns
     -------
-    dict
+    Keys
         Values by key; what is an object, or holds one, is left out.
     """
-    values = {}
+    values = Keys(hparams_file, {})
     for key, value in _resolved(hparams_file, overrides).items():
         is_plain = getattr(value, "tag", None) is None or value.tag.value is None
         # The parser's own kinds of number and list become Python's; objects within
@@ -269,7 +327,7 @@ def resolved_text(hparams_file: str, overrides: Mapping) -> str:
         raise InputError(f"{hparams_file}: {one_line(error)}") from None
 
 
-def load_hparams(hparams_file: str, overrides: Mapping) -> dict:
+def load_hparams(hparams_file: str, overrides: Mapping) -> Keys:
     """Loads a YAML file and makes the objects in it.
 
     Raises
@@ -279,7 +337,7 @@ def load_hparams(hparams_file: str, overrides: Mapping) -> dict:
     """
     try:
         with open(hparams_file, encoding="utf-8") as file:
-            return load_hyperpyyaml(file, dict(overrides))
+            return Keys(hparams_file, load_hyperpyyaml(file, dict(overrides)))
     except Exception as error:
         raise InputError(f"{hparams_file}: {one_line(error)}") from error
 

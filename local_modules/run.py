@@ -1,15 +1,19 @@
 """The folder of a run: begun or continued, and finished."""
 
+import contextlib
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import speechbrain as sb
+from filelock import FileLock, Timeout
 from speechbrain.utils.distributed import (
     ddp_barrier,
     if_main_process,
     main_process_only,
     run_on_main,
 )
+from speechbrain.utils.run_opts import RunOptions
 
 from local_modules import config
 from local_modules.corpus import (
@@ -22,16 +26,46 @@ from local_modules.corpus import (
 from local_modules.distributed import rank_and_count
 from local_modules.errors import InputError
 from local_modules.evaluation.backend import Backend
-from local_modules.files import replacing
+from local_modules.files import check_writable, replacing
 from local_modules.history import RunHistory, best_row
 from local_modules.inference.model_folder import write_model_folder
 from local_modules.report import draw_plots, last_screen
 
 LABELS = "label_encoder.txt"
+OPTIONS = "options.json"
+LOCK = ".lock"
+SECONDS_TO_END = 10.0  # for a process that has been killed
+
+
+@contextlib.contextmanager
+def claimed(hparams_file: str, overrides: Mapping) -> Iterator[None]:
+    """Keeps a run's folder for this process and its ranks: a second one would take the
+    checkpoint that the first is writing for what a kill has left.
+
+    Raises
+    ------
+    InputError
+        Another has it, or it can't be written.
+    """
+    config.check_overrides(hparams_file, overrides)
+    folder = Path(config.plain_values(hparams_file, overrides)["output_folder"])
+    if not if_main_process():
+        yield
+        return
+    check_writable(folder)
+    try:
+        held = FileLock(folder / LOCK).acquire(timeout=SECONDS_TO_END)
+    except Timeout:
+        raise InputError(
+            f"{folder}: another process is training there; wait for it, or choose "
+            "another --output_folder"
+        ) from None
+    with held:
+        yield
 
 
 def begin_run(
-    hparams_file: str, overrides: dict, save_env_desc: bool
+    hparams_file: str, run_opts: RunOptions, overrides: dict, save_env_desc: bool
 ) -> tuple[dict, str, dict, dict]:
     """Prepares the corpus and the run's folder, in which an earlier start has to have
     been the same run.
@@ -40,6 +74,8 @@ def begin_run(
     ---------
     hparams_file : str
         A HyperPyYAML file of `hparams/`.
+    run_opts : speechbrain.utils.run_opts.RunOptions
+        SpeechBrain's run options.
     overrides : dict
         Values for its top-level keys; gets `n_speakers`.
     save_env_desc : bool
@@ -65,6 +101,7 @@ def begin_run(
     continues = any(Path(settings["save_folder"]).glob("CKPT*"))
     if continues:  # before another corpus takes the place of its manifests
         config.check_continues(settings["output_folder"], hparams_file, overrides)
+        _check_same_options(settings["save_folder"], run_opts)
     begun_with = noted_corpus(settings["save_folder"]) if continues else None
     run_on_main(prepare_corpus, [settings, begun_with])
     splits, trials = read_corpus(settings["manifest_folder"])
@@ -94,7 +131,31 @@ def begin_run(
             file.write(hparams_text)
         if not continues:
             note_corpus(hparams["save_folder"], hparams["manifest_folder"])
+            with replacing(Path(hparams["save_folder"], OPTIONS)) as file:
+                json.dump(_lasting(run_opts), file, indent=2)
     return hparams, hparams_text, splits, trials
+
+
+def _lasting(run_opts: RunOptions) -> dict:
+    """The run options that a run keeps to its end. How many steps it has is free, as
+    its epochs and minutes are; of how many batches a step is, its Brain compares."""
+    free = {"optimizer_step_limit", "grad_accumulation_factor"}
+    names = config.RUN_OPTIONS - free
+    return {name: run_opts[name] for name in sorted(names)}
+
+
+def _check_same_options(save_folder: str, run_opts: RunOptions) -> None:
+    path = Path(save_folder) / OPTIONS
+    if not path.is_file():  # begun before they were noted
+        return
+    noted = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in _lasting(run_opts).items():
+        if noted[name] != value:
+            raise InputError(
+                f"{Path(save_folder).parent}: holds a run with --{name} {noted[name]}, "
+                f"not {value}; continue it with its own options, or choose another "
+                "--output_folder"
+            )
 
 
 @main_process_only

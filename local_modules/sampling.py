@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence, Sized
 
 from speechbrain.dataio.sampler import ReproducibleRandomSampler
 
+from local_modules.distributed import rank_and_count
 from local_modules.errors import InputError
 
 
@@ -29,7 +30,8 @@ class PassSampler(ReproducibleRandomSampler):
     Raises
     ------
     InputError
-        An epoch would have fewer than two utterances, or a pass no epochs.
+        An epoch would have fewer than two utterances for a process, or a pass no
+        epochs.
 
     Example
     -------
@@ -43,11 +45,11 @@ class PassSampler(ReproducibleRandomSampler):
     """
 
     def __init__(self, data_source: Sized, epochs_per_pass: int, seed: int):
-        if not 1 <= epochs_per_pass <= len(data_source) // 2:
+        most = len(data_source) // (2 * rank_and_count()[1])
+        if not 1 <= epochs_per_pass <= most:
             raise InputError(
-                f"--epochs_per_pass {epochs_per_pass}: has to be from 1 to "
-                f"{len(data_source) // 2}, for batch norm wants two of the "
-                f"{len(data_source)} training utterances"
+                f"--epochs_per_pass {epochs_per_pass}: has to be from 1 to {most}, for "
+                f"each process wants two of the {len(data_source)} training utterances"
             )
         super().__init__(data_source, seed=seed, epoch=1)
         self.epochs_per_pass = epochs_per_pass

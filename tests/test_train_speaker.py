@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
+from speechbrain import Stage
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.lobes.features import Fbank
 
 import train_speaker
 from local_modules import config
-from local_modules.audio import SpeechCache, UtteranceReader
+from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader
 from local_modules.checkpoints import WholeCheckpointer
 from local_modules.config import load_hparams
 from local_modules.evaluation.backend import Backend
@@ -321,19 +323,25 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
     assert train_speaker.main(arguments) == 0
 
 
+@pytest.mark.parametrize(
+    ("options", "batch_size", "call"),
+    # The fifth batch of an epoch of five is left over: no step comes after it.
+    [([], 8, 2), (["--grad_accumulation_factor", "2"], 9, 5)],
+)
 def test_a_batch_that_is_not_finite_leaves_nothing_behind(
-    voices_folder, tmp_path, monkeypatch
+    options, batch_size, call, voices_folder, tmp_path, monkeypatch
 ):
     """Not in the batch norms either, whose statistics no later batch would heal."""
     features, calls = Fbank.forward, []
 
     def once_none(self, wav):
         calls.append(1)
-        return features(self, wav) * (float("nan") if len(calls) == 2 else 1.0)
+        return features(self, wav) * (float("nan") if len(calls) == call else 1.0)
 
     monkeypatch.setattr(Fbank, "forward", once_none)
     run = tmp_path / "run"
-    assert train_speaker.main(command_line(voices_folder, run)) == 0
+    arguments = command_line(voices_folder, run, *options, batch_size=batch_size)
+    assert train_speaker.main(arguments) == 0
     for state in latest_states(run)[:3]:
         assert all(torch.isfinite(tensor.float()).all() for tensor in state.values())
     assert metrics_of(run)["valid"]["eer"] < 0.5
@@ -354,6 +362,60 @@ def test_scores_that_are_not_finite_end_the_run_in_one_line(
     assert (
         error == "train_speaker.py: valid: target_scores holds NaN or infinite scores"
     )
+
+
+def test_features_that_are_kept_are_of_the_file():
+    """Manifests of one's own may have the same IDs in each split."""
+    recipe = str(ROOT / "hparams" / "conformer.yaml")
+    hparams = load_hparams(recipe, {"n_speakers": 3})
+    brain = train_speaker.SpeakerBrain(
+        hparams["modules"], None, hparams, {"device": "cpu"}
+    )
+    brain.cache, brain.features_text = SpeechCache(0.1), ""
+    waves = {"a.wav": torch.randn(8000), "b.wav": torch.randn(8000)}
+    found = {}
+    for name in ("a.wav", "b.wav", "a.wav"):
+        batch = ReadableBatch([{"id": "1", "name": name, "sig": waves[name]}])
+        feats, _ = brain.whole_features(batch, Stage.VALID)
+        alone = hparams["compute_features"](waves[name].unsqueeze(0))
+        assert torch.equal(feats[:, : alone.shape[1]], alone)
+        assert found.setdefault(name, feats) is feats
+
+
+def test_a_run_is_continued_with_its_own_options(voices_folder, tmp_path, capsys):
+    run = tmp_path / "run"
+    option = "--remove_vector_weight_decay"
+    assert train_speaker.main(command_line(voices_folder, run, option)) == 0
+    longer = command_line(voices_folder, run, number_of_epochs=4)
+    assert train_speaker.main(longer) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"holds a run with {option} True, not False" in error
+    assert train_speaker.main([*longer, option]) == 0
+
+
+def test_two_processes_do_not_train_in_one_folder(
+    voices_folder, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr("local_modules.run.SECONDS_TO_END", 0.1)
+    run = tmp_path / "run"
+    run.mkdir()
+    with FileLock(run / ".lock"):
+        assert train_speaker.main(command_line(voices_folder, run)) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith(f"train_speaker.py: {run}: another process is training")
+    assert not (run / "save").exists()
+
+
+def test_a_recipe_that_lacks_a_key_is_told(voices_folder, tmp_path, capsys):
+    """Such as one copied from an earlier version."""
+    recipe = tmp_path / "own.yaml"
+    text = (ROOT / "hparams" / "conformer.yaml").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("shards: ")]
+    recipe.write_text("\n".join(lines))
+    arguments = command_line(voices_folder, tmp_path / "run")
+    assert train_speaker.main([str(recipe), *arguments[1:]]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{recipe}: has no key shards" in error
 
 
 def test_a_recipe_without_averages_is_told_what_it_lacks(

@@ -129,7 +129,10 @@ def test_only_training_is_augmented(stage):
             lambda _, inputs: heard.append(inputs[0])
         )
     waves = torch.randn(4, 8000)
-    batch = ReadableBatch([{"id": f"{n}", "sig": w} for n, w in enumerate(waves)])
+    rows = [{"id": f"{n}", "name": f"{n}.wav"} for n in range(4)]
+    batch = ReadableBatch(
+        [{**row, "sig": wave} for row, wave in zip(rows, waves, strict=True)]
+    )
     with torch.no_grad():
         brain.compute_forward(batch, stage)
     is_other = not torch.equal(heard[0], waves)

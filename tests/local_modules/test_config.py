@@ -143,7 +143,12 @@ class TestCommandLine:
 
 class TestOverrides:
     def test_known_keys_pass(self):
-        check_overrides(CONFORMER, {"lr": 1, "emb_dim": 2, "embedding_model": 3})
+        check_overrides(CONFORMER, {"lr": 1, "emb_dim": 2, "output_folder": "x"})
+
+    @pytest.mark.parametrize("key", ["loss", "opt_class", "modules", "n_speakers"])
+    def test_objects_are_no_values(self, key):
+        text = message(check_overrides, CONFORMER, {key: "AdditiveMarginSoftmax"})
+        assert text.startswith(f"--{key}: is no value but what {CONFORMER} is wired of")
 
     @pytest.mark.parametrize(
         ("key", "nearest"),
