@@ -104,7 +104,10 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def make_job(options: argparse.Namespace, rest: list[str]) -> tuple[Job, dict]:
     """What the workers have to know, and the overrides of a full training."""
-    _, _, overrides = config.parse_command_line([options.recipe, *rest])
+    _, run_opts, overrides = config.parse_command_line([options.recipe, *rest])
+    for name in ("debug", "test_only"):
+        if run_opts[name]:
+            raise InputError(f"--{name}: is for train_speaker.py; leave it out")
     config.check_overrides(options.recipe, overrides)
     for key in ("output_folder", "save_folder", *MANIFESTS):
         if key in overrides:

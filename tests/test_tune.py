@@ -271,6 +271,8 @@ def test_a_first_trial_that_was_pruned_is_not_shown_for_the_own_values(here, cap
         (["--device", "cpu", "--precision", "fp16"], ["--precision fp16", "GPUs"]),
         (["--save_folder", "x"], ["--save_folder", "the study's own"]),
         (["--skip_prep", "True"], ["--skip_prep", "the study's own"]),
+        (["--debug"], ["--debug", "train_speaker.py"]),
+        (["--test_only"], ["--test_only", "train_speaker.py"]),
         (["--seed", "-1"], ["--seed -1", "0 or more"]),
         # Hidden from the trials by the proxy, but not from what comes of them.
         (["--number_of_epochs", "0"], ["--number_of_epochs 0"]),

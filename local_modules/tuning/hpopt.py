@@ -129,6 +129,8 @@ def _read(hpopt_file, trial_id: str) -> dict:
     """The settings of a trial; none for `--hpopt True`."""
     if hpopt_file is True:
         return {}
+    if not isinstance(hpopt_file, str):
+        raise InputError(f"--hpopt {hpopt_file}: has to be True or a file")
     try:
         with open(hpopt_file, encoding="utf-8") as file:
             settings = load_hyperpyyaml(file, {"trial_id": trial_id})

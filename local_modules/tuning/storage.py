@@ -3,6 +3,7 @@ reach, which may be away for a while."""
 
 import contextlib
 import functools
+import os
 import time
 from pathlib import Path
 
@@ -84,13 +85,25 @@ def open_study(
 
 class _JournalLock:
     """A lock for Optuna's journal that the system frees with its process. Optuna's own
-    is a link in the file system, which stays behind a process killed meanwhile."""
+    is a link in the file system, which stays behind a process killed meanwhile.
 
-    def __init__(self, path: Path):
+    Whoever gets it to write first takes away the half of a line that such a process, or
+    a disk that was full, has left at the end: the next line would become one with it,
+    which nobody could read.
+    """
+
+    def __init__(self, path: Path, journal: Path):
         self._lock = FileLock(path)
+        self._journal = journal
 
     def acquire(self) -> bool:
         self._lock.acquire()
+        with open(self._journal, "rb+") as file:
+            n_bytes = file.seek(0, os.SEEK_END)
+            file.seek(max(0, n_bytes - 1))
+            if file.read() not in (b"", b"\n"):
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
         return True
 
     def release(self) -> None:
@@ -98,7 +111,7 @@ class _JournalLock:
 
 
 def _journal(folder: Path) -> JournalStorage:
-    lock = _JournalLock(folder / ".journal.lock")
+    lock = _JournalLock(folder / ".journal.lock", folder / JOURNAL)
     return JournalStorage(JournalFileBackend(str(folder / JOURNAL), lock))
 
 

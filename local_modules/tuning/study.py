@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -80,6 +80,38 @@ def forgive_attempt(trial: optuna.Trial) -> None:
     trial.set_user_attr(ATTEMPTS, trial.user_attrs[ATTEMPTS] - 1)
 
 
+def replaced_numbers(trials: Iterable[FrozenTrial]) -> set[int]:
+    """Numbers of the trials that have been put back, which others carry on with."""
+    return {
+        number
+        for trial in trials
+        for number in trial.system_attrs.get("retry_history", ())
+    }
+
+
+class WithoutReplaced:
+    """A study as its pruner has to see it: what a trial had reached before it was put
+    back would compete with it a second time, as another trial as good.
+
+    Arguments
+    ---------
+    study : optuna.Study
+        The study; all else is asked of it.
+    """
+
+    def __init__(self, study: optuna.Study):
+        self._study = study
+
+    def __getattr__(self, name):
+        return getattr(self._study, name)
+
+    def get_trials(self, *args, **kwargs) -> list[FrozenTrial]:
+        """As the study's, without those that have been put back."""
+        replaced = replaced_numbers(self._study.get_trials(deepcopy=False))
+        trials = self._study.get_trials(*args, **kwargs)
+        return [trial for trial in trials if trial.number not in replaced]
+
+
 def live_trials(study: optuna.Study) -> dict[int, FrozenTrial]:
     """The trial that counts of each slot, in the order of the slots.
 
@@ -87,11 +119,7 @@ def live_trials(study: optuna.Study) -> dict[int, FrozenTrial]:
     attempts; one that hasn't begun is given here what it would get.
     """
     trials = study.get_trials(deepcopy=False)
-    replaced = {
-        number
-        for trial in trials
-        for number in trial.system_attrs.get("retry_history", ())
-    }
+    replaced = replaced_numbers(trials)
     live, new = {}, []
     for trial in trials:
         if trial.number in replaced or trial.user_attrs.get(REASON) == SURPLUS:

@@ -39,6 +39,7 @@ from local_modules.tuning.study import (
     STEPS,
     SURPLUS,
     Turnstile,
+    WithoutReplaced,
     begin_attempt,
     forgive_attempt,
     is_journal,
@@ -249,7 +250,7 @@ class Worker:
                 raise KeyboardInterrupt
             for _ in self._report(trial, epochs):
                 # The others are compared with the recipe's own values to the end.
-                if trial.should_prune() and trial.user_attrs[SLOT] != 0:
+                if trial.user_attrs[SLOT] != 0 and self._should_prune(trial):
                     raise optuna.TrialPruned
 
         return self.train(
@@ -260,6 +261,10 @@ class Worker:
             on_epoch=on_epoch,
             test=False,
         )
+
+    def _should_prune(self, trial: optuna.Trial) -> bool:
+        reported = self.study._storage.get_trial(trial._trial_id)
+        return self.study.pruner.prune(WithoutReplaced(self.study), reported)
 
     def _report(self, trial: optuna.Trial, epochs: list[dict]) -> Iterator[None]:
         """Gives the pruner what this attempt hasn't reported yet, one after the other:

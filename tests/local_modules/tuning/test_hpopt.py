@@ -160,6 +160,7 @@ def test_a_wrong_trial_is_known_before_the_training(
     [
         ({"hpopt": "none.yaml"}, ["none.yaml", "No such file"]),
         ({"hpopt": True, "hpopt_mode": "optnua"}, ["optnua", "optuna", "orion"]),
+        ({"hpopt": False}, ["--hpopt False", "True or a file"]),
         ({"hpopt": True, "hpopt_mode": "optuna"}, list(OPTUNA_VARIABLES)),
         ({"hpopt": True, "hpopt_mode": "orion"}, ["pip install orion", "orion hunt"]),
     ],

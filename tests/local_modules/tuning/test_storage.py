@@ -68,6 +68,21 @@ def test_a_damaged_journal_is_one_line(tmp_path):
     assert "\n" not in message
 
 
+def test_half_a_line_that_a_kill_has_left_is_taken_away(tmp_path):
+    study = open_study(None, tmp_path, "s", 1)
+    study.tell(study.ask(), 0.5)
+    journal = tmp_path / "study.journal"
+    whole = journal.read_bytes()
+    study.tell(study.ask(), 0.4)
+    cut = journal.read_bytes()[len(whole) :]
+    assert cut.count(b"\n") > 1
+    journal.write_bytes(whole + cut[: len(cut) - 9])
+    study = open_study(None, tmp_path, "s", 1)  # as a later start
+    study.tell(study.ask(), 0.3)
+    values = [trial.value for trial in open_study(None, tmp_path, "s", 1).trials]
+    assert values == [0.5, None, 0.3]
+
+
 def test_a_database_that_takes_nothing_is_one_line(tmp_path):
     url = f"sqlite:///{tmp_path}/s.db"
     open_study(url, tmp_path, "s", 1)

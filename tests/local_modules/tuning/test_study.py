@@ -5,6 +5,7 @@ import signal
 import time
 from collections import Counter
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 
@@ -17,6 +18,7 @@ from local_modules.tuning.study import (
     REASON,
     SURPLUS,
     Turnstile,
+    WithoutReplaced,
     begin_attempt,
     claim,
     enqueue_defaults,
@@ -24,6 +26,7 @@ from local_modules.tuning.study import (
     has_ended,
     is_surplus,
     live_trials,
+    put_back,
 )
 from tests.local_modules.tuning import quick_study
 from tests.programs import Program
@@ -63,6 +66,33 @@ def outcome(folder, storage=None):
         for number in live
     }
     return live, ran
+
+
+@pytest.mark.parametrize(
+    ("view", "is_pruned"),
+    # Optuna alone sees .26 twice, and .28 is no longer among the better half.
+    [(WithoutReplaced, False), (lambda study: study, True)],
+)
+def test_a_trial_that_was_put_back_competes_once(view, is_pruned, study):
+    study.pruner = optuna.pruners.SuccessiveHalvingPruner(1, 2)
+
+    def reach(eer):
+        trial = study.ask()
+        begin_attempt(study, trial)
+        trial.report(eer, 1)
+        return trial
+
+    def prune(trial, study):
+        reported = study._storage.get_trial(trial._trial_id)
+        return study.pruner.prune(study, reported)
+
+    prune(reach(0.26), study)
+    Turnstile._fail(study, study.trials[0])
+    put_back(study, study.trials[0])
+    for eer in (0.26, 0.30, 0.31):
+        prune(reach(eer), view(study))
+    assert study.trials[1].system_attrs["retry_history"] == [0]
+    assert prune(reach(0.28), view(study)) == is_pruned
 
 
 def test_workers_of_two_machines_share_a_database(server, tmp_path):
