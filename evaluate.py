@@ -169,6 +169,12 @@ def embed(
         found, failures = embed_files(model, files, store, *settings)
         if options.cohort:
             speaker_of = cohort_files(Path(options.cohort).resolve())
+            for file in files:
+                if file.resolve() in speaker_of:
+                    raise InputError(
+                        f"--cohort {options.cohort}: holds {file}, which is in "
+                        f"{options.trials}; it has to be of other speakers"
+                    )
             cohort, lost = embed_files(model, speaker_of, store, *settings)
             check_cohort(options.cohort, speaker_of, cohort, lost)
             vectors = {p: torch.from_numpy(e.vector) for p, e in cohort.items()}

@@ -79,6 +79,8 @@ def identify_recording(
 
     voice = listen(verifier, options.recording)
     with open_voices(options, verifier) as store:
+        if not store.enrolled():
+            raise InputError(f"nobody is enrolled in {store.path}")
         answer = Identifier(verifier).identify(store, voice, options.top, options.prior)
     lines = [answer.name or "nobody"]
     for candidate in answer.candidates:
@@ -279,7 +281,9 @@ def answer(options: argparse.Namespace) -> None:
     """Runs a command and prints what it found."""
     # SpeechBrain says what it loads.
     with contextlib.redirect_stdout(sys.stderr):
-        source = options.model or latest_model()
+        if (source := options.model) is None:
+            source = latest_model()
+            print(f"model  {source}")
         with nothing_is_garbage():
             from local_modules.inference.verification import Verifier
         verifier = Verifier(source, options.device, options.trust)

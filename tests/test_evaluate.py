@@ -310,6 +310,15 @@ def test_another_cohort(run, voices_folder, here):
     assert normalised["headline"] == "AS-norm"
 
 
+def test_a_cohort_of_the_tested_is_refused(run, voices_folder, here, capsys):
+    (here / "cohort").symlink_to(voices_folder / "test")
+    arguments = command(run, voices_folder, "--cohort", "cohort")
+    assert evaluate.main(arguments) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("evaluate.py: --cohort cohort: holds ")
+    assert "of other speakers" in error
+
+
 def test_recordings_of_a_cohort_that_are_of_no_use(run, voices_folder, here, capsys):
     cohort = here / "cohort"
     for name in ("train0", "train1", "train2"):

@@ -80,16 +80,24 @@ def test_a_long_recording_is_the_mean_of_its_windows(here, words, monkeypatch):
     torch.testing.assert_close(found, expected.mean(dim=0), atol=1e-5, rtol=1e-5)
 
 
-def test_a_model_without_calibration_decides_by_the_cosine(here, words, capsys):
+def test_a_model_without_calibration_decides_by_the_cosine(
+    here, trained_run, words, capsys
+):
     (here / "results/run/model/calibration.json").unlink()
     found = answer(capsys, "verify", *words["test0"][:2])
-    threshold = Verifier("results/run/model").threshold
+    metrics = json.loads((trained_run / "metrics.json").read_text())
+    threshold = metrics["valid"]["eer_threshold"]
     assert found["llr"] is None and found["same"] == (found["score"] >= threshold)
     assert run("verify", *words["test0"][:2]) == 0
     assert f"the threshold is {threshold:.3f}" in capsys.readouterr().out
 
 
 def test_enroll_identify_list_remove(here, words, capsys):
+    assert run("identify", words["test1"][3]) == 2
+    error = capsys.readouterr().err
+    assert "model  results/run/model\n" in error
+    path = Path("results/run/voices.db").resolve()
+    assert error.endswith(f"nobody is enrolled in {path}\n")
     for name, files in words.items():
         found = answer(capsys, "enroll", name, *files[:3])
         assert found["n_recordings"] == 3 and found["name"] == name

@@ -20,10 +20,13 @@ import torch
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.inference.interfaces import foreign_class
+from speechbrain.lobes.models.ResNet import ResNet
+from speechbrain.lobes.models.Xvector import Xvector
 from speechbrain.utils.fetching import LocalStrategy, fetch
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
+from local_modules.embedder import UnpaddedEmbedder
 from local_modules.errors import InputError, one_line
 from local_modules.evaluation.backend import CALIBRATION, STATISTICS, Backend
 from local_modules.inference.speech import read_waveform
@@ -34,6 +37,7 @@ logger = get_logger(__name__)
 
 INTERFACE = "custom.py"  # of a folder that training has written
 EMBEDDINGS = "embeddings.db"  # what a store of a model's is called
+KNOW_NO_PADDING = (ResNet, Xvector)  # as models on a hub have them, unwrapped
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,9 @@ class SpeakerModel:
                 raise InputError(
                     f"{source}: is no speaker model: {one_line(error)}"
                 ) from error
+        mods = self.classifier.mods
+        if isinstance(mods.embedding_model, KNOW_NO_PADDING):
+            mods.embedding_model = UnpaddedEmbedder(mods.embedding_model).eval()
         self.sample_rate = self.classifier.audio_normalizer.sample_rate
         self.fingerprint = self._fingerprint(text)
 

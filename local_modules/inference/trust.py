@@ -24,7 +24,7 @@ import torch
 from hyperpyyaml import resolve_references
 from ruamel.yaml.error import YAMLError
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.utils.fetching import LocalStrategy, fetch
 from speechbrain.utils.run_opts import RunOptions
@@ -138,7 +138,7 @@ def checked_copy(source: str | os.PathLike, folder: str | os.PathLike) -> None:
         if part.kind == ENCODER:
             _check_labels(copy, f"{source}/{filename}")
         elif filename.endswith(".safetensors"):
-            _check_tensors(copy, f"{source}/{filename}")
+            _rewrite_tensors(copy, f"{source}/{filename}")
         else:
             _rewrite_weights(copy, f"{source}/{filename}")
 
@@ -376,12 +376,15 @@ def _check_labels(path: Path, name: str) -> None:
                 _refuse(f"{name}:{number}", found, "lines such as 'name' => 0")
 
 
-def _check_tensors(path: Path, name: str) -> None:
-    """A file of safetensors holds nothing else; here for the message."""
+def _rewrite_tensors(path: Path, name: str) -> None:
+    """Reads a file of safetensors and writes them over it: such a file can be one of
+    torch's too, and which of them SpeechBrain takes it for depends on the pretrainer.
+    """
     try:
-        load_file(str(path))
+        tensors = load_file(str(path))
     except (OSError, SafetensorError) as error:
         raise InputError(f"{name}: is no file of tensors: {one_line(error)}") from None
+    save_file(tensors, str(path))
 
 
 def _rewrite_weights(path: Path, name: str) -> None:

@@ -88,6 +88,8 @@ class VoiceStore:
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            # Voices say who somebody is: they are nobody else's to read.
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
             self._database = sqlite3.connect(self.path, timeout=60.0)
             self._database.execute("PRAGMA secure_delete = ON")
             with self._database:

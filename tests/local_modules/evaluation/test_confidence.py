@@ -102,6 +102,17 @@ def test_the_same_seed_pairs_two_systems():
     assert p_value(one, bootstrap.replicates(scores + noise)["eer"]) > 0.05
 
 
+def test_an_interval_holds_95_of_100():
+    assert interval(np.arange(1001.0)) == pytest.approx((25, 975))
+
+
+def test_p_counts_both_sides_and_the_sample():
+    worse, better = np.ones(99), np.zeros(99)
+    assert p_value(worse, better) == p_value(better, worse) == 2 / 100
+    worse[:4] = -1.0  # in four resamples it is the other way round
+    assert p_value(worse, better) == 2 * 5 / 100
+
+
 def test_a_resample_without_target_trials_is_left_out():
     labels = np.array([True, False, False])
     bootstrap = Bootstrap(labels, np.array([0, 0, 1]), np.array([0, 1, 2]), 200)

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.lobes.models import ECAPA_TDNN, ResNet, Xvector
 
 from local_modules.errors import InputError
 from local_modules.inference.extraction import SpeakerModel
+from local_modules.inference.trust import checked_copy
 from local_modules.inference.verification import Verifier
 from tests.random_models import THRESHOLD, write_model
 
@@ -357,9 +360,34 @@ def test_published_models_load(name, tmp_path):
     expected = write_published(tmp_path / "model", name).state_dict()
     model = SpeakerModel(str(tmp_path / "model"))
     found = model.classifier.mods.embedding_model.state_dict()
+    found = {key.removeprefix("encoder."): value for key, value in found.items()}
     assert all(torch.equal(found[key], value) for key, value in expected.items())
     assert model.embed([torch.rand(16000)]).shape == (1, 8)
     assert model.classifier.hparams.label_encoder.lab2ind == {"ann": 0, "bob": 1}
+
+
+@pytest.mark.parametrize("name", ["xvector", "resnet"])
+def test_published_models_that_know_no_padding_embed_together_as_alone(name, tmp_path):
+    write_published(tmp_path / "model", name)
+    model = SpeakerModel(str(tmp_path / "model"))
+    wavs = [torch.randn(n) for n in (48000, 8000, 17001)]
+    alone = torch.cat([model.embed([wav]) for wav in wavs])
+    torch.testing.assert_close(model.embed(wavs), alone, atol=1e-4, rtol=0)
+
+
+def test_tensors_are_written_anew(tmp_path):
+    """A file of safetensors may be one of torch's too, by what follows in it."""
+    source, _ = write_model(tmp_path / "model")
+    file = source / "embedding_model.safetensors"
+    tensors = load_file(file)
+    save_file(tensors, file, metadata={"more": "than tensors"})
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    checked_copy(source, copy)
+    with safe_open(copy / "embedding_model.safetensors", "pt") as written:
+        assert written.metadata() is None
+        for name, tensor in tensors.items():
+            assert torch.equal(written.get_tensor(name), tensor)
 
 
 @pytest.mark.parametrize(

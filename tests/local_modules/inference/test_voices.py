@@ -57,6 +57,13 @@ def test_killed_while_enrolling_nothing_reported_is_lost(tmp_path):
         assert [file.name for file in path.parent.iterdir()] == ["voices.db"]
 
 
+def test_voices_are_nobody_elses_to_read(tmp_path):
+    store = VoiceStore(tmp_path / "voices.db", "f", "m")
+    store.add("ann", [VOICE])
+    assert [file.stat().st_mode & 0o077 for file in tmp_path.iterdir()] == [0]
+    store.close()
+
+
 def test_every_change_is_another_state(tmp_path):
     one, other = (VoiceStore(tmp_path / "voices.db", "f", "m") for _ in range(2))
     states = [one.state()]
