@@ -166,15 +166,11 @@ def embed(
     settings = options.window_seconds, options.batch_seconds
     with EmbeddingStore(kept_beside(source, EMBEDDINGS)) as store:
         files = [root / path for path in paths]
+        if options.cohort:
+            tested = {file.resolve() for file in files}
+            speaker_of = cohort_files(Path(options.cohort).resolve(), tested)
         found, failures = embed_files(model, files, store, *settings)
         if options.cohort:
-            speaker_of = cohort_files(Path(options.cohort).resolve())
-            for file in files:
-                if file.resolve() in speaker_of:
-                    raise InputError(
-                        f"--cohort {options.cohort}: holds {file}, which is in "
-                        f"{options.trials}; it has to be of other speakers"
-                    )
             cohort, lost = embed_files(model, speaker_of, store, *settings)
             check_cohort(options.cohort, speaker_of, cohort, lost)
             vectors = {p: torch.from_numpy(e.vector) for p, e in cohort.items()}
@@ -188,13 +184,19 @@ def embed(
     )
 
 
-def cohort_files(folder: Path) -> dict[Path, str]:
-    """The first recordings of each speaker folder, with the speaker's name."""
+def cohort_files(folder: Path, tested: set[Path]) -> dict[Path, str]:
+    """The first recordings of each speaker folder, with the speaker's name; none of
+    them all may be among the tested."""
     files_of = defaultdict(list)
     for path in find_audio(folder, COHORT_LAYOUT, key="--cohort"):
         speaker, _, below = path.partition("/")
         if below:
             files_of[speaker].append(folder / path)
+        if (folder / path).resolve() in tested:
+            raise InputError(
+                f"--cohort {folder}: {path} is in the trial list; it has to be of "
+                "other speakers"
+            )
     speaker_of = {
         path: speaker
         for speaker, files in files_of.items()

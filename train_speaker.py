@@ -98,7 +98,7 @@ class SpeakerBrain(RepeatableBrain):
         Those of `valid` are the same in every epoch, and in every training that shares
         the cache. A GPU makes them faster than it could fetch them.
         """
-        key = self.features_text, *batch.name
+        key = self.features_text, *batch.id, *batch.name
         if (kept := self.cache.get(key)) is not None:
             return kept
         hop_length = self.hparams.compute_features.compute_STFT.hop_length

@@ -315,9 +315,9 @@ def lead(
     print(first_screen(job, options.workers, n_done), flush=True)
     (job.folder / "env.log").write_text(get_environment_description())
     settings = config.plain_values(job.recipe, full)
+    settings["skip_prep"] = False  # True is for the trials
     begun_with = study.user_attrs.get("data", {}).get("corpus")
-    # True is for the trials.
-    prepare_corpus(settings | {"skip_prep": False}, begun_with)
+    prepare_corpus(settings, begun_with)
     read_corpus(settings["manifest_folder"])
     # Not before all is as it should be: a study can't be begun twice.
     claim(study, "settings", job.settings())

@@ -7,6 +7,7 @@ from pathlib import Path
 from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
+from local_modules.errors import RunError, one_line
 from local_modules.files import put_on_disk, replacing
 
 MARKER = "complete.json"
@@ -35,8 +36,23 @@ class WholeCheckpointer(Checkpointer):
     """
 
     def save_checkpoint(self, *args, **kwargs):
-        """As SpeechBrain's, and removes what earlier kills left."""
-        checkpoint = super().save_checkpoint(*args, **kwargs)
+        """As SpeechBrain's, and removes what earlier kills left.
+
+        Raises
+        ------
+        RunError
+            There is no room on the disk.
+        """
+        try:
+            checkpoint = super().save_checkpoint(*args, **kwargs)
+        except RuntimeError as error:
+            if "PytorchStreamWriter" not in str(error):
+                raise
+            raise RunError(
+                f"{self.checkpoints_dir}: a checkpoint can't be written, as on a full "
+                f"disk ({one_line(error)[:80]}); make room, and the same command "
+                "continues"
+            ) from error
         ddp_barrier()  # each rank may have written
         if if_main_process():
             sizes = {p.name: p.stat().st_size for p in checkpoint.path.iterdir()}

@@ -33,15 +33,6 @@ FREE_KEYS = BUDGET_KEYS | {
     "checkpointer",  # holds the epoch counter; its other parts have keys of their own
 }
 
-# SpeechBrain's run options that change what a training comes to.
-RUN_OPTIONS = {
-    "precision",
-    "eval_precision",
-    "grad_accumulation_factor",
-    "optimizer_step_limit",
-    "remove_vector_weight_decay",
-}
-
 # Kinds of values in a YAML file, and what may take their place; a bool is an int too.
 KINDS = (
     (bool, bool, "True or False"),
@@ -50,8 +41,7 @@ KINDS = (
     (list, list, "a list, as in [1.0,0.9]"),
 )
 
-# What an object's tag begins with; a placeholder is filled by the program.
-WIRED = ("!new:", "!name:", "!apply:", "!PLACEHOLDER")
+WIRED = ("!new:", "!name:", "!apply:")  # what an object's tag begins with
 
 # The least that a number may be, and whether it may be just that.
 LEAST = {
@@ -142,6 +132,8 @@ def _check_run_options(run_opts: sb.core.RunOptions) -> None:
     factor = run_opts["grad_accumulation_factor"]
     if factor < 1:
         raise InputError(f"--grad_accumulation_factor {factor}: has to be above 0")
+    if run_opts["bfloat16_mix_prec"]:
+        raise InputError("--bfloat16_mix_prec: is --precision bf16 now")
     if run_opts["data_parallel_backend"]:
         raise InputError("--data_parallel_backend: use torchrun for several GPUs")
     name = run_opts["device"] or sb.utils.distributed.infer_device()
@@ -197,9 +189,14 @@ def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -
 
 
 def _is_wired(value: object) -> bool:
-    """Whether a value of a YAML file is an object or holds some."""
-    tag = getattr(getattr(value, "tag", None), "value", None) or ""
-    return isinstance(value, Mapping) or tag.startswith(WIRED)
+    """Whether a value of a YAML file is an object, or a mapping to some."""
+    if _tag(value).startswith(WIRED):
+        return True
+    return isinstance(value, Mapping) and any(map(_tag, value.values()))
+
+
+def _tag(value: object) -> str:
+    return getattr(getattr(value, "tag", None), "value", None) or ""
 
 
 def check_ranges(values: Mapping) -> None:
@@ -264,7 +261,7 @@ class Keys(dict):
     >>> keys["seed"]
     Traceback (most recent call last):
     ...
-    local_modules.errors.InputError: a.yaml: has no key seed; hparams/conformer.yaml has
+    local_modules.errors.InputError: a.yaml: gives no seed; hparams/conformer.yaml does
     """
 
     def __init__(self, hparams_file: str, values: Mapping):
@@ -273,7 +270,7 @@ class Keys(dict):
 
     def __missing__(self, key):
         raise InputError(
-            f"{self.hparams_file}: has no key {key}; hparams/conformer.yaml has"
+            f"{self.hparams_file}: gives no {key}; hparams/conformer.yaml does"
         )
 
 

@@ -13,6 +13,7 @@ from speechbrain.utils.distributed import (
     main_process_only,
     run_on_main,
 )
+from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 
 from local_modules import config
@@ -26,15 +27,24 @@ from local_modules.corpus import (
 from local_modules.distributed import rank_and_count
 from local_modules.errors import InputError
 from local_modules.evaluation.backend import Backend
-from local_modules.files import check_writable, replacing
+from local_modules.files import check_writable, replacing, writing_to
 from local_modules.history import RunHistory, best_row
 from local_modules.inference.model_folder import write_model_folder
 from local_modules.report import draw_plots, last_screen
 
+logger = get_logger(__name__)
+
 LABELS = "label_encoder.txt"
 OPTIONS = "options.json"
+# What a Brain looks up when it comes to it.
+OF_A_BRAIN = (
+    *("compute_features", "wav_augment", "feats_augment", "embedding_model"),
+    *("averaged_model", "classifier", "loss", "angular_margin", "margin_schedule"),
+    *("lr_schedule", "epoch_counter", "history", "seed", "number_of_epochs"),
+    *("train_time_limit_minutes", "max_bad_share"),
+)
 LOCK = ".lock"
-SECONDS_TO_END = 10.0  # for a process that has been killed
+SECONDS_TO_END = 120.0  # until a file server frees the lock of a machine that is gone
 
 
 @contextlib.contextmanager
@@ -53,15 +63,27 @@ def claimed(hparams_file: str, overrides: Mapping) -> Iterator[None]:
         yield
         return
     check_writable(folder)
+    lock = FileLock(folder / LOCK)
+    with writing_to(lock.lock_file):
+        try:
+            with contextlib.suppress(Timeout):
+                lock.acquire(blocking=False)
+            if not lock.is_locked:
+                logger.warning(
+                    "%s: another process is training there, or was: waiting for %d s",
+                    folder,
+                    SECONDS_TO_END,
+                )
+                lock.acquire(timeout=SECONDS_TO_END)
+        except Timeout:
+            raise InputError(
+                f"{folder}: another process is training there; wait for it, or choose "
+                "another --output_folder"
+            ) from None
     try:
-        held = FileLock(folder / LOCK).acquire(timeout=SECONDS_TO_END)
-    except Timeout:
-        raise InputError(
-            f"{folder}: another process is training there; wait for it, or choose "
-            "another --output_folder"
-        ) from None
-    with held:
         yield
+    finally:
+        lock.release()
 
 
 def begin_run(
@@ -95,13 +117,15 @@ def begin_run(
     config.check_ranges(settings)
     if settings["batch_size"] * rank_and_count()[1] == 1:
         raise InputError("--batch_size 1: has to be 2 or more, for batch norm")
+    if "n_speakers" in overrides:
+        raise InputError("--n_speakers: is counted; leave it out")
     for key in ("frozen_blocks", "distillation"):
         if settings.get(key) and not settings["pretrained"]:
             raise InputError(f"--{key} {settings[key]}: is for a --pretrained model")
     continues = any(Path(settings["save_folder"]).glob("CKPT*"))
     if continues:  # before another corpus takes the place of its manifests
         config.check_continues(settings["output_folder"], hparams_file, overrides)
-        _check_same_options(settings["save_folder"], run_opts)
+        _check_same_options(run_opts, settings)
     begun_with = noted_corpus(settings["save_folder"]) if continues else None
     run_on_main(prepare_corpus, [settings, begun_with])
     splits, trials = read_corpus(settings["manifest_folder"])
@@ -116,6 +140,8 @@ def begin_run(
     ddp_barrier()  # the first rank writes what the others have just read
 
     hparams = config.load_hparams(hparams_file, overrides)
+    for key in OF_A_BRAIN:
+        hparams[key]  # what the recipe lacks is told
     if "averaged_model" not in hparams["checkpointer"].recoverables:
         raise InputError(
             f"{hparams_file}: its checkpointer has no averaged_model among its "
@@ -132,25 +158,26 @@ def begin_run(
         if not continues:
             note_corpus(hparams["save_folder"], hparams["manifest_folder"])
             with replacing(Path(hparams["save_folder"], OPTIONS)) as file:
-                json.dump(_lasting(run_opts), file, indent=2)
+                json.dump(_lasting(run_opts, settings), file, indent=2)
     return hparams, hparams_text, splits, trials
 
 
-def _lasting(run_opts: RunOptions) -> dict:
-    """The run options that a run keeps to its end. How many steps it has is free, as
-    its epochs and minutes are; of how many batches a step is, its Brain compares."""
-    free = {"optimizer_step_limit", "grad_accumulation_factor"}
-    names = config.RUN_OPTIONS - free
+def _lasting(run_opts: RunOptions, settings: Mapping) -> dict:
+    """The run options that a run keeps to its end, but for keys of its recipe, which
+    are compared as such. How many steps it has is free, as its epochs and minutes are;
+    of how many batches a step is, its Brain compares."""
+    names = {"precision", "remove_vector_weight_decay"} - settings.keys()
     return {name: run_opts[name] for name in sorted(names)}
 
 
-def _check_same_options(save_folder: str, run_opts: RunOptions) -> None:
+def _check_same_options(run_opts: RunOptions, settings: Mapping) -> None:
+    save_folder = settings["save_folder"]
     path = Path(save_folder) / OPTIONS
     if not path.is_file():  # begun before they were noted
         return
     noted = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in _lasting(run_opts).items():
-        if noted[name] != value:
+    for name, value in _lasting(run_opts, settings).items():
+        if noted.get(name, value) != value:
             raise InputError(
                 f"{Path(save_folder).parent}: holds a run with --{name} {noted[name]}, "
                 f"not {value}; continue it with its own options, or choose another "

@@ -311,12 +311,17 @@ def test_another_cohort(run, voices_folder, here):
 
 
 def test_a_cohort_of_the_tested_is_refused(run, voices_folder, here, capsys):
-    (here / "cohort").symlink_to(voices_folder / "test")
+    cohort = here / "cohort"
+    shutil.copytree(voices_folder / "train", cohort)
+    # Behind the recordings that the cohort is made of.
+    (cohort / "train0" / "9.wav").symlink_to(voices_folder / "test" / "test0" / "0.wav")
     arguments = command(run, voices_folder, "--cohort", "cohort")
     assert evaluate.main(arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("evaluate.py: --cohort cohort: holds ")
-    assert "of other speakers" in error
+    assert error == (
+        f"evaluate.py: --cohort {cohort}: train0/9.wav is in the trial list; it has "
+        "to be of other speakers"
+    )
 
 
 def test_recordings_of_a_cohort_that_are_of_no_use(run, voices_folder, here, capsys):

@@ -406,16 +406,17 @@ def test_two_processes_do_not_train_in_one_folder(
     assert not (run / "save").exists()
 
 
-def test_a_recipe_that_lacks_a_key_is_told(voices_folder, tmp_path, capsys):
+@pytest.mark.parametrize("key", ["shards", "max_bad_share"])
+def test_a_recipe_that_lacks_a_key_is_told(key, voices_folder, tmp_path, capsys):
     """Such as one copied from an earlier version."""
     recipe = tmp_path / "own.yaml"
     text = (ROOT / "hparams" / "conformer.yaml").read_text()
-    lines = [line for line in text.splitlines() if not line.startswith("shards: ")]
+    lines = [line for line in text.splitlines() if not line.startswith(f"{key}: ")]
     recipe.write_text("\n".join(lines))
     arguments = command_line(voices_folder, tmp_path / "run")
     assert train_speaker.main([str(recipe), *arguments[1:]]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"{recipe}: has no key shards" in error
+    assert f"{recipe}: gives no {key}; hparams/conformer.yaml does" in error
 
 
 def test_a_recipe_without_averages_is_told_what_it_lacks(

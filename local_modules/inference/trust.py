@@ -381,7 +381,8 @@ def _rewrite_tensors(path: Path, name: str) -> None:
     torch's too, and which of them SpeechBrain takes it for depends on the pretrainer.
     """
     try:
-        tensors = load_file(str(path))
+        # Clones, for what is read may still be in the file.
+        tensors = {name: t.clone() for name, t in load_file(str(path)).items()}
     except (OSError, SafetensorError) as error:
         raise InputError(f"{name}: is no file of tensors: {one_line(error)}") from None
     save_file(tensors, str(path))

@@ -5,6 +5,7 @@ and of one that is removed the file has no trace. The disk may have: SQLite dele
 rollback journals, and does not overwrite them.
 """
 
+import contextlib
 import os
 import secrets
 import sqlite3
@@ -88,8 +89,10 @@ class VoiceStore:
         self.path = Path(path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Voices say who somebody is: they are nobody else's to read.
-            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+            # Voices say who somebody is: they are nobody else's to read. A file that is
+            # there stays closed: closing it would free SQLite's locks.
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL, 0o600))
             self._database = sqlite3.connect(self.path, timeout=60.0)
             self._database.execute("PRAGMA secure_delete = ON")
             with self._database:
@@ -105,8 +108,9 @@ class VoiceStore:
         if made_with[0] != fingerprint:
             self.close()
             raise InputError(
-                f"{path}: the voices were enrolled with another model, {made_with[1]}; "
-                f"use that one, or enrol them anew into another --voices file"
+                f"{path}: the voices were enrolled with another model, {made_with[1]} "
+                "as it was then; use that one, or enrol them anew into another "
+                "--voices file"
             )
 
     def __enter__(self) -> "VoiceStore":

@@ -201,9 +201,10 @@ def _read_header(
         )
     duration = (stop - start) / rate
     if duration < min_seconds:
-        return Skipped(
-            path, f"is {duration:.3f} s long, under min_seconds {min_seconds}"
-        )
+        limit = f"under min_seconds {min_seconds}"
+        if min_seconds <= LISTED_SECONDS:
+            limit = "too short to embed"
+        return Skipped(path, f"is {duration:.3f} s long, {limit}")
     return Utterance(recording.id, duration, path, start, stop, recording.speaker)
 
 

@@ -150,10 +150,11 @@ def write_corpus(corpus: Corpus, save_folder: str, settings: Settings) -> None:
     # The record goes first and comes back last: what it vouches for is whole.
     (save / PREPARED).unlink(missing_ok=True)
 
-    splits: Splits = {"train": []} | {r.split: [] for r in corpus.recordings}
+    found = {recording.split for recording in corpus.recordings}
+    splits: Splits = {split: [] for split in found | {"train"}}
     skipped = []
     # The error rate of a list is of its short recordings too.
-    listed = splits.keys() & corpus.lists.keys()
+    listed = found & corpus.lists.keys()
     headers = read_headers(corpus.root, corpus.recordings, settings.min_seconds, listed)
     for recording, result in headers:
         if isinstance(result, Skipped):
@@ -165,7 +166,12 @@ def write_corpus(corpus: Corpus, save_folder: str, settings: Settings) -> None:
     report_skipped(
         corpus.root, save / SKIPPED, skipped, n_files, settings.max_bad_share
     )
-    _check_none_empty(corpus.root, save / SKIPPED, splits)
+    for split in found:
+        if not splits[split]:  # else training speakers would take its place
+            raise RunError(
+                f"data_folder {corpus.root}: none of the recordings of the {split} "
+                f"split can be used; {save / SKIPPED} says why"
+            )
     trial_lists = _complete(corpus, splits, {s.path for s in skipped}, settings)
     check_splits(splits)
 
@@ -206,23 +212,6 @@ def _is_prepared(save: Path, record: dict) -> bool:
         return False
     names = (*MANIFESTS.values(), *TRIALS.values(), SKIPPED)
     return found == record and all((save / name).is_file() for name in names)
-
-
-def _check_none_empty(root: Path, report: Path, splits: Splits) -> None:
-    """Sees that each split that the corpus has still has recordings: where one has
-    none, training speakers would take its place.
-
-    Raises
-    ------
-    RunError
-        One has none.
-    """
-    for split, utterances in splits.items():
-        if not utterances:
-            raise RunError(
-                f"data_folder {root}: none of the recordings of the {split} split can "
-                f"be used; {report} says why"
-            )
 
 
 def _complete(

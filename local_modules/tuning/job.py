@@ -23,6 +23,14 @@ FREE_KEYS = {
     "cache_gib",
     "checkpointer",  # holds such a folder
 }
+# SpeechBrain's run options that change what a training comes to.
+RUN_OPTIONS = {
+    "precision",
+    "eval_precision",
+    "grad_accumulation_factor",
+    "optimizer_step_limit",
+    "remove_vector_weight_decay",
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,7 @@ class Job:
         texts, run_opts = config.texts(self.recipe, self.overrides), self.run_opts()
         return {
             "recipe": {k: v for k, v in texts.items() if k not in FREE_KEYS},
-            "option": {name: run_opts[name] for name in sorted(config.RUN_OPTIONS)},
+            "option": {name: run_opts[name] for name in sorted(RUN_OPTIONS)},
             "searched": {
                 key: optuna.distributions.distribution_to_json(distribution)
                 for key, distribution in self.search.space.items()
@@ -90,7 +98,7 @@ class Job:
         """The run options of the command line that a training's outcome depends on."""
         given, usual = self.run_opts(), RunOptions()
         words = []
-        for name in sorted(config.RUN_OPTIONS):
+        for name in sorted(RUN_OPTIONS):
             if given[name] != usual[name]:
                 words.append(f"--{name}")
                 words += [] if given[name] is True else [str(given[name])]

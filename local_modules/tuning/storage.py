@@ -98,12 +98,16 @@ class _JournalLock:
 
     def acquire(self) -> bool:
         self._lock.acquire()
-        with open(self._journal, "rb+") as file:
-            n_bytes = file.seek(0, os.SEEK_END)
-            file.seek(max(0, n_bytes - 1))
-            if file.read() not in (b"", b"\n"):
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
+        try:
+            with open(self._journal, "rb+") as file:
+                n_bytes = file.seek(0, os.SEEK_END)
+                file.seek(max(0, n_bytes - 1))
+                if file.read() not in (b"", b"\n"):
+                    file.seek(0)
+                    file.truncate(file.read().rfind(b"\n") + 1)
+        except OSError:
+            self._lock.release()
+            raise
         return True
 
     def release(self) -> None:

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 import json
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
@@ -89,9 +89,15 @@ def replaced_numbers(trials: Iterable[FrozenTrial]) -> set[int]:
     }
 
 
+def _counts(trial: FrozenTrial, replaced: Collection[int]) -> bool:
+    is_surplus = trial.user_attrs.get(REASON) == SURPLUS
+    return trial.number not in replaced and not is_surplus
+
+
 class WithoutReplaced:
     """A study as its pruner has to see it: what a trial had reached before it was put
-    back would compete with it a second time, as another trial as good.
+    back would compete with it a second time, as another trial as good. Optuna's
+    HyperbandPruner looks into the storage by itself, and still sees such trials.
 
     Arguments
     ---------
@@ -106,10 +112,10 @@ class WithoutReplaced:
         return getattr(self._study, name)
 
     def get_trials(self, *args, **kwargs) -> list[FrozenTrial]:
-        """As the study's, without those that have been put back."""
+        """As the study's, without those that have been put back or are surplus."""
         replaced = replaced_numbers(self._study.get_trials(deepcopy=False))
         trials = self._study.get_trials(*args, **kwargs)
-        return [trial for trial in trials if trial.number not in replaced]
+        return [trial for trial in trials if _counts(trial, replaced)]
 
 
 def live_trials(study: optuna.Study) -> dict[int, FrozenTrial]:
@@ -122,7 +128,7 @@ def live_trials(study: optuna.Study) -> dict[int, FrozenTrial]:
     replaced = replaced_numbers(trials)
     live, new = {}, []
     for trial in trials:
-        if trial.number in replaced or trial.user_attrs.get(REASON) == SURPLUS:
+        if not _counts(trial, replaced):
             continue
         if SLOT in trial.user_attrs:
             live.setdefault(

@@ -250,7 +250,7 @@ class Worker:
                 raise KeyboardInterrupt
             for _ in self._report(trial, epochs):
                 # The others are compared with the recipe's own values to the end.
-                if trial.user_attrs[SLOT] != 0 and self._should_prune(trial):
+                if self._should_prune(trial) and trial.user_attrs[SLOT] != 0:
                     raise optuna.TrialPruned
 
         return self.train(
@@ -263,6 +263,7 @@ class Worker:
         )
 
     def _should_prune(self, trial: optuna.Trial) -> bool:
+        """What the pruner says, which it also notes for the trials to come."""
         reported = self.study._storage.get_trial(trial._trial_id)
         return self.study.pruner.prune(WithoutReplaced(self.study), reported)
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import evaluate
 from benchmarks import accuracy
-from benchmarks.accuracy_table import Summary
+from benchmarks.accuracy_table import summarise
 from local_modules.evaluation.confidence import interval
 
 TABLE = """
@@ -227,13 +227,16 @@ def test_multiply_adds_of_attention():
     assert accuracy.multiply_adds(Attention(), x) == 2 * 2 * 7 * 7 * 3
 
 
-def test_seeds_are_averaged_before_the_interval_is_taken():
+def test_seeds_are_averaged_before_the_interval_is_taken(tmp_path):
     """The mean of a good and a bad seed that vary oppositely is sure."""
     rng = np.random.default_rng(0)
     noise = 0.01 * rng.normal(size=500)
-    runs = [{"test": {"all": {"cosine/eer": eer}}} for eer in (0.10, 0.14)]
-    summary = Summary(
-        runs, {"all/cosine/eer": np.mean([0.10 + noise, 0.14 - noise], axis=0)}
-    )
+    results = {}
+    for seed, (eer, drawn) in enumerate(((0.10, 0.10 + noise), (0.14, 0.14 - noise))):
+        folder = tmp_path / f"{seed}"
+        folder.mkdir()
+        np.savez(folder / "replicates.npz", **{"all/cosine/eer": drawn})
+        results[folder] = {"test": {"all": {"cosine/eer": eer}}}
+    summary = summarise(results)
     # The deviation of two values is their distance over the root of two.
     assert summary.cell("all", "cosine/eer", 100, ".1f") == "12.0 ± 2.8 [12.0, 12.0]"

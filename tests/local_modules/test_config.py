@@ -145,7 +145,7 @@ class TestOverrides:
     def test_known_keys_pass(self):
         check_overrides(CONFORMER, {"lr": 1, "emb_dim": 2, "output_folder": "x"})
 
-    @pytest.mark.parametrize("key", ["loss", "opt_class", "modules", "n_speakers"])
+    @pytest.mark.parametrize("key", ["loss", "opt_class", "modules"])
     def test_objects_are_no_values(self, key):
         text = message(check_overrides, CONFORMER, {key: "AdditiveMarginSoftmax"})
         assert text.startswith(f"--{key}: is no value but what {CONFORMER} is wired of")

@@ -4,8 +4,8 @@ program that the tests kill.
 Its mishaps are {"kill": {"<trial>": [epochs after which its process is killed]},
 "always_kill": [trials, in their second epoch], "raise": [trials], "nan": [trials],
 "interrupt": {"<trial>": epoch}, "taken_for_dead": {"<trial>": epoch}, "seconds": of an
-epoch, "sampler": in place of a random one, "late": whether its time is over,
-"attempts": how many a trial has}.
+epoch, "sampler": in place of a random one, "pruner": in place of none, "late": whether
+its time is over, "attempts": how many a trial has}.
 """
 
 import json
@@ -36,7 +36,7 @@ proxy: {number_of_epochs: 4}
 space: {lr: {type: float, low: 0.0001, high: 0.01, log: True}}
 sampler_seed: !PLACEHOLDER
 sampler: !new:optuna.samplers.SAMPLER
-pruner: !new:optuna.pruners.NopPruner
+pruner: !new:optuna.pruners.PRUNER
 """
 
 
@@ -105,7 +105,8 @@ def begin(folder, url, n_trials, mishaps=None):
     search_file = folder / "search.yaml"
     with replacing(search_file) as file:
         sampler = mishaps.get("sampler", "RandomSampler {seed: !ref <sampler_seed>}")
-        file.write(SEARCH.replace("SAMPLER", sampler))
+        pruner = mishaps.get("pruner", "NopPruner")
+        file.write(SEARCH.replace("SAMPLER", sampler).replace("PRUNER", pruner))
     recipe = str(ROOT / "hparams" / "conformer.yaml")
     job = Job(
         recipe=recipe,

@@ -215,6 +215,18 @@ def test_a_grid_is_run_once(tmp_path):
         assert {t.state for t in live.values()} == {TrialState.COMPLETE}
 
 
+def test_all_are_compared_with_the_recipes_own_values(tmp_path):
+    """Also after these have been cut off; they themselves are never pruned."""
+    grid = "GridSampler {search_space: {lr: [0.0001]}}"
+    halving = "SuccessiveHalvingPruner {min_resource: 2, reduction_factor: 2}"
+    options = {"sampler": grid, "pruner": halving, "kill": {"0": [2]}}
+    finished(tmp_path, None, 2, 1, **options)
+    (own, other), _ = (list(live.values()) for live in outcome(tmp_path))
+    assert own.system_attrs["retry_history"] == [0]
+    assert own.state == TrialState.COMPLETE and other.state == TrialState.PRUNED
+    assert other.last_step == 2  # where it is .0004 worse
+
+
 def test_after_its_time_a_study_begins_no_trial_but_the_first(tmp_path):
     for _ in range(2):
         finished(tmp_path, None, 9, 1, late=True)
