@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import markdown  # noqa: E402
 from local_modules.config import load_hparams, resolved_text  # noqa: E402
-from local_modules.errors import exit_status  # noqa: E402
+from local_modules.errors import LineParser, exit_status  # noqa: E402
 from local_modules.evaluation.backend import Backend  # noqa: E402
 from local_modules.evaluation.calibration import Calibration  # noqa: E402
 from local_modules.files import replacing  # noqa: E402
@@ -239,7 +239,7 @@ def search_rows(n_voices: int) -> list[list[str]]:
 
 def parse(argv: list[str]) -> argparse.Namespace:
     """The options of this program."""
-    parser = argparse.ArgumentParser(
+    parser = LineParser(
         prog="benchmarks/inference.py", description=__doc__.splitlines()[0]
     )
     add = parser.add_argument
@@ -255,8 +255,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    options = parse(sys.argv[1:] if argv is None else argv)
-    return exit_status("benchmarks/inference.py", lambda: run(options), stopped="")
+    argv = sys.argv[1:] if argv is None else argv
+    return exit_status("benchmarks/inference.py", lambda: run(parse(argv)), stopped="")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -152,7 +152,7 @@ def fit(hparams_file: str, overrides: dict) -> dict:
     guesses = hparams["classifier"](training.unsqueeze(1)).argmax(dim=-1).squeeze(1)
     seconds = time.monotonic() - start
     cohort = first_utterances(
-        {name: {"spk_id": speaker} for name, speaker in speaker_of.items()},
+        {name: {"spk_id": speaker_of[name]} for name in embeddings["train"]},
         COHORT_UTTERANCES,
     )
     metrics = {

@@ -225,6 +225,7 @@ def table(options: argparse.Namespace) -> str:
             found = kept(
                 functools.partial(measure, row, mode, options),
                 *(name, mode_name, batch_size, seconds, options.speakers),
+                options.seconds,
                 # A system that changes is another one.
                 *(f"{counts.operations:.0f}", f"{counts.bytes_kept:.0f}"),
             )

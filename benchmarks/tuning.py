@@ -105,7 +105,7 @@ def by_hand(
         cpu, start = children_cpu_seconds(), time.monotonic()
         try:
             train(options, search, params, seed, place, reports)
-        except RunError as error:
+        except RunError as error:  # no other InputError
             progress.write(f"trial {trial.number} failed: {error}")
             study.tell(trial, state=TrialState.FAIL)
         costs = {
@@ -173,7 +173,10 @@ def train(
     )
     if process.returncode != 0:
         said = one_line(process.stderr[-2000:])
-        raise RunError(f"{output_folder}: {said}; its log.txt has more")
+        error = f"{output_folder}: {said}; its log.txt has more"
+        # What isn't the trial's own failure ends the benchmark.
+        is_its_own = process.returncode == RunError.exit_status
+        raise RunError(error) if is_its_own else InputError(error)
 
 
 def again(
@@ -223,13 +226,14 @@ def by_tune(options: argparse.Namespace, seed: int, minutes: float) -> dict:
     # Of an interrupted one it isn't known what it has cost.
     shutil.rmtree(folder, ignore_errors=True)
     cpu, start = children_cpu_seconds(), time.monotonic()
-    subprocess.run(
+    process = subprocess.run(
         [sys.executable, str(ROOT / "tune.py"), options.recipe]
         + ["--search", options.search, "--study", name]
         + ["--trials", f"{MANY_TRIALS}", "--timeout", f"{minutes}"]
         + [*options.rest, "--seed", f"{seed}"],
-        check=True,
     )
+    if process.returncode != 0:
+        raise RunError(f"{folder}: tune.py ended with status {process.returncode}")
     cpu_seconds = children_cpu_seconds() - cpu
     seconds = time.monotonic() - start
     study = open_study(None, folder, name, 1)
