@@ -31,7 +31,7 @@ from tqdm import tqdm
 from local_modules import config
 from local_modules.corpus import checksums, prepare_corpus, read_corpus
 from local_modules.distributed import meet_ranks
-from local_modules.errors import InputError, LineParser, RunError
+from local_modules.errors import InputError, LineParser, RunError, check_positive
 from local_modules.files import check_writable
 from local_modules.tuning import outcome
 from local_modules.tuning.figures import make_pictures, write_pictures
@@ -94,10 +94,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     n_files = int(bool(argv) and not argv[0].startswith("-"))
     recipe, argv = argv[:n_files], argv[n_files:]
     options, rest = parser.parse_known_args(argv)
-    for name in ("trials", "workers", "timeout", "retrain"):
-        value = getattr(options, name)
-        if value is not None and value <= 0:
-            raise InputError(f"--{name} {value}: has to be above 0")
+    check_positive(options, "trials", "workers", "timeout", "retrain")
     options.recipe = recipe[0] if recipe else RECIPE
     return options, rest
 

@@ -58,6 +58,7 @@ from local_modules.errors import (  # noqa: E402
     InputError,
     LineParser,
     RunError,
+    check_positive,
     exit_status,
 )
 from local_modules.evaluation.backend import (  # noqa: E402
@@ -281,9 +282,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--metadata", metavar="FILE", help="CSV or TSV with a column path")
     add("--by", metavar="COLUMN", help="of it: rates for each value, too")
     options, options.rest = parser.parse_known_args(argv)
-    for name in ("minutes", "seeds", "threads"):
-        if getattr(options, name) <= 0:
-            raise InputError(f"--{name} {getattr(options, name)}: has to be above 0")
+    check_positive(options, "minutes", "seeds", "threads")
     if (options.metadata is None) != (options.by is None):
         raise InputError("--metadata and --by: give both, or neither")
     options.command = shlex.join(["python", "benchmarks/accuracy.py", *argv])

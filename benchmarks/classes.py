@@ -31,7 +31,12 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import markdown, peak_mib  # noqa: E402
 from local_modules.class_parallel import SplitClassifier  # noqa: E402
-from local_modules.errors import InputError, LineParser, exit_status  # noqa: E402
+from local_modules.errors import (  # noqa: E402
+    InputError,
+    LineParser,
+    check_positive,
+    exit_status,
+)
 from local_modules.files import replacing  # noqa: E402
 from local_modules.losses import AdditiveAngularMargin  # noqa: E402
 
@@ -157,6 +162,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--steps", type=int, default=3)
     add("--gib", type=float, default=7.0)
     options = parser.parse_args(argv)
+    check_positive(options, "classes", "batch", "emb_dim", "share", "steps")
     for make in WAYS:
         n_sizes = len({n for n in options.classes if fits(make, n, options)})
         if n_sizes < 2:

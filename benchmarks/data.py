@@ -47,7 +47,12 @@ from local_modules.config import (  # noqa: E402
     load_hparams,
     parse_command_line,
 )
-from local_modules.errors import InputError, LineParser, exit_status  # noqa: E402
+from local_modules.errors import (  # noqa: E402
+    InputError,
+    LineParser,
+    check_positive,
+    exit_status,
+)
 from local_modules.files import replacing  # noqa: E402
 from local_modules.manifest import Utterance, read_manifest, write_manifest  # noqa: E402
 from local_modules.shards.packing import pack  # noqa: E402
@@ -337,6 +342,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--rounds", type=int, default=5, help="of which the median counts")
     add("--epochs", type=int, default=3, help="of each training, 2 or more")
     options, options.rest = parser.parse_known_args(argv)
+    check_positive(options, "files", "rounds")
     if options.epochs < 2:
         raise InputError(f"--epochs {options.epochs}: has to be 2 or more")
     _, _, given = parse_command_line([RECIPE, *options.rest])

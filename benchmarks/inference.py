@@ -32,7 +32,11 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import markdown  # noqa: E402
 from local_modules.config import load_hparams, resolved_text  # noqa: E402
-from local_modules.errors import LineParser, exit_status  # noqa: E402
+from local_modules.errors import (  # noqa: E402
+    LineParser,
+    check_positive,
+    exit_status,
+)
 from local_modules.evaluation.backend import Backend  # noqa: E402
 from local_modules.evaluation.calibration import Calibration  # noqa: E402
 from local_modules.files import replacing  # noqa: E402
@@ -250,7 +254,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--start_rounds", type=int, default=5, help="the same, of new processes")
     add("--files", type=int, default=1000)
     add("--voices", type=int, default=1_000_000)
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    check_positive(options, "seconds", "threads", "rounds", "start_rounds")
+    check_positive(options, "files", "voices")
+    return options
 
 
 def main(argv: list[str] | None = None) -> int:

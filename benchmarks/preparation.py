@@ -23,7 +23,11 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from local_modules.errors import LineParser, exit_status  # noqa: E402
+from local_modules.errors import (  # noqa: E402
+    LineParser,
+    check_positive,
+    exit_status,
+)
 from local_modules.files import replacing  # noqa: E402
 
 FOLDER = Path("results/benchmarks/preparation")
@@ -99,12 +103,14 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--entries", type=int, nargs="+", default=[50_000, 200_000, 1_200_000]
     )
+    options = parser.parse_args(argv)
+    check_positive(options, "entries")
     lines = [
         "| files | prepared | again | memory, beyond Python and torch |",
         "| --- | --- | --- | --- |",
     ]
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for n_entries in sorted(parser.parse_args(argv).entries):
+    for n_entries in sorted(options.entries):
         lines.append(measure(n_entries))
         with replacing(FOLDER / "preparation.md") as file:
             file.write("\n".join(lines) + "\n")

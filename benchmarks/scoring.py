@@ -26,7 +26,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.measuring import markdown  # noqa: E402
-from local_modules.errors import LineParser, exit_status  # noqa: E402
+from local_modules.errors import (  # noqa: E402
+    LineParser,
+    check_positive,
+    exit_status,
+)
 from local_modules.files import replacing  # noqa: E402
 from local_modules.metrics import cllr, equal_error_rate, min_dcf  # noqa: E402
 from local_modules.scoring import (  # noqa: E402
@@ -207,6 +211,7 @@ def run(argv: list[str]) -> None:
     )
     add("--seconds", type=float, default=60.0)
     options = parser.parse_args(argv)
+    check_positive(options, "trials", "files", "cohort", "list")
     sizes = sorted(options.trials)
     rates = markdown(
         ["trials", *(f"{n:,}" for n in sizes)], measure_metrics(sizes, options.seconds)

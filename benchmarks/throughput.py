@@ -50,7 +50,12 @@ from benchmarks.throughput_systems import (  # noqa: E402
     Row,
 )
 from local_modules.audio import ReadableBatch  # noqa: E402
-from local_modules.errors import InputError, LineParser, exit_status  # noqa: E402
+from local_modules.errors import (  # noqa: E402
+    InputError,
+    LineParser,
+    check_positive,
+    exit_status,
+)
 from local_modules.files import replacing  # noqa: E402
 
 WARM_UP = 2  # steps, in which what is compiled is compiled
@@ -270,6 +275,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--batch_size", type=int, help="instead of each recipe's own")
     add("--crop_seconds", type=float, help="the same")
     options = parser.parse_args(argv)
+    check_positive(options, "seconds", "speakers", "batch_size", "crop_seconds")
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {options.device}: there is no GPU")
     return options

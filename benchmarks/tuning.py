@@ -45,6 +45,7 @@ from local_modules.errors import (  # noqa: E402
     InputError,
     LineParser,
     RunError,
+    check_positive,
     exit_status,
     one_line,
 )
@@ -330,10 +331,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--share", type=float, default=3, help="tune.py has the time divided by this")
     add("--name", default="default", help="of the studies and their folders")
     options, options.rest = parser.parse_known_args(argv)
-    for name in ("trials", "seeds", "again", "share"):
-        value = getattr(options, name)
-        if value is not None and value <= 0:
-            raise InputError(f"--{name} {value}: has to be above 0")
+    check_positive(options, "trials", "seeds", "again", "share")
     return options
 
 

@@ -90,6 +90,27 @@ def one_line(error: object) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def check_positive(options: argparse.Namespace, *names: str) -> None:
+    """Checks options of a command line that have to be above 0, one by one where they
+    are lists.
+
+    Raises
+    ------
+    InputError
+        One isn't.
+
+    Example
+    -------
+    >>> options = argparse.Namespace(trials=3, sizes=[5, 8], limit=None)
+    >>> check_positive(options, "trials", "sizes", "limit")
+    """
+    for name in names:
+        value = getattr(options, name)
+        for one in value if isinstance(value, list) else [value]:
+            if one is not None and not one > 0:
+                raise InputError(f"--{name} {one}: has to be above 0")
+
+
 class LineParser(argparse.ArgumentParser):
     """A command line whose complaints are an `InputError`, without the usage before
     them, also those that `exit_on_error` forgets.
