@@ -166,17 +166,15 @@ def embed(
     settings = options.window_seconds, options.batch_seconds
     with EmbeddingStore(kept_beside(source, EMBEDDINGS)) as store:
         files = [root / path for path in paths]
+        backend = model.backend
         if options.cohort:
             tested = {file.resolve() for file in files}
             speaker_of = cohort_files(Path(options.cohort).resolve(), tested)
-        found, failures = embed_files(model, files, store, *settings)
-        if options.cohort:
             cohort, lost = embed_files(model, speaker_of, store, *settings)
             check_cohort(options.cohort, speaker_of, cohort, lost)
             vectors = {p: torch.from_numpy(e.vector) for p, e in cohort.items()}
             backend = cohort_backend(vectors, speaker_of)
-        else:
-            backend = model.backend
+        found, failures = embed_files(model, files, store, *settings)
     return (
         {path: found[root / path] for path in paths if root / path in found},
         {path: failures[root / path] for path in paths if root / path in failures},

@@ -79,9 +79,9 @@ def identify_recording(
 
     voice = listen(verifier, options.recording)
     with open_voices(options, verifier) as store:
-        if not store.enrolled():
-            raise InputError(f"nobody is enrolled in {store.path}")
         answer = Identifier(verifier).identify(store, voice, options.top, options.prior)
+    if not answer.candidates:
+        raise InputError(f"nobody is enrolled in {store.path}")
     lines = [answer.name or "nobody"]
     for candidate in answer.candidates:
         sure = ""

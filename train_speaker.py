@@ -302,14 +302,14 @@ def dataio_prep(
     rate = hparams["sample_rate"]
     if hparams["num_workers"] > 0:
         cache = None  # each worker would have its own, and lose it after the epoch
-    shards = dict.fromkeys(("train", "valid", "test"))
+    manifests = {
+        split: Path(hparams["manifest_folder"]) / f"{split}.csv"
+        for split in ("train", "valid", "test")
+    }
+    shards = dict.fromkeys(manifests)
     if hparams["shards"]:
-        for split in shards:
-            shards[split] = ShardReader(
-                hparams["shards"],
-                Path(hparams["manifest_folder"]) / f"{split}.csv",
-                hparams["shard_cache"],
-            )
+        for split, path in manifests.items():
+            shards[split] = ShardReader(hparams["shards"], path, hparams["shard_cache"])
     speeds = hparams["speaker_speeds"]
     train_reader = UtteranceReader(
         rate, hparams["crop_seconds"], hparams["seed"], cache, shards["train"], speeds
@@ -320,13 +320,8 @@ def dataio_prep(
         "test": UtteranceReader(rate, shards=shards["test"]),
         "cohort": UtteranceReader(rate, cache=cache, shards=shards["train"]),
     }
-    rows = {
-        split: load_data_csv(
-            Path(hparams["manifest_folder"]) / f"{split}.csv",
-            {"data_root": hparams["data_folder"]},
-        )
-        for split in shards
-    }
+    data_root = {"data_root": hparams["data_folder"]}
+    rows = {split: load_data_csv(path, data_root) for split, path in manifests.items()}
     rows["cohort"] = rows["train"]
     datasets = {}
     for split, reader in readers.items():

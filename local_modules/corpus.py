@@ -1,6 +1,5 @@
 """A corpus as a run sees it: three manifests and two trial lists."""
 
-import hashlib
 import importlib
 import inspect
 import json
@@ -13,7 +12,7 @@ from speechbrain.utils.logger import get_logger
 
 import recipes
 from local_modules.errors import InputError
-from local_modules.files import replacing
+from local_modules.files import replacing, sha256
 from local_modules.manifest import Utterance, check_splits, read_manifest
 from local_modules.trials import TrialList, read_trials
 
@@ -127,10 +126,7 @@ def checksums(
     dict
         By file.
     """
-    return {
-        name: hashlib.sha256((Path(folder) / name).read_bytes()).hexdigest()[:12]
-        for name in names
-    }
+    return {name: sha256(Path(folder) / name)[:12] for name in names}
 
 
 def _has(folder: str | os.PathLike, files: Mapping[str, str]) -> bool:

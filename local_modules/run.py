@@ -57,11 +57,11 @@ def claimed(hparams_file: str, overrides: Mapping) -> Iterator[None]:
     InputError
         Another has it, or it can't be written.
     """
-    config.check_overrides(hparams_file, overrides)
-    folder = Path(config.plain_values(hparams_file, overrides)["output_folder"])
     if not if_main_process():
         yield
         return
+    config.check_overrides(hparams_file, overrides)
+    folder = Path(config.plain_values(hparams_file, overrides)["output_folder"])
     check_writable(folder)
     lock = FileLock(folder / LOCK)
     with writing_to(lock.lock_file):

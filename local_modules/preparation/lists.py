@@ -1,6 +1,5 @@
 """Trial lists of a corpus: read from its own, or drawn."""
 
-import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
@@ -10,6 +9,7 @@ import numpy as np
 from speechbrain.utils.logger import get_logger
 
 from local_modules.errors import InputError, RunError
+from local_modules.files import sha256
 from local_modules.manifest import Utterance
 from local_modules.preparation.splits import longest_of_each_file
 from local_modules.trials import TrialList, draw_trials, read_trials
@@ -35,7 +35,7 @@ class TrialFile(NamedTuple):
     def checksum(self) -> str:
         """The same for the same content."""
         try:
-            return hashlib.sha256(self.path.read_bytes()).hexdigest()
+            return sha256(self.path)
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read: {error.strerror}") from None
 

@@ -192,9 +192,9 @@ def _read_header(
         return Skipped(path, "cannot be decoded: does not say what it holds")
     if not frames:
         return Skipped(path, "holds no samples")
-    start, stop = (
-        recording.stretch.at(rate, frames) if recording.stretch else (0, frames)
-    )
+    start, stop = 0, frames
+    if recording.stretch:
+        start, stop = recording.stretch.at(rate, frames)
     if not 0 <= start < stop <= frames:
         return Skipped(
             path, f"has no samples {start} to {stop} ({recording.id}), only {frames}"

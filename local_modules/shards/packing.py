@@ -127,8 +127,8 @@ def _pack(
             number, part = len(shards), utterances[first : first + per_shard]
             path = folder / f"{split}-{number:06d}.tar"
             reasons = {}
-            remove_parts(path)  # of a packer that was killed
             if not path.exists():
+                remove_parts(path)  # of a packer that was killed
                 for skip in _write_shard(path, number, part, data_folder, original):
                     reasons[skip.path] = skip.reason
             shard = _scan(path)

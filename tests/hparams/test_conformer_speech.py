@@ -1,10 +1,7 @@
 """The recipe for recordings of people: the default one, but for what it says it is."""
 
-from pathlib import Path
+from tests.hparams.trees import tree
 
-from local_modules.config import load_plain
-
-HPARAMS = Path(__file__).parents[2] / "hparams"
 OWN = {
     "corpus": "folder",
     "data_folder": None,
@@ -15,11 +12,6 @@ OWN = {
     "dropout": 0.1,
 }
 DEMO = {"train_speakers", "valid_speakers", "test_speakers", "utterances"}
-
-
-def tree(name):
-    path = HPARAMS / f"{name}.yaml"
-    return load_plain(path.name, path.read_text(encoding="utf-8"))
 
 
 def test_all_else_is_as_in_the_default_recipe():

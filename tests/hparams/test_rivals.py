@@ -1,14 +1,11 @@
 """SpeechBrain's systems: sized as published, and trained as ours are."""
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from local_modules.config import load_hparams, load_plain
+from local_modules.config import load_hparams
+from tests.hparams.trees import HPARAMS, tree
 
-ROOT = Path(__file__).parents[2]
-HPARAMS = ROOT / "hparams"
 # What is a rival's own: its place, its network and how that is optimised; the margin is
 # as published, where ours was searched.
 OWN = {
@@ -27,11 +24,6 @@ OWN = {
     "spec_augment",
     "number_of_epochs",
 }
-
-
-def tree(name):
-    path = HPARAMS / f"{name}.yaml"
-    return load_plain(path.name, path.read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("name", ["ecapa_tdnn", "resnet", "xvector"])

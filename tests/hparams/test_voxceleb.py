@@ -1,7 +1,6 @@
 """The large recipe, very small: on files that lie and are named as VoxCeleb's."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +12,10 @@ from speechbrain import Stage
 import train_speaker
 from conftest import SAMPLE_RATE, utterance, voice
 from local_modules.audio import ReadableBatch, SpeechCache
-from local_modules.config import load_hparams, load_plain
+from local_modules.config import load_hparams
+from tests.hparams.trees import HPARAMS, tree
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
-HPARAMS = Path(__file__).parents[2] / "hparams"
 RECIPE = str(HPARAMS / "voxceleb.yaml")
 # What the header of the file names a source for.
 OWN = {
@@ -43,10 +42,7 @@ TINY |= {"batch_size": 8, "crop_seconds": 0.8, "number_of_epochs": 3, "num_worke
 
 
 def test_what_is_not_its_own_is_as_in_mfa_conformer():
-    theirs, ours = (
-        load_plain(name, (HPARAMS / name).read_text(encoding="utf-8"))
-        for name in ("mfa_conformer.yaml", "voxceleb.yaml")
-    )
+    theirs, ours = tree("mfa_conformer"), tree("voxceleb")
     assert ours.keys() - theirs.keys() == {"precision"}
     assert not theirs.keys() - ours.keys()
     changed = {key for key in theirs if str(theirs[key]) != str(ours[key])}
