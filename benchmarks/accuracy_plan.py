@@ -127,9 +127,6 @@ def make_plan(options: argparse.Namespace, rows: Mapping[str, Row]) -> Plan:
     _, run_opts, given = config.parse_command_line([first.recipe_file, *options.rest])
     known = {row.name: row.keys for row in rows.values()}
     config.check_keys(given, set().union(*known.values()), "--", options.table)
-    for row in rows.values():
-        for key in given.keys() & known[row.name]:
-            config.check_overrides(row.recipe_file, {key: given[key]})
     corpus = config.plain_values(
         first.recipe_file, {k: given[k] for k in given.keys() & known[first.name]}
     )
@@ -145,6 +142,9 @@ def make_plan(options: argparse.Namespace, rows: Mapping[str, Row]) -> Plan:
     for key in own.keys() | {"seed", "output_folder", "save_folder"}:
         if key in given:
             raise InputError(f"--{key}: is set by the benchmark; leave it out")
+    for row in rows.values():
+        told = {key: v for key, v in {**given, **own}.items() if key in row.keys}
+        config.check_overrides(row.recipe_file, told)
     shared = {key: corpus[key] for key in ("corpus", "data_folder")}
     values, flags = {**given, **own, **shared}, given_flags(run_opts)
     asked = {key: getattr(options, key) for key in ("threads", "metadata", "by")}

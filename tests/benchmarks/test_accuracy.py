@@ -13,7 +13,9 @@ from torch.nn import functional as F
 
 import evaluate
 from benchmarks import accuracy
+from benchmarks.accuracy_plan import row_values
 from benchmarks.accuracy_table import summarise
+from local_modules.config import check_overrides
 from local_modules.evaluation.confidence import interval
 
 TABLE = """
@@ -208,6 +210,19 @@ def test_the_rows_of_the_table_are_recipes_with_these_keys():
     for row in rows.values():
         assert (accuracy.ROOT / row.program).exists()
         assert re.match(r"^[\w,() -]+$", row.title)
+
+
+def test_every_recipe_takes_what_the_benchmark_tells_it(voices_folder, there):
+    argv = ["--minutes", "0.5", "--name", "all_rows"]
+    argv += ["--corpus", "folder", "--data_folder", str(voices_folder)]
+    options = accuracy.parse(argv)
+    rows = accuracy.read_rows(options.table)
+    plan = accuracy.make_plan(options, rows)
+    assert rows.keys() > {"conformer", "conformer_speech", "ecapa_tdnn", "resnet"}
+    for row in rows.values():
+        told = row_values(row, 1, plan)
+        assert told["data_folder"] == str(voices_folder)
+        check_overrides(row.recipe_file, told)
 
 
 def test_multiply_adds_by_hand():

@@ -6,7 +6,7 @@ OWN = {
     "corpus": "folder",
     "data_folder": None,
     "number_of_epochs": 1000,
-    "train_time_limit_minutes": 20,
+    "train_time_limit_minutes": 20.0,
     "speaker_speeds": [1.0, 0.9, 1.1],
     "spec_augment": True,
     "dropout": 0.1,
