@@ -500,7 +500,8 @@ def train(
     brain.train_reader = train_reader
     brain.n_train = len(datasets["train"])
     brain.cache = cache
-    brain.features_text = config.text_of("compute_features", hparams_text)
+    lines = config.as_lines(config.load_plain("hyperparams.yaml", hparams_text))
+    brain.features_text = lines["compute_features"]
     brain.trials = trials
     brain.reporter = RunReporter(hparams["output_folder"], draws=test)
     brain.on_epoch = on_epoch

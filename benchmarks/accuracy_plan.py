@@ -56,7 +56,7 @@ class Row:
     def settings(self) -> dict[str, str]:
         """What its recipe says, by what it can be told."""
         text = Path(self.recipe_file).read_text(encoding="utf-8")
-        return config.dumped(config.load_plain(self.recipe, text))
+        return config.as_lines(config.load_plain(self.recipe, text))
 
     @property
     def keys(self) -> set[str]:

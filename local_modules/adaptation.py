@@ -2,7 +2,7 @@
 stage on the same speakers, or the way to new ones."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from torch import nn
 from torch.nn import functional as F
 
-from local_modules.config import load_plain
+from local_modules.config import differences, load_plain
 from local_modules.errors import InputError, one_line
 from local_modules.metrics import equal_error_rate
 from local_modules.scoring import score_trials
@@ -95,22 +95,9 @@ def check_parts(theirs: str, ours: str) -> None:
     """
     trees = [load_plain("hyperparams.yaml", text) for text in (theirs, ours)]
     for part in PARTS:
-        for difference in _differences(*(tree.get(part) for tree in trees), part):
-            raise ValueError(difference)
-
-
-def _differences(theirs, ours, name: str) -> Iterator[str]:
-    kinds = [
-        node.tag.value if hasattr(node, "tag") else None for node in (theirs, ours)
-    ]
-    if kinds[0] != kinds[1]:
-        yield f"its {name} is {kinds[0]}, the recipe's {kinds[1]}"
-    elif isinstance(theirs, Mapping) and isinstance(ours, Mapping):
-        for key in (theirs | ours).keys() - ANY_VALUE:
-            yield from _differences(theirs.get(key), ours.get(key), f"{name}.{key}")
-    # What has a tag but no value, such as a class without arguments, is a scalar too.
-    elif getattr(theirs, "value", theirs) != getattr(ours, "value", ours):
-        yield f"it has {name} {theirs}, the recipe {ours}"
+        values = [tree.get(part) for tree in trees]
+        for name, theirs, ours in differences(*values, part, ignored=ANY_VALUE):
+            raise ValueError(f"it has {name} {theirs}, the recipe {ours}")
 
 
 def freeze(embedding_model: nn.Module, n_blocks: int) -> list[nn.Module]:

@@ -9,7 +9,7 @@ import difflib
 import io
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import speechbrain as sb
@@ -295,18 +295,14 @@ def plain_values(hparams_file: str, overrides: Mapping) -> Keys:
 
 
 def texts(hparams_file: str, overrides: Mapping) -> dict[str, str]:
-    """The top-level keys of a YAML file with overrides and references resolved, numbers
-    and objects alike as a line of text.
+    """The top-level keys of a YAML file with overrides and references resolved.
 
     Returns
     -------
     dict
-        Texts by key.
+        What `as_lines` makes of them.
     """
-    return {
-        key: " ".join(text.removeprefix(f"{key}:").split()) or "null"
-        for key, text in dumped(_resolved(hparams_file, overrides)).items()
-    }
+    return as_lines(_resolved(hparams_file, overrides))
 
 
 def _resolved(hparams_file: str, overrides: Mapping) -> Mapping:
@@ -339,18 +335,6 @@ def load_hparams(hparams_file: str, overrides: Mapping) -> Keys:
         raise InputError(f"{hparams_file}: {one_line(error)}") from error
 
 
-def text_of(key: str, hparams_text: str) -> str:
-    """What a YAML text, references resolved, says of one of its top-level keys.
-
-    Example
-    -------
-    >>> text_of("b", "a: 1\\nb: !new:torch.nn.Linear [2, 3]\\n")
-    'b: !new:torch.nn.Linear [2, 3]\\n'
-    """
-    tree = load_plain("hyperparameters", hparams_text)
-    return dumped({key: tree[key]})[key]
-
-
 def check_continues(
     output_folder: str,
     hparams_file: str,
@@ -381,24 +365,58 @@ def check_continues(
     earlier_tree = load_plain(earlier_file, _read(earlier_file))
     n_speakers = earlier_tree.get("n_speakers", 0)
     text = resolved_text(hparams_file, {**overrides, "n_speakers": n_speakers})
-    earlier = dumped(earlier_tree)
-    present = dumped(load_plain(hparams_file, text))
-    changed = [
-        key
-        for key in earlier | present
-        if key not in free_keys and earlier.get(key) != present.get(key)
-    ]
-    if changed:
-        # Keys stand before the objects made of them: the first is the cause.
-        key = changed[0]
-        before, now = (
-            " ".join(values.get(key, "nothing").split())
-            for values in (earlier, present)
-        )
-        raise InputError(
-            f"{output_folder}: holds a run with {before!r}, not {now!r}; continue it "
-            "with its own settings, move it away, or choose another --output_folder"
-        )
+    present_tree = load_plain(hparams_file, text)
+    # Keys stand before the objects made of them: the first is the cause.
+    for key in dict.fromkeys((*earlier_tree, *present_tree)):
+        if key in free_keys:
+            continue
+        values = earlier_tree.get(key), present_tree.get(key)
+        for where, before, now in differences(*values, key):
+            raise InputError(
+                f"{output_folder}: holds a run with {where} {before}, not {now}; "
+                "continue it with its own settings, move it away, or choose another "
+                "--output_folder"
+            )
+
+
+def differences(
+    before: object, now: object, name: str, ignored: Collection[str] = ()
+) -> Iterator[tuple[str, object, object]]:
+    """Where two values of YAML files differ, down to the innermost.
+
+    Arguments
+    ---------
+    before, now : object
+        Plain values, or objects as `load_plain` gives them.
+    name : str
+        What they are called.
+    ignored : collection of str
+        Keys of a mapping or arguments of an object that may differ.
+
+    Yields
+    ------
+    name, before, now
+        Of what differs; of objects of different classes, their tags.
+
+    Example
+    -------
+    >>> before, now = ({"pooling": {"heads": n, "dim": [n, 8]}} for n in (4, 2))
+    >>> list(differences(before, now, "model", ignored={"heads"}))
+    [('model.pooling.dim[0]', 4, 2)]
+    """
+    if _tag(before) != _tag(now):
+        yield name, _tag(before) or before, _tag(now) or now
+    elif isinstance(before, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys((*before, *now)):
+            if key not in ignored:
+                values = before.get(key), now.get(key)
+                yield from differences(*values, f"{name}.{key}", ignored)
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        for place, values in enumerate(zip(before, now, strict=True)):
+            yield from differences(*values, f"{name}[{place}]", ignored)
+    # What has a tag but no arguments, such as a class by its name, is a scalar.
+    elif getattr(before, "value", before) != getattr(now, "value", now):
+        yield name, before, now
 
 
 def _read(hparams_file: str) -> str:
@@ -421,13 +439,29 @@ def load_plain(hparams_file: str, text: str) -> Mapping:
     return tree
 
 
-def dumped(tree: Mapping) -> dict[str, str]:
-    """Each top-level key's value as text, without remarks."""
-    texts = {}
-    for key, value in tree.items():
-        stream = io.StringIO()
-        YAML().dump({key: value}, stream)
-        # Anchors are numbered by their place in the whole file; lists and mappings keep
-        # what is remarked behind them.
-        texts[key] = re.sub(r"[&*]id\d+|\s+#.*", "", stream.getvalue())
-    return texts
+def as_lines(tree: Mapping) -> dict[str, str]:
+    """What a YAML file says of each of its top-level keys, to compare and to show:
+    values as JSON, without remarks and anchors; an object is its tag with its
+    arguments.
+
+    Example
+    -------
+    >>> tree = load_plain("a.yaml", "a: 0.10  # all\\nb: !new:torch.nn.Linear [2, 3]")
+    >>> as_lines(tree)
+    {'a': '0.1', 'b': '{"!new:torch.nn.Linear": [2, 3]}'}
+    """
+    return {
+        key: json.dumps(_plain(value), ensure_ascii=False, default=str)
+        for key, value in tree.items()
+    }
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Mapping):
+        plain = {str(key): _plain(part) for key, part in value.items()}
+    elif isinstance(value, list):
+        plain = [_plain(part) for part in value]
+    else:
+        plain = getattr(value, "value", value)
+    tag = _tag(value)
+    return {tag: plain} if tag else plain

@@ -90,7 +90,7 @@ def test_the_copy_stays_what_it_was(trained_run, recipe):
         (("per_band: true", "per_band: false"), "per_band True, the recipe False"),
         (
             ("pooling.AttentiveStatisticsPooling", "pooling.StatisticsPooling"),
-            "AttentiveStatisticsPooling, the recipe's",
+            "AttentiveStatisticsPooling, the recipe !name",
         ),
     ],
 )

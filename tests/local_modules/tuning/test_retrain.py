@@ -64,7 +64,7 @@ def test_a_finished_training_is_not_done_again(recipe, tmp_path):
     longer = {
         name: (n, {**o, "number_of_epochs": 9}) for name, (n, o) in SYSTEMS.items()
     }
-    told = "trial_0/1: holds a run with 'number_of_epochs: 5', not '.*: 9'"
+    told = "trial_0/1: holds a run with number_of_epochs 5, not 9"
     with pytest.raises(InputError, match=told):
         retrain(recipe, longer, [1, 2], path, None, train_and_write)
     assert json.loads(path.read_text()) == both and len(trained) == 4
