@@ -283,7 +283,10 @@ def draw_trials(
 
 
 def draw_trials_within(
-    speaker_of: Mapping[str, str], group_of: Mapping[str, str], seed: int
+    speaker_of: Mapping[str, str],
+    group_of: Mapping[str, str],
+    seed: int,
+    session_of: Mapping[str, str] | None = None,
 ) -> TrialList:
     """Draws trials both sides of which are of one group, such as a sex or a language:
     non-target trials as hard as where all speakers are of one.
@@ -297,6 +300,8 @@ def draw_trials_within(
         can be drawn is left out.
     seed : int
         Seed of the draw.
+    session_of : mapping of str to str | None
+        As for `draw_trials`.
 
     Returns
     -------
@@ -306,7 +311,8 @@ def draw_trials_within(
     Raises
     ------
     InputError
-        There is no group of two speakers, one of them with two recordings.
+        There is no group of two speakers, one of them with two recordings (of two
+        sessions).
 
     Example
     -------
@@ -321,11 +327,12 @@ def draw_trials_within(
     drawn = []
     for _, members in sorted(groups.items()):
         with contextlib.suppress(InputError):
-            drawn.append(draw_trials(members, seed))
+            drawn.append(draw_trials(members, seed, session_of=session_of))
     if not drawn:
         raise InputError(
             f"no trials can be drawn within {len(groups)} groups: none has two "
             "speakers, one of them with two recordings"
+            f"{'' if session_of is None else ' of two sessions'}"
         )
     return TrialList(
         np.concatenate([trials.labels for trials in drawn]),

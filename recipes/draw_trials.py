@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Draws a trial list whose impostors are of the target's own kind.
+"""Draws a trial list whose impostors are of the target's own kind, or whose targets are
+of two sessions.
 
     python recipes/draw_trials.py MANIFEST.csv --metadata FILE --within sex -o LIST
+    python recipes/draw_trials.py MANIFEST.csv --metadata FILE --across session -o LIST
 
 MANIFEST is one of a run's, such as manifests/valid.csv; FILE is a CSV or TSV with a
-column `path`. Both sides of a trial have the same values in the columns named. A
-recording of which one is empty is in no trial, nor are speakers of whose kind there is
-no other.
+column `path`. Both sides of a trial have the same values in the columns of `--within`;
+those of a target trial have different ones in that of `--across`. A recording of which
+one is empty is in no trial, nor are speakers of whose kind there is no other.
 """
 
 import sys
@@ -29,34 +31,41 @@ def draw(argv: list[str]) -> None:
     add = parser.add_argument
     add("manifest", metavar="MANIFEST", help="whose recordings are compared")
     add("--metadata", required=True, metavar="FILE", help="with a column path")
-    add("--within", required=True, nargs="+", metavar="COLUMN", help="of it")
+    add("--within", nargs="+", default=[], metavar="COLUMN", help="same in a trial")
+    add("--across", metavar="COLUMN", help="other in a target trial")
     add("--seed", type=int, default=1986, help="of the draw (1986)")
     add("-o", "--output", required=True, metavar="LIST", help="the file to write")
     options = parser.parse_args(argv)
+    within, across = options.within, options.across
+    columns = within if across is None else [*within, across]
+    if not columns:
+        raise InputError("--within or --across has to name a column of --metadata")
     speaker_of = {row.path: row.speaker for row in read_manifest(options.manifest)}
     metadata = read_metadata(options.metadata)
     group_of = {}
     for path in speaker_of:
         if path not in metadata:
             raise InputError(f"{options.metadata}: has no row for {path}")
-        for column in options.within:
+        for column in columns:
             if column not in metadata[path]:
-                raise InputError(f"--within {column}: {options.metadata} has no such")
-        values = [metadata[path][column].strip() for column in options.within]
-        if all(values):
-            group_of[path] = " ".join(values)
+                raise InputError(f"{options.metadata}: has no column {column}")
+        values = {column: metadata[path][column].strip() for column in columns}
+        if all(values.values()):
+            group_of[path] = " ".join(values[column] for column in within)
     known = {path: speaker_of[path] for path in group_of}
-    trials = draw_trials_within(known, group_of, options.seed)
+    session_of = {p: metadata[p][across].strip() for p in known} if across else None
+    trials = draw_trials_within(known, group_of, options.seed, session_of)
     with writing_to(options.output):
         write_trials(options.output, trials)
-    n_target = int(trials.labels.sum())
-    n_groups = len({group_of[path] for path in trials.enrol})
     if n_unknown := len(speaker_of) - len(known):
         print(f"{n_unknown} recordings are left out: a column is empty")
-    print(
-        f"{len(trials)} trials, {n_target} of them target, within {n_groups} groups\n"
-        f"list  {options.output}"
-    )
+    summary = f"{len(trials)} trials, {trials.labels.sum()} of them target"
+    if within:
+        n_groups = len({group_of[path] for path in trials.enrol})
+        summary += f", within {n_groups} groups"
+    if across:
+        summary += f", across {across}"
+    print(f"{summary}\nlist  {options.output}")
 
 
 def main(argv: list[str] | None = None) -> int:

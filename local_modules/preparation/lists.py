@@ -1,5 +1,6 @@
 """Trial lists of a corpus: read from its own, or drawn."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
@@ -191,8 +192,19 @@ def draw_split_trials(
     """
     speaker_of = {u.path: u.speaker for u in utterances}
     sessions = {path: session_of.get(path, path) for path in speaker_of}
-    n_sessions = len({(speaker_of[path], sessions[path]) for path in sessions})
-    if n_sessions == len(set(speaker_of.values())) < len(speaker_of):
+    counts = Counter(
+        speaker for speaker, _ in {(speaker_of[p], sessions[p]) for p in sessions}
+    )
+    n_several = sum(n > 1 for n in counts.values())
+    if 0 < n_several < len(counts) / 2:
+        logger.warning(
+            "%s: only %d of %d speakers were recorded in two sessions; all target "
+            "trials are theirs",
+            split,
+            n_several,
+            len(counts),
+        )
+    if not n_several and len(counts) < len(speaker_of):
         logger.warning(
             "%s: no speaker was recorded in two sessions, so target trials lie within "
             "one, and the error rate looks better than it is",

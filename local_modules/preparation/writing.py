@@ -258,11 +258,11 @@ def _complete(
             remove_speakers(splits, split)
     for split in TRIALS:
         splits[split] = _verifiable(split, splits[split])
-    held_out = {u.path for split in TRIALS for u in splits[split]}
+    held_out = {u.id for split in TRIALS for u in splits[split]}
     session_of = {
         r.path: r.session
         for r in corpus.recordings
-        if r.session is not None and r.path in held_out
+        if r.session is not None and r.id in held_out
     }
     for split in TRIALS.keys() - trial_lists.keys():
         trial_lists[split] = draw_split_trials(

@@ -93,8 +93,11 @@ def prepare(
         for recording in _read_manifest(root, folder / name, split)
     )
     recordings = list(dict.fromkeys(rows))  # enrol.csv and test.csv may share some
-    own_list = find_trial_file(folder, trials, ["trials.txt"])
-    lists = {"test": TrialFile(own_list, id_of=str)} if own_list else {}
+    own_lists = {
+        "test": find_trial_file(folder, trials, ["trials.txt"]),
+        "valid": find_trial_file(folder, None, ["valid_trials.txt"]),
+    }
+    lists = {s: TrialFile(path, id_of=str) for s, path in own_lists.items() if path}
     corpus = Corpus(root, LAYOUT, recordings, lists=lists)
     write_corpus(corpus, save_folder, settings)
 
@@ -118,7 +121,8 @@ def _read_manifest(root: Path, path: Path, split: str) -> Iterator[Recording]:
                     path_from(root, VARIABLE.sub("", row["wav"])),
                     intern(row["spk_id"]),
                     split,
-                    stretch=_stretch(row, where),
+                    row.get("session") or None,
+                    _stretch(row, where),
                 )
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as a manifest: {error}") from None

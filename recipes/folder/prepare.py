@@ -1,7 +1,8 @@
 """Turns a folder of recordings into manifests and trial lists.
 
-The folder is `DIR/<speaker>/**/<audio>`, or `DIR/<split>/<speaker>/**/<audio>`. See
-README.md beside this file for what becomes of splits and trial lists.
+The folder is `DIR/<speaker>/**/<audio>`, or `DIR/<split>/<speaker>/**/<audio>`. The
+first folder below a speaker's is a recording session. See README.md beside this file
+for what becomes of splits and trial lists.
 """
 
 import os
@@ -123,17 +124,18 @@ def _split_folders(root: Path, paths: Sequence[str]) -> dict[str, str]:
 def _list(
     paths: Sequence[str], split_of_folder: dict[str, str]
 ) -> tuple[list[Recording], list[Skipped]]:
-    """Says whose each recording is, and of which split."""
-    n_above = 1 if split_of_folder else 0
+    """Says whose each recording is, and of which split and session."""
+    at = 1 if split_of_folder else 0  # where the speaker is in a path
     recordings, skipped = [], []
     for path in paths:
         parts = path.split("/")
-        if len(parts) < n_above + 2:
+        if len(parts) < at + 2:
             skipped.append(Skipped(path, "lies in no speaker folder"))
             continue
         split = split_of_folder[parts[0]] if split_of_folder else "train"
         name = os.path.splitext(path)[0]
-        recordings.append(Recording(name, path, parts[n_above], split))
+        session = parts[at + 1] if len(parts) > at + 2 else None
+        recordings.append(Recording(name, path, parts[at], split, session))
     return recordings, skipped
 
 

@@ -39,8 +39,8 @@ def prepare(
     Arguments
     ---------
     data_folder : str
-        A folder with `wav.scp`, `utt2spk` and maybe `segments`, or with folders
-        `train`, `valid` or `dev`, and `test` of such files.
+        A folder with `wav.scp`, `utt2spk` and maybe `segments` and `utt2session`, or
+        with folders `train`, `valid` or `dev`, and `test` of such files.
     save_folder : str
         Where to write.
     corpus_seed : int
@@ -87,8 +87,11 @@ def prepare(
     for split, folder in folders.items():
         for one in _read_folder(root, folder, split):
             (skipped if isinstance(one, Skipped) else recordings).append(one)
-    own_list = find_trial_file(root, trials, ["test/trials", "trials"])
-    lists = {"test": TrialFile(own_list, id_of=str)} if own_list else {}
+    own_lists = {
+        "test": find_trial_file(root, trials, ["test/trials", "trials"]),
+        "valid": find_trial_file(root, None, ["valid_trials.txt"]),
+    }
+    lists = {s: TrialFile(path, id_of=str) for s, path in own_lists.items() if path}
     corpus = Corpus(root, LAYOUT, recordings, skipped, lists)
     write_corpus(corpus, save_folder, settings)
 
@@ -107,7 +110,9 @@ def _read_folder(root: Path, folder: Path, split: str) -> Iterator[Recording | S
                 "recording each are read"
             )
         path_of[name] = path_from(root, value)
-    speaker_of = {name: speaker for _, name, speaker in _read(folder / "utt2spk")}
+    speaker_of = _read_names(folder / "utt2spk")
+    sessions = folder / "utt2session"
+    session_of = _read_names(sessions) if sessions.is_file() else None
     segments = folder / "segments"
     if segments.is_file():
         utterances = _read_segments(segments)
@@ -119,10 +124,19 @@ def _read_folder(root: Path, folder: Path, split: str) -> Iterator[Recording | S
         elif utterance not in speaker_of:
             reason = f"has no speaker: {utterance} is not in {folder / 'utt2spk'}"
             yield Skipped(path_of[recording], reason)
+        elif session_of is not None and utterance not in session_of:
+            reason = f"has no session: {utterance} is not in {sessions}"
+            yield Skipped(path_of[recording], reason)
         else:
-            speaker = intern(speaker_of[utterance])
+            speaker = speaker_of[utterance]
+            session = session_of[utterance] if session_of else None
             path = path_of[recording]
-            yield Recording(utterance, path, speaker, split, stretch=stretch)
+            yield Recording(utterance, path, speaker, split, session, stretch)
+
+
+def _read_names(path: Path) -> dict[str, str]:
+    """Whose, or of which session, each utterance is."""
+    return {utterance: intern(name) for _, utterance, name in _read(path)}
 
 
 def _read_segments(path: Path) -> Iterator[tuple[str, str, Seconds]]:

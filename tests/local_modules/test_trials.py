@@ -31,6 +31,11 @@ def pairs_of(trials):
     return list(zip(trials.enrol, trials.test, strict=True))
 
 
+def targets_of(trials):
+    pairs = zip(pairs_of(trials), trials.labels, strict=True)
+    return {frozenset(pair) for pair, label in pairs if label}
+
+
 def corpus(seed, n_speakers=12, n_max=9):
     rng = random.Random(seed)
     return {
@@ -248,17 +253,36 @@ def test_targets_join_different_sessions(seed):
     trials = draw_trials(speaker_of, seed, session_of=session_of)
     drawn = {frozenset(pair) for pair in pairs_of(trials)}
     assert len(drawn) == len(trials)
-    targets = {
-        frozenset(pair)
-        for pair, label in zip(pairs_of(trials), trials.labels, strict=True)
-        if label
-    }
+    targets = targets_of(trials)
     assert targets == {
         frozenset((a, b))
         for a, b in combinations(speaker_of, 2)
         if speaker_of[a] == speaker_of[b] and session_of[a] != session_of[b]
     }
     assert all(speaker_of[a] != speaker_of[b] for a, b in map(tuple, drawn - targets))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_targets_within_groups_join_different_sessions(seed):
+    speaker_of, session_of = with_sessions(seed)
+    rng = random.Random(seed)
+    group_of = {path: rng.choice("fm") for path in speaker_of}
+    trials = draw_trials_within(speaker_of, group_of, seed, session_of)
+    assert all(group_of[a] == group_of[b] for a, b in pairs_of(trials))
+    assert targets_of(trials) == {
+        frozenset((a, b))
+        for a, b in combinations(speaker_of, 2)
+        if speaker_of[a] == speaker_of[b]
+        and session_of[a] != session_of[b]
+        and group_of[a] == group_of[b]
+    }
+
+
+def test_no_group_has_two_sessions_of_a_speaker():
+    speaker_of = {"a/1": "a", "a/2": "a", "b/1": "b"}
+    one = dict.fromkeys(speaker_of, "one")
+    with pytest.raises(InputError, match="with two recordings of two sessions"):
+        draw_trials_within(speaker_of, one, 1, session_of=one)
 
 
 def test_sessions_of_single_recordings_change_nothing():

@@ -48,6 +48,12 @@ def corpus(tmp_path):
             save / f"{split}_trials.txt", {row.path for row in splits()[split]}
         )
 
+    def targets(split):
+        """The pairs of one speaker in a trial list."""
+        found = trials(split)
+        pairs = zip(found.labels, found.enrol, found.test, strict=True)
+        return {frozenset(pair) for label, *pair in pairs if label}
+
     def failure(prepare, kind=InputError, **settings):
         """Runs `prepare` and returns the one line that it fails with."""
         with pytest.raises(InputError) as error:
@@ -63,5 +69,6 @@ def corpus(tmp_path):
         splits=splits,
         speakers=speakers,
         trials=trials,
+        targets=targets,
         failure=failure,
     )

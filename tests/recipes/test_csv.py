@@ -75,6 +75,36 @@ def test_other_columns_and_no_stretches(filled):
     assert (row.start, row.stop, row.duration) == (0, 24000, 1.5)
 
 
+@pytest.mark.parametrize("last", ["tuesday", "", "monday"])
+def test_drawn_targets_are_across_sessions_where_there_are_two(corpus, caplog, last):
+    some = [
+        (f"{s}-{u}", f"wav/{s}-{u}.wav", f"{s}", last if u == 2 else "monday")
+        for s in range(6)
+        for u in range(3)
+    ]
+    corpus.add(*[path for _, path, _, _ in some])
+    write(corpus.data / "train.csv", some, ("ID", "wav", "spk_id", "session"))
+    prepare(str(corpus.data), str(corpus.save))
+    for split in ("valid", "test"):
+        targets = corpus.targets(split)
+        across = {pair for pair in targets if any("-2" in path for path in pair)}
+        assert len(across) == 2 * 2
+        assert len(targets - across) == (2 if last == "monday" else 0)
+        warning = f"{split}: no speaker was recorded in two sessions"
+        assert (warning in caplog.text) == (last == "monday")
+
+
+def test_own_valid_trials_choose_the_speakers_held_out(filled, tmp_path):
+    folder = tmp_path / "manifests"
+    folder.mkdir()
+    write(folder / "train.csv", rows(*[f"s{n}" for n in range(8)]))
+    text = "1 wav/s3/0.wav wav/s3/1.wav\n0 wav/s3/0.wav wav/s5/1.wav\n"
+    (folder / "valid_trials.txt").write_text(text)
+    prepare(str(filled.data), str(filled.save), csv_folder=str(folder))
+    assert filled.speakers()["valid"] == {"s3", "s5"}
+    assert (filled.save / "valid_trials.txt").read_text() == text
+
+
 @pytest.mark.parametrize(
     ("longest", "stretches"),
     [(0, [(0, 12800), (12800, 17600)]), (1, [(0, 9600), (9600, 24000)])],

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,10 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def arguments(*within, manifest="valid.csv", output="list.txt"):
-    return [manifest, "--metadata", "known.tsv", "--within", *within, "-o", output]
+def arguments(*within, across=None, manifest="valid.csv", output="list.txt"):
+    command = [manifest, "--metadata", "known.tsv", "-o", output]
+    command += ["--within", *within] if within else []
+    return command + (["--across", across] if across else [])
 
 
 def test_a_list_within_a_column(here):
@@ -59,10 +62,50 @@ def test_columns_together_are_one_kind(here):
     assert len(read_trials("list.txt")) == 10  # kim has others of her tongue
 
 
+@pytest.mark.parametrize("within", [[], ["sex"]])
+def test_targets_across_a_column(here, capsys, within):
+    """All that are possible, as they are few."""
+    days = ("monday", "monday", "tuesday", " ", "friday")
+    rows = [
+        Utterance(f"{name}/{i}", 1.0, f"{name}/{i}.wav", 0, 16000, name)
+        for name in SEX
+        for i in range(len(days))
+    ]
+    write_manifest(here / "valid.csv", rows)
+    speaker = {row.path: row.speaker for row in rows}
+    day = dict(zip(speaker, days * len(SEX), strict=True))
+    lines = [f"{path}\t{SEX[speaker[path]]}\t{day[path]}" for path in speaker]
+    (here / "known.tsv").write_text("\n".join(["path\tsex\tday", *lines]))
+    assert draw_trials.main(arguments(*within, across="day")) == 0
+    trials = read_trials("list.txt")
+    drawn = zip(trials.labels, trials.enrol, trials.test, strict=True)
+    targets, others = set(), set()
+    for label, *pair in drawn:
+        (targets if label else others).add(frozenset(pair))
+    assert len(others) == len(targets) == trials.labels.sum() == len(trials) / 2
+    assert targets == {
+        frozenset((a, b))
+        for a, b in combinations(speaker, 2)
+        if speaker[a] == speaker[b]
+        and day[a] != day[b]
+        and " " not in (day[a], day[b])
+        and not (within and SEX[speaker[a]] == "?")  # kim has nobody to be taken for
+    }
+    for a, b in others:
+        assert speaker[a] != speaker[b]
+        assert not within or SEX[speaker[a]] == SEX[speaker[b]]
+    output = capsys.readouterr().out
+    assert "5 recordings are left out: a column is empty" in output
+    assert f"{len(targets)} of them target" in output and "across day" in output
+
+
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        (arguments("age"), "--within age: known.tsv has no such"),
+        (arguments("age"), "known.tsv: has no column age"),
+        (arguments(across="age"), "known.tsv: has no column age"),
+        (arguments(), "--within or --across has to name a column"),
+        (arguments(across="sex"), "one of them with two recordings of two sessions"),
         (arguments("sex", manifest="none.csv"), "none.csv"),
         (
             arguments("sex", output="no/list.txt"),

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -339,6 +340,34 @@ def test_drawn_trials_name_the_split(data, save):
         assert trials.labels.tolist() == [True] * 2 + [False] * 2
         for label, a, b in zip(trials.labels, trials.enrol, trials.test, strict=True):
             assert (known[a] == known[b]) == label
+
+
+@pytest.mark.parametrize("folders", [("",), SPLITS])
+def test_drawn_targets_are_across_the_folders_of_a_speaker(corpus, caplog, folders):
+    recordings = ("monday/1.wav", "monday/late/2.wav", "tuesday/1.wav", "3.wav")
+    for folder in folders:
+        for name in names(f"{folder}s", 6):
+            corpus.add(*[f"{folder}/{name}/{one}".lstrip("/") for one in recordings])
+    prepare(str(corpus.data), str(corpus.save))
+    for split in ("valid", "test"):
+        known = {u.path: u.speaker for u in corpus.splits()[split]}
+        assert corpus.targets(split) == {
+            frozenset((a, b))
+            for a, b in combinations(known, 2)
+            if known[a] == known[b] and not ("monday" in a and "monday" in b)
+        }
+    assert "two sessions" not in caplog.text
+
+
+@pytest.mark.parametrize("folder", ["", "wav/"])
+def test_where_nobody_has_two_sessions_targets_are_within_one(corpus, caplog, folder):
+    """Loose recordings are sessions of their own, and nothing to warn of."""
+    corpus.add(*[f"{name}/{folder}{u}.wav" for name in names("s", 6) for u in range(3)])
+    prepare(str(corpus.data), str(corpus.save))
+    for split in ("valid", "test"):
+        assert len(corpus.targets(split)) == 2 * 3
+        warning = f"{split}: no speaker was recorded in two sessions"
+        assert (warning in caplog.text) == bool(folder)
 
 
 @pytest.fixture

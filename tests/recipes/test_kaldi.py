@@ -7,10 +7,10 @@ from local_modules.errors import InputError, RunError
 from recipes.kaldi.prepare import prepare
 
 
-def write(folder, n_speakers=8, prefix="s", lead=""):
-    """wav.scp and utt2spk of speakers with two recordings each."""
+def write(folder, n_speakers=8, prefix="s", lead="", n=2):
+    """wav.scp and utt2spk of speakers with n recordings each."""
     folder.mkdir(exist_ok=True)
-    utterances = [f"{prefix}{s}-{u}" for s in range(n_speakers) for u in range(2)]
+    utterances = [f"{prefix}{s}-{u}" for s in range(n_speakers) for u in range(n)]
     (folder / "wav.scp").write_text(
         "".join(f"{one} {lead}wav/{one}.wav\n" for one in utterances)
     )
@@ -115,6 +115,43 @@ def test_a_test_speaker_in_training_is_removed(corpus, caplog):
     assert "train: 1 test speakers removed, with 1 utterances" in caplog.text
 
 
+@pytest.mark.parametrize("last", ["tuesday", "monday"])
+def test_drawn_targets_are_across_sessions_where_there_are_two(corpus, caplog, last):
+    corpus.add(*write(corpus.data, 6, n=3))
+    lines = [
+        f"s{s}-{u} {last if u == 2 else 'monday'}\n" for s in range(6) for u in range(3)
+    ]
+    (corpus.data / "utt2session").write_text("".join(lines))
+    prepare(str(corpus.data), str(corpus.save))
+    for split in ("valid", "test"):
+        targets = corpus.targets(split)
+        across = {pair for pair in targets if any("-2" in path for path in pair)}
+        assert len(across) == 2 * 2
+        assert len(targets - across) == (2 if last == "monday" else 0)
+        warning = f"{split}: no speaker was recorded in two sessions"
+        assert (warning in caplog.text) == (last == "monday")
+
+
+def test_an_utterance_that_lacks_its_session_is_skipped(corpus):
+    corpus.add(*write(corpus.data))
+    path = corpus.data / "utt2session"
+    path.write_text((corpus.data / "utt2spk").read_text().replace("s1-0 s1\n", ""))
+    assert "1 of 16 audio files" in corpus.failure(prepare, RunError)
+    prepare(str(corpus.data), str(corpus.save), max_bad_share=0.1)
+    (line,) = (corpus.save / "skipped.csv").read_text().splitlines()[1:]
+    assert line == f"wav/s1-0.wav,has no session: s1-0 is not in {path}"
+
+
+def test_own_valid_trials_choose_the_speakers_held_out(corpus):
+    corpus.add(*write(corpus.data))
+    text = "1 wav/s3-0.wav wav/s3-1.wav\n0 wav/s3-0.wav wav/s5-1.wav\n"
+    for own in (text, "s3-0 s3-1 target\ns3-0 s5-1 nontarget\n"):
+        (corpus.data / "valid_trials.txt").write_text(own)
+        prepare(str(corpus.data), str(corpus.save))
+        assert corpus.speakers()["valid"] == {"s3", "s5"}
+        assert (corpus.save / "valid_trials.txt").read_text() == text
+
+
 def test_segments(corpus, caplog):
     """Of speakers held out, one stretch of each file is kept: trials name files."""
     corpus.add(*[f"wav/r{n}.wav" for n in range(16)], seconds=3, rate=8000)
@@ -149,6 +186,7 @@ def test_segments(corpus, caplog):
         ("wav.scp", "x data.ark:123", "x lies in an archive"),
         ("wav.scp", "x", "x has nothing beside it"),
         ("wav.scp", "s0-0 y.wav", "repeats s0-0"),
+        ("utt2session", "s0-0", "s0-0 has nothing beside it"),
         ("segments", "x s0-0 0.0", "must be `utterance recording start end`"),
         ("segments", "x s0-0 0.0 nan", "must be `utterance recording start end`"),
     ],

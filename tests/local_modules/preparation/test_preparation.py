@@ -173,6 +173,17 @@ def test_drawn_targets_join_sessions_where_there_are_some(caplog):
     assert "test: no speaker was recorded in two sessions" in caplog.text
 
 
+@pytest.mark.parametrize(("speakers", "n_told"), [("ab", 0), ("abc", 1)])
+def test_it_is_told_where_few_give_all_target_trials(speakers, n_told, caplog):
+    rows = [utterance(f"{s}{u}") for s in speakers for u in range(4)]
+    days = {row.path: f"day{row.id in ('a0', 'a1')}" for row in rows}
+    trials = draw_split_trials("test", rows, days, seed=1)
+    targets = zip(trials.enrol, trials.test, trials.labels, strict=True)
+    assert all({a[0], b[0]} == {"a"} for a, b, label in targets if label)
+    told = f"only 1 of {len(speakers)} speakers were recorded in two sessions"
+    assert caplog.text.count(told) == n_told
+
+
 def test_path_from(tmp_path):
     root = tmp_path / "data"
     (root / "deep").mkdir(parents=True)
