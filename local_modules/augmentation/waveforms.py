@@ -1,10 +1,11 @@
-"""Waveform augmentation in batches, on the device of the training: noise and rooms.
+"""Waveform augmentation in batches, on the device of the training: noise, rooms and
+silence.
 
-To be composed in SpeechBrain's `Augmenter`, beside its own `SpeedPerturb`, `DropFreq`
-and `DropChunk`. SpeechBrain's classes of the same names read files in an order that a
-continued training does not know, and put a batch into one room; here random numbers
-come from torch's generator of the device alone, so a seeded step can be repeated
-exactly.
+To be composed in SpeechBrain's `Augmenter`, beside its own `SpeedPerturb` and
+`DropFreq`. SpeechBrain's classes of the same names read files in an order that a
+continued training does not know, put a batch into one room, and have a GPU wait for
+each waveform; here random numbers come from torch's generator of the device alone, so
+a seeded step can be repeated exactly.
 """
 
 from collections.abc import Callable
@@ -202,6 +203,50 @@ class AddReverb(nn.Module):
         responses = responses[:, :n_samples].to(device)
         n_fft = _fft_length(n_samples + responses.shape[1] - 1)
         return n_fft, torch.fft.rfft(responses, n_fft)
+
+
+class DropChunk(nn.Module):
+    """Silences some stretches of each waveform, as SpeechBrain's class of this name
+    does one waveform after the other.
+
+    Arguments
+    ---------
+    max_chunks : int
+        From one to so many stretches are silenced.
+    min_samples, max_samples : int
+        Their lengths.
+
+    Example
+    -------
+    >>> n_silent = (DropChunk()(torch.ones(2, 16000)) == 0).sum(dim=1)
+    >>> ((100 <= n_silent) & (n_silent <= 3000)).tolist()
+    [True, True]
+    """
+
+    def __init__(
+        self, max_chunks: int = 3, min_samples: int = 100, max_samples: int = 1000
+    ):
+        super().__init__()
+        self.max_chunks = max_chunks
+        self.min_samples, self.max_samples = min_samples, max_samples
+
+    def forward(self, wavs: torch.Tensor) -> torch.Tensor:
+        """Silences stretches of each waveform of [batch, time]."""
+        return _in_parts(self._drop, wavs)
+
+    def _drop(self, wavs: torch.Tensor) -> torch.Tensor:
+        (batch, n_samples), device = wavs.shape, wavs.device
+        shape = batch, self.max_chunks, 1
+        n_chunks = torch.randint(1, self.max_chunks + 1, (batch, 1, 1), device=device)
+        length = torch.randint(
+            self.min_samples, self.max_samples + 1, shape, device=device
+        )
+        spare = (n_samples - length).clamp(min=0)
+        start = (torch.rand(shape, device=device) * (spare + 1)).floor()
+        sample = torch.arange(n_samples, device=device)
+        is_silent = (start <= sample) & (sample < start + length)
+        is_silent &= torch.arange(self.max_chunks, device=device)[:, None] < n_chunks
+        return wavs.masked_fill(is_silent.any(dim=1), 0.0)
 
 
 def _uniform(low, high, draws: torch.Tensor) -> torch.Tensor:

@@ -5,11 +5,13 @@ import pytest
 import soundfile
 import torch
 from scipy import stats
+from speechbrain.augment import time_domain
 
 from local_modules.augmentation.waveforms import (
     AddNoise,
     AddReverb,
     ColouredNoise,
+    DropChunk,
     RecordedNoise,
 )
 from local_modules.errors import InputError
@@ -52,6 +54,7 @@ def modules(folders):
         "recorded noise": AddNoise(RATE, str(folders / "noise")),
         "simulated rooms": AddReverb(RATE),
         "recorded rooms": AddReverb(RATE, str(folders / "rooms")),
+        "silence": DropChunk(),
     }
 
 
@@ -154,7 +157,10 @@ def test_a_wrong_folder_is_known_before_training():
             module(RATE, "/nowhere")
 
 
-KINDS = ["coloured noise", "recorded noise", "simulated rooms", "recorded rooms"]
+KINDS = [
+    *("coloured noise", "recorded noise", "simulated rooms", "recorded rooms"),
+    "silence",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -205,3 +211,36 @@ class TestEach:
         out = augment(wavs)
         assert out.isfinite().all()
         assert out[0].abs().max() < 1e-6
+
+
+class TestDropChunk:
+    def test_what_is_silenced_are_one_to_three_stretches(self):
+        torch.manual_seed(0)
+        wavs = 1 + torch.rand(400, 4000)
+        dropped = DropChunk()(wavs)
+        is_silent = dropped == 0
+        assert torch.equal(dropped[~is_silent], wavs[~is_silent])
+        edges = torch.nn.functional.pad(is_silent.int(), (1, 1)).diff(dim=1)
+        n_stretches = (edges == 1).sum(dim=1)
+        assert {1, 2, 3} == {*n_stretches.tolist()}
+        for row, n in zip(edges, n_stretches.tolist(), strict=True):
+            lengths = (row == -1).nonzero() - (row == 1).nonzero()
+            # Two that overlap look like one.
+            assert lengths.min() >= 100 and lengths.max() <= (4 - n) * 1000
+        # From the first sample to the last.
+        assert is_silent[:, :50].any() and is_silent[:, -50:].any()
+
+    def test_it_silences_as_much_as_speechbrains(self):
+        torch.manual_seed(0)
+        wavs, lens = torch.ones(2000, 8000), torch.ones(2000)
+        ours = (DropChunk()(wavs) == 0).float().mean(dim=1)
+        theirs = (time_domain.DropChunk()(wavs, lens) == 0).float().mean(dim=1)
+        # Three standard errors of the difference.
+        error = ((ours.var() + theirs.var()) / len(wavs)).sqrt()
+        assert (ours.mean() - theirs.mean()).abs() < 3 * error
+        assert theirs.mean() > 20 * error
+
+    def test_what_is_shorter_than_a_stretch_may_be_silenced_whole(self):
+        torch.manual_seed(0)
+        dropped = DropChunk(min_samples=100, max_samples=200)(torch.ones(8, 90))
+        assert not dropped.any()
