@@ -22,6 +22,7 @@ from local_modules.distributed import (
     synchronise_batch_norms,
 )
 from local_modules.errors import InputError, RunError
+from local_modules.stopping import noted_signals
 
 
 class RepeatableBrain(sb.Brain):
@@ -34,6 +35,8 @@ class RepeatableBrain(sb.Brain):
     `output_folder` and `save_folder`.
     `compute_objectives` has to `count` each training batch.
     """
+
+    signals, is_stopping = (), False
 
     @property
     def progress(self):
@@ -86,12 +89,23 @@ class RepeatableBrain(sb.Brain):
         random.seed(seed)
         torch.manual_seed(seed)
 
+    def fit(self, *args, **kwargs):
+        """As in SpeechBrain, but a signal to stop waits for the end of the step and for
+        its checkpoint."""
+        with noted_signals() as self.signals:
+            super().fit(*args, **kwargs)
+            if self.signals:  # since the last step
+                raise KeyboardInterrupt
+
     def count(self, loss, correct):
         """Notes the loss of a batch on all ranks, and which of its utterances were
-        classified right: what a checkpoint keeps has to be of the whole batch."""
-        n = correct.new_tensor(correct.numel(), dtype=int)
-        figures = torch.stack([loss.detach(), correct.sum(), n])
-        loss_sum, n_correct, n = ddp_all_reduce(figures, ReduceOp.SUM).tolist()
+        classified right: what a checkpoint keeps has to be of the whole batch. Whether
+        a rank has been told to stop goes with it."""
+        others = correct.new_tensor([correct.numel(), len(self.signals)], dtype=int)
+        figures = torch.stack([loss.detach(), correct.sum(), *others])
+        figures = ddp_all_reduce(figures, ReduceOp.SUM).tolist()
+        loss_sum, n_correct, n, n_signals = figures
+        self.is_stopping = n_signals > 0
         self.hparams.history.count(int(n_correct), int(n))
         self.batch_loss = torch.tensor(loss_sum / rank_and_count()[1])
 
@@ -134,10 +148,18 @@ class RepeatableBrain(sb.Brain):
             return super().evaluate_batch(batch, stage)
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
-        """As in SpeechBrain, but not between the batches whose gradients make one
-        step: a checkpoint has no gradients."""
-        due = super()._should_save_intra_epoch_ckpt(last_ckpt_time, steps_since_ckpt)
+        """As in SpeechBrain, and before a stop, but not between the batches whose
+        gradients make one step: a checkpoint has no gradients."""
+        due = self.is_stopping or super()._should_save_intra_epoch_ckpt(
+            last_ckpt_time, steps_since_ckpt
+        )
         return due and self.step % self.grad_accumulation_factor == 0
+
+    def _save_intra_epoch_ckpt(self):
+        """As in SpeechBrain; a stop comes after it."""
+        super()._save_intra_epoch_ckpt()
+        if self.is_stopping:
+            raise KeyboardInterrupt
 
     def make_dataloader(self, dataset, stage, **options):
         """As in SpeechBrain, but each rank evaluates a share instead of everything."""
@@ -158,6 +180,7 @@ class RepeatableBrain(sb.Brain):
             elif any(parameter.requires_grad for parameter in module.parameters()):
                 self.modules[name] = DistributedDataParallel(
                     synchronise_batch_norms(module),
+                    broadcast_buffers=False,  # they are the same on all ranks
                     find_unused_parameters=self.find_unused_parameters,
                 )
 

@@ -5,9 +5,14 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
-from speechbrain.utils.distributed import ddp_init_group, is_distributed_initialized
+from speechbrain.utils.distributed import (
+    ddp_all_reduce,
+    ddp_init_group,
+    is_distributed_initialized,
+)
 from speechbrain.utils.run_opts import RunOptions
 from torch import nn
+from torch.distributed import ReduceOp
 from torch.distributed.nn.functional import all_reduce
 
 from local_modules.errors import InputError, one_line
@@ -88,16 +93,25 @@ def gather_on_first(embeddings: Mapping[str, torch.Tensor]) -> dict[str, torch.T
     }
 
 
-def gather_on_all(items: Sequence[str]) -> list[str]:
-    """What all ranks have, one rank after the other, on each of them.
+def gather_on_all(items: Sequence[str], device: str | torch.device) -> list[str]:
+    """What all ranks have, one rank after the other, on each of them; quickly where
+    none has any.
+
+    Arguments
+    ---------
+    items : sequence of str
+        What this rank has.
+    device : str or torch.device
+        That of the rank's model.
 
     Example
     -------
-    >>> gather_on_all(["a.wav"])
+    >>> gather_on_all(["a.wav"], "cpu")
     ['a.wav']
     """
     _, count = rank_and_count()
-    if count == 1:
+    n_items = torch.tensor(len(items), device=device)
+    if count == 1 or ddp_all_reduce(n_items, ReduceOp.SUM) == 0:
         return list(items)
     shares = [None] * count
     torch.distributed.all_gather_object(shares, list(items))

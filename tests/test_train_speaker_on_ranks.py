@@ -55,24 +55,28 @@ def launch(n_ranks, on_rank, arguments, folder, *more):
     return 0
 
 
-def train_disturbed(arguments, folder, kills=()):
-    """In each attempt, after so many checkpoints, rank 1 is killed (positive) or all
-    processes, the launcher's too (negative). Notes who is embedded outside of
-    training."""
+DISTURBANCES = {
+    "a rank is killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "the plug is pulled": lambda: os.killpg(0, signal.SIGKILL),  # the launcher's too
+    "a rank is told to stop": lambda: signal.raise_signal(signal.SIGTERM),
+}
+
+
+def train_disturbed(arguments, folder, disturbances=()):
+    """In each attempt something happens to rank 1 after so many checkpoints. Notes who
+    is embedded outside of training."""
     attempt, rank = (
         int(os.environ[name]) for name in ("TORCHELASTIC_RESTART_COUNT", "RANK")
     )
-    n_left = kills[attempt] if attempt < len(kills) else None
+    n_left, what = [*disturbances, (0, None), (0, None)][attempt]
     save = WholeCheckpointer.save_checkpoint
 
-    def save_and_die(self, *args, **kwargs):
+    def save_and_disturb(self, *args, **kwargs):
         nonlocal n_left
         checkpoint = save(self, *args, **kwargs)
-        if n_left is not None:
-            n_left -= 1 if n_left > 0 else -1
-            if n_left == 0 and rank == 1:
-                kill = os.kill if kills[attempt] > 0 else os.killpg
-                kill(os.getpid() if kills[attempt] > 0 else 0, signal.SIGKILL)
+        n_left -= 1
+        if n_left == 0 and rank == 1:
+            DISTURBANCES[what]()
         return checkpoint
 
     class Noting(train_speaker.SpeakerBrain):
@@ -82,7 +86,7 @@ def train_disturbed(arguments, folder, kills=()):
                     file.writelines(f"{stage.name} {name}\n" for name in batch.name)
             return super().compute_objectives(embeddings, batch, stage)
 
-    WholeCheckpointer.save_checkpoint = save_and_die
+    WholeCheckpointer.save_checkpoint = save_and_disturb
     train_speaker.SpeakerBrain = Noting
     sys.exit(train_speaker.main(arguments))
 
@@ -203,14 +207,17 @@ def test_killed_and_killed_again_it_ends_as_one_process_does(
     alone, command_line, tmp_path
 ):
     """Two ranks. The launcher starts both again after the kill of one, in the first
-    epoch; in the second the plug is pulled, and the same command ends the run."""
+    epoch; in the second the plug is pulled. The same command goes on, both stop when
+    one is told to, and are started again."""
     folder = tmp_path / "run"
     arguments = command_line(folder, BATCH // 2)
-    kills = [3, -(N_STEPS + 1)]
+    kills = [(3, "a rank is killed"), (N_STEPS + 1, "the plug is pulled")]
     status, output = torchrun(2, arguments, tmp_path, train_disturbed, kills)
     assert status == -signal.SIGKILL, output
     assert not (folder / "metrics.json").exists()
-    status, output = torchrun(2, arguments, tmp_path, train_disturbed)
+    stop = [(2, "a rank is told to stop")]
+    status, output = torchrun(2, arguments, tmp_path, train_disturbed, stop)
+    assert output.count("Stopped. The same command continues.") == 2, output
     assert status == 0, output
     assert_same_result(folder, alone)
 
@@ -245,7 +252,8 @@ def test_four_ranks_with_a_part_of_the_speakers_each_train_as_one(
         "    angular_scale: !ref <angular_scale>\n"
     )
     arguments = command_line(folder, BATCH // 4, whole, split)
-    status, output = torchrun(4, arguments, tmp_path, train_disturbed, [N_STEPS + 3])
+    kill = [(N_STEPS + 3, "a rank is killed")]
+    status, output = torchrun(4, arguments, tmp_path, train_disturbed, kill)
     assert status == 0, output
     assert_same_result(folder, alone)
     embedded = [

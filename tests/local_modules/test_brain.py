@@ -53,13 +53,17 @@ def test_another_ranks_loss_counts_as_ones_own(brain):
     assert brain.nonfinite_count == 1
 
 
-def test_no_checkpoint_between_the_batches_of_one_step(tmp_path):
+@pytest.mark.parametrize("because", ["of the interval", "of a signal"])
+def test_no_checkpoint_between_the_batches_of_one_step(because, tmp_path):
     options = {"device": "cpu", "grad_accumulation_factor": 2}
+    if because == "of the interval":
+        options["ckpt_interval_steps"] = 1
     brain = RepeatableBrain(
         {"layer": torch.nn.Linear(1, 1)},
-        run_opts={**options, "ckpt_interval_steps": 1},
+        run_opts=options,
         checkpointer=WholeCheckpointer(tmp_path),
     )
+    brain.is_stopping = because == "of a signal"
     due = []
     for brain.step in range(1, 5):
         due.append(brain._should_save_intra_epoch_ckpt(0.0, 1))

@@ -22,7 +22,7 @@ SHARES = (4, 1, 2)  # of a batch
 def together(rank, count, folder):
     share = rank_share(N_UTTERANCES)
     gathered = gather_on_first({f"{i}.wav": torch.full((3,), i) for i in share})
-    names = gather_on_all(rank * [f"{rank}.wav"])
+    names = gather_on_all(rank * [f"{rank}.wav"], "cpu")
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv1d(2, 5, 3), nn.BatchNorm1d(5), nn.Conv1d(5, 1, 1))
     model = DistributedDataParallel(synchronise_batch_norms(layers))

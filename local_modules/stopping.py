@@ -1,0 +1,57 @@
+"""Ctrl-C and the signals by which a scheduler ends a program."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+# SLURM's and torchrun's is SIGTERM; sbatch --signal sends what it is told.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+SECONDS_TO_REPEAT = 2.0  # torchrun hands on a Ctrl-C that its processes get as well
+
+
+@contextlib.contextmanager
+def noted_signals() -> Iterator[list[int]]:
+    """Notes these signals instead of obeying them, so that a program can come to where
+    it loses nothing; another one, later than torchrun's, is a `KeyboardInterrupt`.
+
+    Signals are the main thread's: in another one nothing is noted.
+
+    Yields
+    ------
+    list of int
+        The signals that have come.
+
+    Example
+    -------
+    >>> with noted_signals() as noted:
+    ...     signal.raise_signal(signal.SIGTERM)
+    >>> noted == [signal.SIGTERM]
+    True
+    """
+    noted, first = [], None
+
+    def note(number, frame):
+        nonlocal first
+        noted.append(number)
+        if first is None:
+            first = time.monotonic()
+            if os.environ.get("RANK", "0") == "0":
+                # Not by print, which this may have interrupted.
+                told = b"\nStopping after this step; another Ctrl-C stops at once.\n"
+                os.write(sys.__stderr__.fileno(), told)
+        elif time.monotonic() - first >= SECONDS_TO_REPEAT:
+            raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+    before = {number: signal.signal(number, note) for number in SIGNALS}
+    try:
+        yield noted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

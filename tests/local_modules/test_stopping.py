@@ -1,0 +1,54 @@
+"""Signals that end a program: noted, and obeyed where they are repeated."""
+
+import signal
+import threading
+
+import pytest
+
+from local_modules import stopping
+from local_modules.stopping import noted_signals
+
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+
+
+@pytest.mark.parametrize("sign", SIGNALS)
+def test_the_first_is_noted_and_told_once(sign, capfd):
+    """torchrun hands on what its processes have got as well."""
+    before = [signal.getsignal(sign) for sign in SIGNALS]
+    with noted_signals() as noted:
+        signal.raise_signal(sign)
+        signal.raise_signal(signal.SIGTERM)
+    assert noted == [sign, signal.SIGTERM]
+    assert capfd.readouterr().err.count("Stopping after this step") == 1
+    assert [signal.getsignal(sign) for sign in SIGNALS] == before
+
+
+def test_a_later_one_stops_at_once(monkeypatch):
+    monkeypatch.setattr(stopping, "SECONDS_TO_REPEAT", 0.0)
+    reached = []
+    with pytest.raises(KeyboardInterrupt), noted_signals():
+        signal.raise_signal(signal.SIGINT)
+        reached.append(1)
+        signal.raise_signal(signal.SIGINT)
+        reached.append(2)
+    assert reached == [1]
+
+
+def test_one_rank_speaks(monkeypatch, capfd):
+    monkeypatch.setenv("RANK", "1")
+    with noted_signals() as noted:
+        signal.raise_signal(signal.SIGTERM)
+    assert noted and not capfd.readouterr().err
+
+
+def test_in_another_thread_all_is_as_before():
+    found = []
+
+    def look():
+        with noted_signals() as noted:
+            found.append((noted, signal.getsignal(signal.SIGTERM)))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert found == [([], signal.getsignal(signal.SIGTERM))]
