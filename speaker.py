@@ -151,7 +151,7 @@ def described(voice: "Enrolled") -> str:
     return (
         f"{voice.name}: {voice.n_recordings} recording(s), "
         f"{voice.speech_seconds:.1f} s of speech at {voice.level_db:.0f} dB, "
-        f"consent of {voice.consent}"
+        f"enrolled on {voice.enrolled_on}"
     )
 
 
@@ -287,6 +287,8 @@ def answer(options: argparse.Namespace) -> None:
         with nothing_is_garbage():
             from local_modules.inference.verification import Verifier
         verifier = Verifier(source, options.device, options.trust)
+        if getattr(options, "prior", 0.5) != 0.5 and not verifier.is_calibrated:
+            raise InputError(f"--prior: {source} has no calibration, only the cosine")
         found, text = options.run(options, verifier)
     print(json.dumps(found) if options.json else text)
 

@@ -32,10 +32,9 @@ from local_modules.evaluation.backend import (  # noqa: E402
 )
 from local_modules.files import replacing  # noqa: E402
 from local_modules.inference.model_folder import write_model_folder  # noqa: E402
-from local_modules.manifest import Utterance, first_utterances  # noqa: E402
-from local_modules.metrics import equal_error_rate, min_dcf  # noqa: E402
+from local_modules.manifest import Utterance, spread_utterances  # noqa: E402
+from local_modules.metrics import verification_rates  # noqa: E402
 from local_modules.scoring import score_trials, speaker_means  # noqa: E402
-from local_modules.trials import TrialList  # noqa: E402
 
 
 @torch.no_grad()
@@ -80,19 +79,6 @@ def discriminants(
     return tuple(torch.from_numpy(x.astype(np.float32)) for x in (weight, bias))
 
 
-def error_rates(embeddings: Mapping[str, torch.Tensor], trials: TrialList) -> dict:
-    """A split's part of `metrics.json`."""
-    target, nontarget = score_trials(embeddings, trials)
-    eer, threshold = equal_error_rate(target, nontarget)
-    return {
-        "eer": eer,
-        "eer_threshold": threshold,
-        "min_dcf": min_dcf(target, nontarget)[0],
-        "n_target": len(target),
-        "n_nontarget": len(nontarget),
-    }
-
-
 def embed(statistics: Mapping[str, torch.Tensor], weight, bias) -> dict:
     """Embeddings by path, [discriminants]."""
     vectors = torch.stack(list(statistics.values())) @ weight.T + bias
@@ -131,8 +117,10 @@ def fit(hparams_file: str, overrides: dict) -> dict:
         torch.stack(list(statistics["train"].values())), speakers
     )
     rates = {
-        n: error_rates(
-            embed(statistics["valid"], weight[:n], bias[:n]), trials["valid"]
+        n: verification_rates(
+            *score_trials(
+                embed(statistics["valid"], weight[:n], bias[:n]), trials["valid"]
+            )
         )
         for n in sorted({min(n, len(bias)) for n in settings["emb_dims"]})
     }
@@ -151,13 +139,11 @@ def fit(hparams_file: str, overrides: dict) -> dict:
     hparams["classifier"].weight.data = speaker_means(training, numbers)
     guesses = hparams["classifier"](training.unsqueeze(1)).argmax(dim=-1).squeeze(1)
     seconds = time.monotonic() - start
-    cohort = first_utterances(
-        {name: {"spk_id": speaker_of[name]} for name in embeddings["train"]},
-        COHORT_UTTERANCES,
-    )
+    in_training = {name: speaker_of[name] for name in embeddings["train"]}
+    cohort = spread_utterances(in_training, COHORT_UTTERANCES)
     metrics = {
         "valid": rates[n],
-        "test": error_rates(embeddings["test"], trials["test"]),
+        "test": verification_rates(*score_trials(embeddings["test"], trials["test"])),
         "train": {"accuracy": (guesses == numbers).float().mean().item()},
         "best_epoch": 1,
         "epochs": 1,

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -166,13 +166,14 @@ def check_splits(splits: Mapping[str, Iterable[Utterance]]) -> None:
             home[speaker] = split
 
 
-def first_utterances(rows: Mapping[str, Mapping], n: int) -> set[str]:
-    """Some utterances of every speaker: the first n by ID.
+def spread_utterances(speaker_of: Mapping[str, str], n: int) -> set[str]:
+    """Some utterances of every speaker, evenly from among those sorted by ID: what was
+    recorded in one session often has neighbouring IDs.
 
     Arguments
     ---------
-    rows : mapping of str to mapping
-        By ID; `spk_id` names the speaker.
+    speaker_of : mapping of str to str
+        The speaker of each utterance, by its ID.
     n : int
         How many of each speaker.
 
@@ -183,14 +184,15 @@ def first_utterances(rows: Mapping[str, Mapping], n: int) -> set[str]:
 
     Example
     -------
-    >>> rows = {"a/2": {"spk_id": "a"}, "a/1": {"spk_id": "a"}, "b/1": {"spk_id": "b"}}
-    >>> sorted(first_utterances(rows, 1))
-    ['a/1', 'b/1']
+    >>> speaker_of = dict.fromkeys(["a/1", "a/2", "a/3", "a/4"], "a") | {"b/1": "b"}
+    >>> sorted(spread_utterances(speaker_of, 2))
+    ['a/1', 'a/3', 'b/1']
     """
-    counts, kept = Counter(), set()
-    for utterance in sorted(rows):
-        speaker = rows[utterance]["spk_id"]
-        counts[speaker] += 1
-        if counts[speaker] <= n:
-            kept.add(utterance)
-    return kept
+    of_speaker = defaultdict(list)
+    for utterance in sorted(speaker_of):
+        of_speaker[speaker_of[utterance]].append(utterance)
+    return {
+        utterances[i * len(utterances) // n]
+        for utterances in of_speaker.values()
+        for i in range(n)
+    }

@@ -250,6 +250,34 @@ def min_dcf(
     return float(cost[best] / default_cost), float(thresholds[best])
 
 
+def verification_rates(target_scores, nontarget_scores) -> dict:
+    """What `metrics.json` holds of a split.
+
+    Arguments
+    ---------
+    target_scores, nontarget_scores : numpy.ndarray or torch.Tensor
+        Scores of same-speaker and of different-speaker trials.
+
+    Returns
+    -------
+    dict
+        `eer`, `eer_threshold`, `min_dcf` (p_target 0.01), `n_target`, `n_nontarget`.
+
+    Raises
+    ------
+    ValueError
+        As of `equal_error_rate`.
+    """
+    eer, threshold = equal_error_rate(target_scores, nontarget_scores)
+    return {
+        "eer": eer,
+        "eer_threshold": threshold,
+        "min_dcf": min_dcf(target_scores, nontarget_scores)[0],
+        "n_target": len(target_scores),
+        "n_nontarget": len(nontarget_scores),
+    }
+
+
 def far_frr(target_scores, nontarget_scores, threshold: float) -> tuple[float, float]:
     """FAR and FRR at a threshold.
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.special import softmax
 
 from local_modules.errors import InputError
 from local_modules.inference.search import NearestVectors
@@ -129,7 +130,7 @@ class Identifier:
         ratios = np.array([verdicts[n].llr for n in order])
         each = np.log(prior / len(people))
         logits = np.append(ratios + each, np.log1p(-prior))
-        *shares, nobody = np.exp(logits - np.logaddexp.reduce(logits)).tolist()
+        *shares, nobody = softmax(logits).tolist()
         found = [
             Candidate(shortlist[n], verdicts[n].score, verdicts[n].llr, share)
             for n, share in zip(order, shares, strict=True)

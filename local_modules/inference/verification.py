@@ -1,6 +1,5 @@
 """Is this the same person? A trained model, asked about recordings."""
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.special import expit
 from torch.nn import functional
 
 from local_modules.errors import InputError
@@ -208,7 +208,7 @@ class Verifier:
         ratios = self.backend.scores(*sides, *rows)[CALIBRATED].tolist()
         threshold = bayes_threshold(prior)
         return [
-            Verdict(score, llr, sigmoid(llr - threshold), llr >= threshold)
+            Verdict(score, llr, float(expit(llr - threshold)), llr >= threshold)
             for score, llr in zip(scores, ratios, strict=True)
         ]
 
@@ -219,14 +219,3 @@ def _recordings(voices, members=None) -> Recordings:
         np.array([voice.quality.speech_seconds for voice in voices]),
         members,
     )
-
-
-def sigmoid(logit: float) -> float:
-    """The probability with these log-odds.
-
-    Example
-    -------
-    >>> sigmoid(0.0), sigmoid(-1000.0)
-    (0.5, 0.0)
-    """
-    return 0.5 * (1 + math.tanh(logit / 2))

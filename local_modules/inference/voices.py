@@ -1,7 +1,7 @@
 """Enrolled voices, in one SQLite file that several processes may use at a time.
 
-An embedding says who somebody is: a voice is kept with the date of its owner's consent,
-and of one that is removed the file has no trace. The disk may have: SQLite deletes its
+An embedding says who somebody is: a voice is kept with the day of its enrolment, and of
+one that is removed the file has no trace. The disk may have: SQLite deletes its
 rollback journals, and does not overwrite them.
 """
 
@@ -23,7 +23,7 @@ from local_modules.inference.verification import Voice
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS model (fingerprint TEXT NOT NULL, source TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS recordings (
-    number INTEGER PRIMARY KEY, name TEXT NOT NULL, consent TEXT NOT NULL,
+    number INTEGER PRIMARY KEY, name TEXT NOT NULL, enrolled_on TEXT NOT NULL,
     vector BLOB NOT NULL, seconds REAL, speech_seconds REAL, level_db REAL,
     clipped REAL
 );
@@ -45,15 +45,15 @@ class Enrolled:
         Their speech.
     level_db : float
         Mean level of it, relative to full scale.
-    consent : str
-        Date of the latest consent, YYYY-MM-DD.
+    enrolled_on : str
+        Date of the latest recording, YYYY-MM-DD.
     """
 
     name: str
     n_recordings: int
     speech_seconds: float
     level_db: float
-    consent: str
+    enrolled_on: str
 
 
 class VoiceStore:
@@ -139,7 +139,7 @@ class VoiceStore:
         ]
         with self._database:
             self._database.executemany(
-                "INSERT INTO recordings (name, consent, vector, seconds, "
+                "INSERT INTO recordings (name, enrolled_on, vector, seconds, "
                 "speech_seconds, level_db, clipped) VALUES (?, ?, ?, ?, ?, ?, ?)",
                 rows,
             )
@@ -148,8 +148,8 @@ class VoiceStore:
     def enrolled(self) -> list[Enrolled]:
         """All voices, by name."""
         rows = self._database.execute(
-            "SELECT name, COUNT(*), SUM(speech_seconds), AVG(level_db), MAX(consent) "
-            "FROM recordings GROUP BY name ORDER BY name"
+            "SELECT name, COUNT(*), SUM(speech_seconds), AVG(level_db), "
+            "MAX(enrolled_on) FROM recordings GROUP BY name ORDER BY name"
         )
         return [Enrolled(*row) for row in rows]
 

@@ -72,9 +72,8 @@ def trial_line(trial: FrozenTrial, objectives: tuple[str, ...]) -> str:
 
 
 def latest_value(trial: FrozenTrial, objective: str) -> float | None:
-    """An objective after the last epoch of a trial that has no value, or an untrained
-    one's: the pruner compares what was known earlier. None if it has no epoch, or its
-    epochs don't tell."""
+    """An objective after the last epoch of a trial that has no value; None if it has no
+    epoch, or its epochs don't tell."""
     epochs = trial.user_attrs.get(EPOCHS, ())
     return epochs[-1].get(OBJECTIVES[objective]) if epochs else None
 

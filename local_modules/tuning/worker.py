@@ -248,7 +248,8 @@ class Worker:
             parent = multiprocessing.parent_process()
             if parent is not None and not parent.is_alive():
                 raise KeyboardInterrupt
-            for _ in self._report(trial, epochs):
+            for step, value in self._unreported(epochs):
+                trial.report(value, step)
                 # The others are compared with the recipe's own values to the end.
                 if self._should_prune(trial) and trial.user_attrs[SLOT] != 0:
                     raise optuna.TrialPruned
@@ -267,17 +268,17 @@ class Worker:
         reported = self.study._storage.get_trial(trial._trial_id)
         return self.study.pruner.prune(WithoutReplaced(self.study), reported)
 
-    def _report(self, trial: optuna.Trial, epochs: list[dict]) -> Iterator[None]:
-        """Gives the pruner what this attempt hasn't reported yet, one after the other:
-        of two trials that it prunes, the sampler takes for better the one with the
-        later report. Optuna knows no pruning by several objectives."""
+    def _unreported(self, epochs: list[dict]) -> Iterator[tuple[int, float]]:
+        """The steps and figures that this attempt hasn't reported to the pruner yet. It
+        has to be asked after each: of two trials that it prunes, the sampler takes for
+        better the one with the later report. Optuna knows no pruning by several
+        objectives."""
         by_epoch = OBJECTIVES[self.job.search.objectives[0]]
         if len(self.job.search.objectives) == 1 and by_epoch is not None:
             for step, value in by_budget(epochs, by_epoch).items():
                 if step > self.last_step:
-                    trial.report(value, step)
                     self.last_step = step
-                    yield
+                    yield step, value
 
     def _close(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """A trial that has ended keeps its figures, not its checkpoints."""
