@@ -13,13 +13,12 @@ import argparse
 import csv
 import json
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from local_modules.errors import InputError, LineParser, exit_status
+from local_modules.errors import InputError, LineParser, check_positive, exit_status
 from local_modules.evaluation.backend import (
     CALIBRATED,
     COHORT_UTTERANCES,
@@ -52,6 +51,7 @@ from local_modules.inference.extraction import (
     embed_files,
     kept_beside,
 )
+from local_modules.manifest import spread_utterances
 from local_modules.preparation.recordings import printable
 from local_modules.preparation.scan import find_audio
 from local_modules.scoring import trial_rows
@@ -100,9 +100,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "you have made or audited yourself",
     )
     options = parser.parse_args(argv)
-    for name in ("resamples", "window_seconds", "batch_seconds"):
-        if not getattr(options, name) > 0:  # nor NaN
-            raise InputError(f"--{name} {getattr(options, name)}: has to be above 0")
+    check_positive(options, "resamples", "window_seconds", "batch_seconds")
     if options.output_folder is None:
         options.output_folder = f"results/evaluation/{Path(options.trials).stem}"
     return options
@@ -183,29 +181,25 @@ def embed(
 
 
 def cohort_files(folder: Path, tested: set[Path]) -> dict[Path, str]:
-    """The first recordings of each speaker folder, with the speaker's name; none of
-    them all may be among the tested."""
-    files_of = defaultdict(list)
+    """Some recordings of each speaker folder, with the speaker's name; none of all of
+    them may be among the tested."""
+    speaker_of = {}
     for path in find_audio(folder, COHORT_LAYOUT, key="--cohort"):
         speaker, _, below = path.partition("/")
         if below:
-            files_of[speaker].append(folder / path)
+            speaker_of[folder / path] = speaker
         if (folder / path).resolve() in tested:
             raise InputError(
                 f"--cohort {folder}: {path} is in the trial list; it has to be of "
                 "other speakers"
             )
-    speaker_of = {
-        path: speaker
-        for speaker, files in files_of.items()
-        for path in files[:COHORT_UTTERANCES]
-    }
-    if len(files_of) < 2:
+    if (n_speakers := len({*speaker_of.values()})) < 2:
         raise InputError(
-            f"--cohort {folder}: has recordings of {len(files_of)} speakers; two or "
+            f"--cohort {folder}: has recordings of {n_speakers} speakers; two or "
             f"more are needed; {COHORT_LAYOUT}"
         )
-    return speaker_of
+    kept = spread_utterances(speaker_of, COHORT_UTTERANCES)
+    return {path: speaker for path, speaker in speaker_of.items() if path in kept}
 
 
 def check_cohort(

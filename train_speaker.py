@@ -13,12 +13,11 @@ import copy
 import os
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import speechbrain as sb
 import torch
-from speechbrain.dataio.dataio import load_data_csv
 from speechbrain.utils.distributed import (
     ddp_broadcast,
     if_main_process,
@@ -43,14 +42,15 @@ from local_modules.errors import InputError, RunError, exit_status
 from local_modules.evaluation.backend import COHORT_UTTERANCES, Backend, fit_backend
 from local_modules.files import put_on_disk
 from local_modules.history import RunHistory, best_row
-from local_modules.manifest import first_utterances
+from local_modules.manifest import Utterance, spread_utterances
 from local_modules.masking import pad_to_multiple
-from local_modules.metrics import equal_error_rate, min_dcf
+from local_modules.metrics import verification_rates
 from local_modules.report import RunReporter
 from local_modules.run import LABELS, begin_run, claimed, finish_run, summary
 from local_modules.sampling import PassSampler, ShardSampler
 from local_modules.scoring import score_trials
 from local_modules.shards.reading import ShardReader
+from local_modules.stopping import outlive_signals
 from local_modules.tuning.hpopt import Driven
 
 logger = get_logger(__name__)
@@ -63,7 +63,8 @@ class SpeakerBrain(RepeatableBrain):
     crops), `n_train` (how many utterances there are), `cache`, `features_text` (what
     the YAML says of the features), `trials` by split, `reporter`, and where there are
     such, `on_epoch`, the modules that are `frozen`, and the `teacher` to stay near to.
-    What is validated, tested and kept are the weights of `averaged_model`.
+    What is validated and tested is `judged`: the weights of `averaged_model`, which
+    are also what is kept.
     """
 
     on_epoch = teacher = None
@@ -71,11 +72,11 @@ class SpeakerBrain(RepeatableBrain):
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.hparams.averaged_model.to(self.device)
+        self.judged = self.hparams.averaged_model.to(self.device)
 
     def compute_forward(self, batch, stage):
         """Waveforms to speaker embeddings, [batch, 1, emb_dim]."""
-        batch = batch.to(self.device)
+        batch = batch.to(self.device, non_blocking=True)
         if stage == sb.Stage.TRAIN:
             # In bf16 filters would add noise, and a GPU has no Fourier transform of it.
             with torch.autocast(self.device_type, enabled=False):
@@ -90,7 +91,7 @@ class SpeakerBrain(RepeatableBrain):
                 with torch.no_grad():
                     self.anchors = self.teacher(feats, lens)
             return self.modules.embedding_model(feats, lens)
-        return self.hparams.averaged_model(feats, lens)
+        return self.judged(feats, lens)
 
     def whole_features(self, batch, stage):
         """Features of whole utterances, [batch, frames, mels], and relative lengths.
@@ -111,8 +112,8 @@ class SpeakerBrain(RepeatableBrain):
     def compute_objectives(self, embeddings, batch, stage):
         """The margin loss in training; elsewhere embeddings are kept for the trials."""
         if stage != sb.Stage.TRAIN:
-            for name, embedding in zip(batch.name, embeddings, strict=True):
-                self.embeddings[name] = embedding.squeeze(0).float().cpu()
+            vectors = embeddings.squeeze(1).float().cpu()
+            self.embeddings.update(zip(batch.name, vectors, strict=True))
             return torch.zeros(())
         targets = batch.spk_id_encoded.data
         # Cosines of bf16 vectors are too coarse for a margin.
@@ -142,7 +143,7 @@ class SpeakerBrain(RepeatableBrain):
     def on_fit_batch_start(self, batch, should_step):
         """Sets the margin, and holds what is frozen still; ends the run if too many
         recordings can't be read, by whichever rank, or nearly all of a batch can't."""
-        self.lost.update(dict.fromkeys(gather_on_all(batch.lost)))
+        self.lost.update(dict.fromkeys(gather_on_all(batch.lost, self.device)))
         if batch.is_empty or (len(batch) == 1 and rank_and_count()[1] == 1):
             ids = ", ".join(batch.lost[:3])
             raise RunError(
@@ -262,29 +263,23 @@ class SpeakerBrain(RepeatableBrain):
             more = "raise --debug_batches" if self.debug else "repair the recordings"
             raise RunError(f"{split}: of one kind of trials none can be scored; {more}")
         try:
-            eer, threshold = equal_error_rate(target, nontarget)
+            return verification_rates(target, nontarget), target, nontarget
         except ValueError as error:
             raise RunError(f"{split}: {error}") from None
-        metrics = {
-            "eer": eer,
-            "eer_threshold": threshold,
-            "min_dcf": min_dcf(target, nontarget)[0],
-            "n_target": len(target),
-            "n_nontarget": len(nontarget),
-        }
-        return metrics, target, nontarget
 
 
 def dataio_prep(
-    hparams: dict, cache: SpeechCache
+    hparams: dict, splits: Mapping[str, list[Utterance]], cache: SpeechCache
 ) -> tuple[dict, UtteranceReader, PassSampler]:
-    """Datasets of the three splits from the manifests, and what decides on the crops
-    of an epoch and on their order.
+    """Datasets of the three splits, and what decides on the crops of an epoch and on
+    their order.
 
     Arguments
     ---------
     hparams : dict
         The loaded hyperparameters.
+    splits : mapping of str to list of Utterance
+        What the manifests hold.
     cache : SpeechCache
         Keeps decoded speech of `train` and `valid`, without data workers.
 
@@ -299,20 +294,19 @@ def dataio_prep(
     train_sampler : PassSampler
         Of their order.
     """
-    rate = hparams["sample_rate"]
+    rate, seed = hparams["sample_rate"], hparams["seed"]
     if hparams["num_workers"] > 0:
         cache = None  # each worker would have its own, and lose it after the epoch
-    manifests = {
-        split: Path(hparams["manifest_folder"]) / f"{split}.csv"
-        for split in ("train", "valid", "test")
-    }
-    shards = dict.fromkeys(manifests)
+    shards = dict.fromkeys(splits)
     if hparams["shards"]:
-        for split, path in manifests.items():
-            shards[split] = ShardReader(hparams["shards"], path, hparams["shard_cache"])
+        for split in splits:
+            manifest = Path(hparams["manifest_folder"]) / f"{split}.csv"
+            shards[split] = ShardReader(
+                hparams["shards"], manifest, hparams["shard_cache"]
+            )
     speeds = hparams["speaker_speeds"]
     train_reader = UtteranceReader(
-        rate, hparams["crop_seconds"], hparams["seed"], cache, shards["train"], speeds
+        rate, hparams["crop_seconds"], seed, cache, shards["train"], speeds
     )
     readers = {
         "train": train_reader,
@@ -320,39 +314,29 @@ def dataio_prep(
         "test": UtteranceReader(rate, shards=shards["test"]),
         "cohort": UtteranceReader(rate, cache=cache, shards=shards["train"]),
     }
-    data_root = {"data_root": hparams["data_folder"]}
-    rows = {split: load_data_csv(path, data_root) for split, path in manifests.items()}
-    rows["cohort"] = rows["train"]
-    datasets = {}
-    for split, reader in readers.items():
-        dataset = sb.dataio.dataset.DynamicItemDataset(rows[split])
-
-        @sb.utils.data_pipeline.takes("id", "wav", "start", "stop")
-        @sb.utils.data_pipeline.provides("sig")
-        def audio_pipeline(utt_id, wav, start, stop, reader=reader):
-            return reader(utt_id, wav, start, stop)
-
-        @sb.utils.data_pipeline.takes("id", "wav")
-        @sb.utils.data_pipeline.provides("name")
-        def name_pipeline(utt_id, wav, is_in_trials=split in ("valid", "test")):
-            # Of the others, a file may hold several.
-            folder = hparams["data_folder"]
-            return os.path.relpath(wav, folder) if is_in_trials else utt_id
-
-        dataset.add_dynamic_item(audio_pipeline)
-        dataset.add_dynamic_item(name_pipeline)
-        dataset.set_output_keys(["id", "sig", "name"])
-        datasets[split] = dataset
-        if reader.shards and split in ("valid", "test"):
-            reader.shards.numbers(dataset.data_ids, hparams["max_bad_share"])
+    people = {u.id: u.speaker for u in splits["train"]}
+    kept = spread_utterances(people, COHORT_UTTERANCES)
+    cohort = [u for u in splits["train"] if u.id in kept]
+    datasets = {
+        split: make_dataset(utterances, split, readers[split], hparams["data_folder"])
+        for split, utterances in {**splits, "cohort": cohort}.items()
+    }
+    for split in ("valid", "test", "cohort"):
+        if shards.get(split):
+            shards[split].numbers(datasets[split].data_ids, hparams["max_bad_share"])
+        datasets[split] = datasets[split].filtered_sorted(
+            sort_key="duration", reverse=True
+        )
 
     label_encoder = hparams["label_encoder"]
     label_encoder.expect_len(hparams["n_speakers"])
-    people = [row["spk_id"] for row in datasets["train"].data.values()]
     labels = Path(hparams["save_folder"]) / LABELS
     label_encoder.load_or_create(
         path=labels,
-        from_iterables=[[speaker_at(p, speed) for p in people] for speed in speeds],
+        from_iterables=[
+            [speaker_at(person, speed) for person in people.values()]
+            for speed in speeds
+        ],
     )
     put_on_disk(labels)
 
@@ -364,21 +348,63 @@ def dataio_prep(
 
     datasets["train"].add_dynamic_item(label_pipeline)
     datasets["train"].set_output_keys(["id", "sig", "spk_id_encoded"])
-    cohort = first_utterances(datasets["train"].data, COHORT_UTTERANCES)
-    for split, kept in (("valid", {}), ("test", {}), ("cohort", {"id": cohort})):
-        datasets[split] = datasets[split].filtered_sorted(
-            key_test={key: ids.__contains__ for key, ids in kept.items()},
-            sort_key="duration",
-            reverse=True,
-        )
-    order = hparams["epochs_per_pass"], hparams["seed"]
+    order = hparams["epochs_per_pass"], seed
     train_sampler = PassSampler(datasets["train"], *order)
-    if train_reader.shards:
-        shard_of = train_reader.shards.numbers(
+    if shards["train"]:
+        shard_of = shards["train"].numbers(
             datasets["train"].data_ids, hparams["max_bad_share"]
         )
         train_sampler = ShardSampler(shard_of, *order, hparams["open_shards"])
     return datasets, train_reader, train_sampler
+
+
+def make_dataset(
+    utterances: Sequence[Utterance],
+    split: str,
+    reader: UtteranceReader,
+    data_folder: str,
+) -> sb.dataio.dataset.DynamicItemDataset:
+    """A dataset that reads its utterances.
+
+    Arguments
+    ---------
+    utterances : sequence of Utterance
+        What it holds.
+    split : str
+        Those of `valid` and `test` are called by their paths, as in the trials; of the
+        others, a file may hold several.
+    reader : UtteranceReader
+        What reads them.
+    data_folder : str
+        Where their paths begin.
+
+    Returns
+    -------
+    DynamicItemDataset
+        Gives `id`, `sig` and `name`.
+    """
+    dataset = sb.dataio.dataset.DynamicItemDataset(
+        {
+            u.id: {
+                "wav": os.path.join(data_folder, u.path),
+                "start": u.start,
+                "stop": u.stop,
+                "duration": u.duration,
+                "spk_id": u.speaker,
+                "name": u.path if split in ("valid", "test") else u.id,
+            }
+            for u in utterances
+        }
+    )
+
+    @sb.utils.data_pipeline.takes("id", "wav", "start", "stop")
+    @sb.utils.data_pipeline.provides("sig")
+    def audio_pipeline(utt_id, wav, start, stop):
+        return reader(utt_id, wav, start, stop)
+
+    dataset.add_dynamic_item(audio_pipeline)
+    dataset.set_output_keys(["id", "sig", "name"])
+    return dataset
 
 
 def make_train_loader(
@@ -479,7 +505,7 @@ def train(
     )
     if cache is None:
         cache = SpeechCache(hparams["cache_gib"])
-    datasets, train_reader, train_sampler = dataio_prep(hparams, cache)
+    datasets, train_reader, train_sampler = dataio_prep(hparams, splits, cache)
     old_model, frozen = None, []
     if hparams["pretrained"]:
         parts = ("embedding_model", "classifier", "label_encoder")
@@ -514,6 +540,8 @@ def train(
     loader_options = {
         "num_workers": hparams["num_workers"],
         "collate_fn": ReadableBatch,
+        "pin_memory": brain.device_type == "cuda",
+        "worker_init_fn": outlive_signals,
     }
     train_loader = make_train_loader(
         brain, datasets["train"], train_sampler, loader_options
@@ -600,7 +628,7 @@ def evaluate_best(
     drift = None
     if old_model is not None:
         new, brain.checkpointer = embeddings["valid"], None  # to recover nothing
-        brain.hparams.averaged_model = old_model
+        brain.judged = old_model
         brain.evaluate(datasets["valid"], test_loader_kwargs=options)
         drift = run_on_main(
             adaptation.drift, [brain.embeddings, new, brain.trials["valid"]]

@@ -31,7 +31,13 @@ from tqdm import tqdm
 from local_modules import config
 from local_modules.corpus import checksums, prepare_corpus, read_corpus
 from local_modules.distributed import meet_ranks
-from local_modules.errors import InputError, LineParser, RunError, check_positive
+from local_modules.errors import (
+    InputError,
+    LineParser,
+    RunError,
+    check_positive,
+    exit_status,
+)
 from local_modules.files import check_writable
 from local_modules.tuning import outcome
 from local_modules.tuning.figures import make_pictures, write_pictures
@@ -366,17 +372,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        tune(argv)
-    except InputError as error:
-        if if_main_process():
-            print(f"tune.py: {error}", file=sys.stderr)
-        return error.exit_status
-    except KeyboardInterrupt:
-        command = shlex.join(["python", "tune.py", *argv])
-        print(f"\nStopped. This continues it: {command}", file=sys.stderr)
-        return 130
-    return 0
+    command = shlex.join(["python", "tune.py", *argv])
+    return exit_status("tune.py", lambda: tune(argv), f"This continues it: {command}")
 
 
 if __name__ == "__main__":

@@ -149,19 +149,22 @@ def crops_of_ours(
     folder: Path, shards: Path | None, cache_gib: float
 ) -> Callable[[], Iterator]:
     """Our training's data, in the order of another epoch each time."""
-    manifest = folder / MANIFESTS / "train.csv"
+    splits = {
+        split: read_manifest(folder / MANIFESTS / f"{split}.csv")
+        for split in ("train", "valid", "test")
+    }
     values = {
         "data_folder": str(folder / "speech"),
         "manifest_folder": str(folder / MANIFESTS),
         "output_folder": str(folder / "run"),
         "shards": shards and str(shards),
         "crop_seconds": CROP_SECONDS,
-        "n_speakers": len({row.speaker for row in read_manifest(manifest)}),
+        "n_speakers": len({row.speaker for row in splits["train"]}),
     }
     hparams = load_hparams(RECIPE, values)
     Path(hparams["save_folder"]).mkdir(parents=True, exist_ok=True)
     cache = SpeechCache(cache_gib)
-    datasets, reader, sampler = train_speaker.dataio_prep(hparams, cache)
+    datasets, reader, sampler = train_speaker.dataio_prep(hparams, splits, cache)
     loader = SaveableDataLoader(
         datasets["train"], batch_size=BATCH, sampler=sampler, collate_fn=ReadableBatch
     )

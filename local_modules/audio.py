@@ -263,3 +263,7 @@ class ReadableBatch(PaddedBatch):
         if readable:
             super().__init__(readable, *args, padding_func=_padded, **kwargs)
         self.lost = [e["id"] for e in examples if e["sig"] is None]
+
+    def pin_memory(self):
+        """As in SpeechBrain, where there is something."""
+        return self if self.is_empty else super().pin_memory()

@@ -46,7 +46,7 @@ class WholeCheckpointer(Checkpointer):
         try:
             checkpoint = super().save_checkpoint(*args, **kwargs)
         except RuntimeError as error:
-            if "PytorchStreamWriter" not in str(error):
+            if "inline_container" not in str(error):  # of torch.save
                 raise
             raise RunError(
                 f"{self.checkpoints_dir}: a checkpoint can't be written, as on a full "

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 # SLURM's and torchrun's is SIGTERM; sbatch --signal sends what it is told.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 SECONDS_TO_REPEAT = 2.0  # torchrun hands on a Ctrl-C that its processes get as well
+SECONDS_TO_OUTLIVE = 60
 
 
 @contextlib.contextmanager
@@ -55,3 +56,18 @@ def noted_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def outlive_signals(worker: int = 0) -> None:
+    """Lets a data worker outlive these signals, which a terminal or a scheduler sends
+    to all processes: the training needs it until its checkpoint is written, and ends it
+    then. It outlives a SIGTERM by a minute, for that may be of a training that fails.
+
+    Arguments
+    ---------
+    worker : int
+        Its number, as of a `worker_init_fn`.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_OUTLIVE))

@@ -88,6 +88,23 @@ def train_and_die(n_saved: int, arguments: list[str]) -> int:
     return train(arguments)
 
 
+def train_told(n_steps: int, number: int, arguments: list[str]) -> int:
+    """The same, where a signal goes to all its processes during a step."""
+    from local_modules.brain import RepeatableBrain
+
+    fit_batch = RepeatableBrain.fit_batch
+
+    def fit_batch_and_tell(self, batch):
+        nonlocal n_steps
+        n_steps -= 1
+        if not n_steps:
+            os.killpg(0, number)
+        return fit_batch(self, batch)
+
+    RepeatableBrain.fit_batch = fit_batch_and_tell
+    return train(arguments)
+
+
 def benchmark(name: str, folder: Path, *arguments: str) -> None:
     """Runs `benchmarks/<name>.py` in a folder, and checks that all went well."""
     program = Program(_benchmark, name, folder, arguments)

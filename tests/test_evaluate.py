@@ -7,9 +7,12 @@ import shutil
 import numpy as np
 import pytest
 import soundfile
+import torch
+from torch.nn.functional import normalize
 
 import evaluate
 from local_modules.evaluation import confidence
+from local_modules.inference.extraction import SpeakerModel
 from local_modules.metrics import equal_error_rate
 
 
@@ -191,6 +194,34 @@ def test_models_are_compared_and_enrolled_with_several(run, voices_folder, here)
     for groups in results["parts"]["kind"].values():
         assert set(groups) == {"two"}  # `one` has no non-target trial
 
+    # A model is the mean of its recordings, which are longer than the test's.
+    model = SpeakerModel(f"{run / 'model'}")
+    wavs = {
+        path: model.read(voices_folder / path) for own in files.values() for path in own
+    }
+    units = {
+        path: normalize(model.embed([wav])[0], dim=0) for path, wav in wavs.items()
+    }
+    with open(here / "out" / "scores.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    shorter = []
+    for row in rows:
+        own = files[row["enrol"].removeprefix("m-")][:3]
+        mean = normalize(torch.stack([units[path] for path in own]).mean(dim=0), dim=0)
+        cosine = (mean @ units[row["test"]]).item()
+        for source in (run, here / "other"):
+            found = float(row[f"{source / 'model'}: cosine"])
+            assert found == pytest.approx(cosine, abs=1e-4)
+        n_samples = sum(len(wavs[path]) for path in own), len(wavs[row["test"]])
+        shorter.append(min(n_samples) / 16000)
+    low, high = np.quantile(shorter, [1 / 3, 2 / 3])
+    for groups in results["parts"]["duration of the shorter side"].values():
+        assert list(groups) == [
+            f"under {low:.1f} s",
+            f"{low:.1f} to {high:.1f} s",
+            f"{high:.1f} s and more",
+        ]
+
 
 def test_metadata_say_who_is_drawn_anew(run, voices_folder, here, monkeypatch):
     """Without target trials of a speaker, each recording would be one of its own."""
@@ -336,6 +367,11 @@ def test_recordings_of_a_cohort_that_are_of_no_use(run, voices_folder, here, cap
     assert f"left out: {cohort / 'train0' / '0.wav'}: " in output
     counted = "--cohort cohort: 5 of 15 recordings can't be embedded; "
     assert f"{counted}2 speakers are left\n" in output
+    # They are who scores are normalised by, not those that the model was trained on, on
+    # whom its ratios rest; and two are too few for PLDA.
+    folder = here / "results" / "evaluation" / "test_trials"
+    names = ["cosine", "mean subtracted", "S-norm", "AS-norm"]
+    assert list(results_in(folder)["systems"]) == names
 
     for path in (cohort / "train1").iterdir():
         path.write_bytes(b"nothing")

@@ -25,6 +25,7 @@ from local_modules.inference import embedding_files, verification
 from local_modules.inference.extraction import EmbeddingStore
 from local_modules.inference.speech import read_speech
 from local_modules.inference.verification import ListeningModel, Verifier
+from local_modules.page import server
 from tests.programs import Program
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +69,18 @@ def test_verify_says_what_the_verifier_says(here, words, capsys):
     assert f"log-likelihood ratio {verdict.llr:.2f}" in text
 
 
+def test_how_sure_it_is_is_said_of_the_answer(here, words, capsys):
+    """With such priors that afterwards the odds are e to one, for either."""
+    files = words["test0"][:2]
+    llr = Verifier("results/run/model").verify(*files).llr
+    for log_odds, headline in ((-1.0, "two persons"), (1.0, "the same person")):
+        prior = 1 / (1 + math.exp(llr - log_odds))
+        assert run("verify", *files, "--prior", prior) == 0
+        first, _ = capsys.readouterr().out.splitlines()
+        beforehand = f"beforehand the same with {100 * prior:g} %"
+        assert first == f"{headline}, 73.1 % sure ({beforehand})"
+
+
 def test_a_long_recording_is_the_mean_of_its_windows(here, words, monkeypatch):
     monkeypatch.setattr(verification, "WINDOW_SECONDS", 0.25)
     monkeypatch.setattr(verification, "WINDOWS_AT_A_TIME", 2)
@@ -109,6 +122,9 @@ def test_enroll_identify_list_remove(here, words, capsys):
         shares = [candidate["probability"] for candidate in found["candidates"]]
         assert sum(shares) + found["nobody"] == pytest.approx(1)
         assert shares == sorted(shares, reverse=True)
+        for candidate in found["candidates"]:
+            odds = math.exp(candidate["llr"]) * (0.9 / 3) / (1 - 0.9)
+            assert candidate["probability"] == pytest.approx(odds * found["nobody"])
     assert run("identify", words["test1"][3], "--top", "1") == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and lines[-1].endswith("nobody enrolled")
@@ -346,12 +362,35 @@ def test_a_mistake_is_one_line(arguments, words, here, capsys, voices_folder):
     assert words in error[-1] and "Traceback" not in "".join(error)
 
 
+def test_the_page_is_served_as_the_command_line_says(here, words, monkeypatch):
+    served = []
+    monkeypatch.setattr(server, "serve", lambda *arguments: served.append(arguments))
+    recording = words["test0"][0]
+    assert run("enroll", "ann", recording) == 0
+    place = ("--host", "127.0.0.2", "--port", "8123")
+    assert run("serve", "--prior", "1e-9", *place) == 0
+    ((answers, *told),) = served
+    assert told == ["results/run/model", "127.0.0.2", 8123]
+    # Not even this very recording is likely to be of one of those enrolled.
+    assert "Nobody who is enrolled" in answers.identify(recording)[0]
+
+
 def test_a_port_in_use_is_one_line(here, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert run("serve", "--port", port) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert f"--port {port}: can't be listened on: Address already in use" in line
+
+
+def test_the_latest_model_is_the_one_written_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path, seconds in (("a/1", 1000), ("b/2/c", 3000), ("d/3", 2000)):
+        model = Path("results", path, "model")
+        model.mkdir(parents=True)
+        (model / "hyperparams.yaml").touch()
+        os.utime(model, (seconds, seconds))
+    assert speaker.latest_model() == "results/b/2/c/model"
 
 
 def test_no_model_at_all(tmp_path, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """The recipe as a whole, on a small corpus of real audio files."""
 
+import itertools
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import soundfile
@@ -21,15 +23,17 @@ from speechbrain.lobes.features import Fbank
 import train_speaker
 from local_modules import config
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader
+from local_modules.brain import RepeatableBrain
 from local_modules.checkpoints import WholeCheckpointer
 from local_modules.config import load_hparams
 from local_modules.evaluation.backend import Backend
 from local_modules.losses import AdditiveAngularMargin
 from local_modules.manifest import read_manifest, write_manifest
+from local_modules.sampling import PassSampler
 from local_modules.shards import reading
 from local_modules.shards.index import read_index
 from local_modules.shards.packing import pack
-from tests.programs import Program, train, train_and_die
+from tests.programs import Program, train, train_and_die, train_told
 
 pytestmark = pytest.mark.usefixtures("no_pictures")  # but for `finished`
 ROOT = Path(__file__).parents[1]
@@ -66,6 +70,12 @@ def latest_states(folder):
     return [
         torch.load(latest.path / f"{name}.ckpt", weights_only=True) for name in names
     ]
+
+
+def splits_in(manifests):
+    """The utterances of a manifest folder."""
+    names = ("train", "valid", "test")
+    return {name: read_manifest(manifests / f"{name}.csv") for name in names}
 
 
 def assert_same(one, other):
@@ -161,15 +171,19 @@ def test_the_epochs_after_the_best_are_reported_too(
     def rising(target, nontarget):
         return next(eers), 0.0
 
-    monkeypatch.setattr(train_speaker, "equal_error_rate", rising)
+    monkeypatch.setattr("local_modules.metrics.equal_error_rate", rising)
     assert train_speaker.main(command_line(voices_folder, tmp_path / "run")) == 0
     metrics = metrics_of(tmp_path / "run")
     assert (metrics["best_epoch"], metrics["epochs"]) == (1, 3)
-    last_line = (tmp_path / "run" / "train_log.txt").read_text().splitlines()[-1]
-    minutes = float(last_line.split(" - ")[-1].split(" ")[0])
-    assert metrics["train_seconds"] == pytest.approx(60 * minutes, abs=3.1)
-    # The model is the best epoch's, and so is what is said of its training.
+    assert (metrics["valid"]["eer"], metrics["test"]["eer"]) == (0.1, 0.5)
+    log = (tmp_path / "run" / "train_log.txt").read_text().splitlines()
+    told = [(line.split(": ")[0], line.split(" - ")[1].split(",")[0]) for line in log]
+    assert told == [(f"epoch {n}", f"valid EER {10 * n}.00 %") for n in (1, 2, 3)]
     checkpoints = WholeCheckpointer(tmp_path / "run" / "save")
+    last = checkpoints.find_checkpoint().path / "history.ckpt"
+    seconds = [row["seconds"] for row in json.loads(last.read_text())["epochs"]]
+    assert 0 < seconds[0] < seconds[1] < seconds[2] == metrics["train_seconds"]
+    # The model is the best epoch's, and so is what is said of its training.
     best = checkpoints.find_checkpoint(min_key="eer").path
     weights = load_file(tmp_path / "run/model/embedding_model.safetensors")
     kept = torch.load(best / "averaged_model.ckpt", weights_only=True)
@@ -202,6 +216,26 @@ def test_a_killed_run_continues_to_the_same_bits(
     whole, killed = metrics_of(finished[0]), metrics_of(folder)
     for key in ("valid", "test", "train", "best_epoch", "epochs"):
         assert killed[key] == whole[key]
+
+
+@pytest.mark.parametrize(
+    ("n_steps", "number", "n_workers"),
+    [(3, signal.SIGINT, 0), (8, signal.SIGTERM, 1)],
+)
+def test_a_run_told_to_stop_keeps_the_step(
+    n_steps, number, n_workers, finished, voices_folder, tmp_path
+):
+    """By a signal to all of its processes, without checkpoints but those of epochs."""
+    folder = tmp_path / "stopped"
+    arguments = command_line(voices_folder, folder, num_workers=n_workers)
+    stopped = Program(train_told, n_steps, number, arguments)
+    output = stopped.output()
+    assert stopped.status == 130, output
+    assert output.count("Stopped. The same command continues.") == 1
+    latest = WholeCheckpointer(folder / "save").find_checkpoint()
+    assert f"step: {n_steps % 6}" in (latest.path / "brain.ckpt").read_text()
+    assert train_speaker.main(arguments) == 0
+    assert_same(latest_states(folder), latest_states(finished[0]))
 
 
 def test_a_data_worker_changes_no_bit(finished, voices_folder, tmp_path):
@@ -289,13 +323,56 @@ def test_the_time_limit_ends_the_run_with_the_schedules_run_down(
     ids=" ".join,
 )
 def test_run_options_of_speechbrain(options, voices_folder, tmp_path, monkeypatch):
+    """Each does what SpeechBrain says of it, and nothing of what the others do."""
+    brain = train_speaker.SpeakerBrain
+    objectives, step = brain.compute_objectives, brain.optimizers_step
+    save = WholeCheckpointer.save_checkpoint
     # Without the C++ at the end, which takes a minute to make and is PyTorch's own.
     to_graphs = partial(torch.compile, backend="aot_eager")
-    monkeypatch.setattr(torch, "compile", to_graphs)
+    compiled, dtypes, decays, saved = [], set(), [], []
+
+    def noted_compile(*args, **kwargs):
+        compiled.extend(
+            module for module in args if isinstance(module, torch.nn.Module)
+        )
+        return to_graphs(*args, **kwargs)
+
+    def noted_objectives(brain, embeddings, batch, stage):
+        if stage == Stage.TRAIN:
+            dtypes.add(embeddings.dtype)
+        return objectives(brain, embeddings, batch, stage)
+
+    def noted_step(brain):
+        found = set()
+        for group in brain.optimizer.param_groups:
+            decay = group["weight_decay"]
+            found |= {(parameter.dim() > 1, decay) for parameter in group["params"]}
+        decays.append(found)
+        step(brain)
+
+    def noted_save(checkpointer, *args, **kwargs):
+        saved.append(1)
+        return save(checkpointer, *args, **kwargs)
+
+    monkeypatch.setattr(torch, "compile", noted_compile)
+    monkeypatch.setattr(brain, "compute_objectives", noted_objectives)
+    monkeypatch.setattr(brain, "optimizers_step", noted_step)
+    monkeypatch.setattr(WholeCheckpointer, "save_checkpoint", noted_save)
+    # Whenever it looks, another minute is over.
+    clock = SimpleNamespace(time=partial(next, itertools.count(step=61)))
+    monkeypatch.setattr("speechbrain.core.time", clock)
     arguments = command_line(voices_folder, tmp_path / "run", *options)
     assert train_speaker.main(arguments) == 0
-    metrics = metrics_of(tmp_path / "run")
-    assert metrics["epochs"] == {"--optimizer_step_limit": 1}.get(options[0], 3)
+    option, n_epochs = options[0], metrics_of(tmp_path / "run")["epochs"]
+    assert n_epochs == {"--optimizer_step_limit": 1}.get(option, 3)
+    fewer = {"--optimizer_step_limit": 4, "--grad_accumulation_factor": 9}
+    assert len(decays) == fewer.get(option, 18)
+    assert dtypes == {torch.bfloat16 if option == "--precision" else torch.float32}
+    of_vectors = 0.0 if option == "--remove_vector_weight_decay" else 0.2
+    assert all(found == {(True, 0.2), (False, of_vectors)} for found in decays)
+    n_within = 18 if option == "--ckpt_interval_minutes" else 0
+    assert len(saved) == n_epochs + n_within
+    assert len(compiled) == (4 if option == "--compile" else 0)  # with the features
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(
@@ -382,15 +459,25 @@ def test_features_that_are_kept_are_of_the_file():
         assert found.setdefault(name, feats) is feats
 
 
-def test_a_run_is_continued_with_its_own_options(voices_folder, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        (["--remove_vector_weight_decay"], "True, not False"),
+        (["--precision", "bf16"], "bf16, not fp32"),
+    ],
+    ids=["decay", "precision"],
+)
+def test_a_run_is_continued_with_its_own_options(
+    option, told, voices_folder, tmp_path, capsys
+):
     run = tmp_path / "run"
-    option = "--remove_vector_weight_decay"
-    assert train_speaker.main(command_line(voices_folder, run, option)) == 0
-    longer = command_line(voices_folder, run, number_of_epochs=4)
+    short = command_line(voices_folder, run, number_of_epochs=1)
+    assert train_speaker.main([*short, *option]) == 0
+    longer = command_line(voices_folder, run, number_of_epochs=2)
     assert train_speaker.main(longer) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"holds a run with {option} True, not False" in error
-    assert train_speaker.main([*longer, option]) == 0
+    assert f"holds a run with {option[0]} {told}" in error
+    assert train_speaker.main([*longer, *option]) == 0
 
 
 def test_two_processes_do_not_train_in_one_folder(
@@ -652,12 +739,50 @@ def test_the_cohort_knows_who_speaks_in_each_part_of_a_file(finished, tmp_path):
     (tmp_path / "save").mkdir()
     recipe = str(ROOT / "hparams" / "conformer.yaml")
     datasets, *_ = train_speaker.dataio_prep(
-        load_hparams(recipe, values), SpeechCache(0.0)
+        load_hparams(recipe, values), splits_in(manifests), SpeechCache(0.0)
     )
     with datasets["cohort"].output_keys_as(["id", "name"]):
         items = list(datasets["cohort"])
     assert {one.id, other.id} <= {item["id"] for item in items}
     assert all(item["name"] == item["id"] for item in items)
+
+
+def test_the_seed_decides_on_the_crops_and_their_order(
+    finished, voices_folder, tmp_path
+):
+    splits = splits_in(finished[0] / "manifests")
+    values = {**SMALL, "data_folder": str(voices_folder), "n_speakers": 6}
+    values["output_folder"] = str(tmp_path)
+    (tmp_path / "save").mkdir()
+    recipe = str(ROOT / "hparams" / "conformer.yaml")
+    orders, crops = [], []
+    for seed in (1, 1, 2):
+        hparams = load_hparams(recipe, values | {"seed": seed})
+        datasets, _, sampler = train_speaker.dataio_prep(
+            hparams, splits, SpeechCache(0.0)
+        )
+        orders.append(list(sampler))
+        crops.append(torch.stack([datasets["train"][n]["sig"] for n in range(8)]))
+    assert orders[0] == orders[1] != orders[2]
+    assert torch.equal(crops[0], crops[1])
+    assert (crops[0] != crops[2]).any(dim=1).all()
+
+
+@pytest.mark.parametrize(
+    ("n", "sizes"), [(5, [5]), (8, [8]), (9, [8]), (49, 6 * [8]), (50, 6 * [8])]
+)
+def test_no_batch_is_of_one_utterance(n, sizes):
+    """Batch norm has nothing to compare it with. What is left of an epoch waits for
+    another one, unless there is nothing else."""
+    hparams = {"batch_size": 8, "number_of_epochs": 2}
+    modules = {"layer": torch.nn.Linear(1, 1)}
+    brain = RepeatableBrain(modules, None, hparams, {"device": "cpu"})
+    sampler = PassSampler(range(n), 1, seed=1)
+    loader = train_speaker.make_train_loader(
+        brain, range(n), sampler, {"collate_fn": list}
+    )
+    assert [len(batch) for batch in loader] == sizes
+    assert brain.steps_per_epoch == len(sizes) == brain.total_steps / 2
 
 
 def test_a_recording_that_breaks_later_is_named_and_skipped(
@@ -821,10 +946,11 @@ class TestSpeakerSpeeds:
         values = {"data_folder": str(voices_folder), "output_folder": str(tmp_path)}
         values |= {**settings, "n_speakers": 18, "crop_seconds": None}
         values["manifest_folder"] = str(settings["manifest_folder"])
+        splits = splits_in(settings["manifest_folder"])
         recipe = str(ROOT / "hparams" / "conformer.yaml")
         (tmp_path / "save").mkdir()
         datasets, reader, _ = train_speaker.dataio_prep(
-            load_hparams(recipe, values), SpeechCache(1.0)
+            load_hparams(recipe, values), splits, SpeechCache(1.0)
         )
         heard = set()
         for epoch in (1, 2, 3):

@@ -13,7 +13,7 @@ import train_speaker
 from conftest import SAMPLE_RATE, utterance, voice
 from local_modules.audio import ReadableBatch, SpeechCache
 from local_modules.config import load_hparams
-from tests.hparams.trees import HPARAMS, tree
+from tests.hparams.trees import HPARAMS, lines
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 RECIPE = str(HPARAMS / "voxceleb.yaml")
@@ -42,10 +42,10 @@ TINY |= {"batch_size": 8, "crop_seconds": 0.8, "number_of_epochs": 3, "num_worke
 
 
 def test_what_is_not_its_own_is_as_in_mfa_conformer():
-    theirs, ours = tree("mfa_conformer"), tree("voxceleb")
+    theirs, ours = lines("mfa_conformer"), lines("voxceleb")
     assert ours.keys() - theirs.keys() == {"precision"}
     assert not theirs.keys() - ours.keys()
-    changed = {key for key in theirs if str(theirs[key]) != str(ours[key])}
+    changed = {key for key in theirs if theirs[key] != ours[key]}
     assert changed == OWN
 
 

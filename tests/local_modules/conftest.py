@@ -1,7 +1,9 @@
-"""Processes that talk to each other as under `torchrun`."""
+"""Processes that talk to each other as under `torchrun`, and pictures as they are
+saved."""
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
 from tests.programs import Program
 
@@ -32,3 +34,17 @@ def _rank(run, rank, count, folder, *more):
     )
     torch.save(run(rank, count, folder, *more), folder / f"{rank}.pt")
     return 0
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures saved during the test."""
+    saved = []
+    savefig = Figure.savefig
+
+    def keep(figure, *args, **kwargs):
+        saved.append(figure)
+        savefig(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return saved

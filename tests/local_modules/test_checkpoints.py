@@ -7,13 +7,16 @@ import shutil
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from local_modules.checkpoints import WholeCheckpointer
+from local_modules.errors import exit_status
 from local_modules.history import RunHistory
+from tests.programs import Program
 
 FORK = multiprocessing.get_context("fork")
 
@@ -223,3 +226,25 @@ def test_all_of_it_is_on_the_disk_before_it_counts(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", noted_replace)
     WholeCheckpointer(tmp_path, parts()).save_checkpoint()
     assert on_disk and not found
+
+
+def save_on_a_full_disk(folder):
+    """Of the weights, which are more than a buffer holds; all else has room."""
+    (folder / "CKPT+full").mkdir()
+    (folder / "CKPT+full" / "net.ckpt").symlink_to("/dev/full")
+    checkpointer = WholeCheckpointer(folder, parts(size=300))
+    save = partial(checkpointer.save_checkpoint, name="full")
+    return exit_status("train.py", save)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_is_one_line_and_no_checkpoint(tmp_path):
+    """In a process of its own: what fails is not Python's."""
+    older = WholeCheckpointer(tmp_path, parts()).save_checkpoint()
+    program = Program(save_on_a_full_disk, tmp_path)
+    output = program.output()
+    assert program.status == 1 and "Traceback" not in output, output
+    (line,) = output.splitlines()
+    assert line.startswith(f"train.py: {tmp_path}: a checkpoint can't be written, as ")
+    assert line.endswith("); make room, and the same command continues")
+    assert WholeCheckpointer(tmp_path).find_checkpoint().path == older.path

@@ -7,6 +7,7 @@ from speechbrain.lobes.models.ECAPA_TDNN import Classifier
 from speechbrain.utils.checkpoints import Checkpointer
 from torch.nn import functional as F
 
+from local_modules import class_parallel as module
 from local_modules.class_parallel import (
     OptimizerRows,
     SplitClassifier,
@@ -159,6 +160,23 @@ def test_one_process_has_the_loss_and_gradients_of_autograd(loss, margin_share, 
     torch.testing.assert_close(split.weight.grad, whole.weight.grad)
     assert torch.equal(correct, whole(embeddings).argmax(dim=-1) == TARGETS)
     torch.testing.assert_close(split(embeddings), whole(embeddings))
+
+
+@pytest.mark.parametrize("rows_at_once", [1, 5, 12])
+def test_a_matrix_drawn_piece_by_piece_is_the_one_drawn_at_once(
+    rows_at_once, monkeypatch
+):
+    """Whoever has which rows: pieces and ranks end in the middle of each other."""
+    monkeypatch.setattr(module, "ROWS_AT_ONCE", rows_at_once)
+    for count in (1, 3):
+        parts = []
+        for rank in range(count):
+            place = rank, count
+            monkeypatch.setattr(module, "rank_and_count", lambda place=place: place)
+            torch.manual_seed(1)
+            parts.append(SplitClassifier(SIZE, N_SPEAKERS, SCALE).weight.detach())
+        assert [len(part) for part in parts] in ([13], [4, 4, 5])
+        torch.testing.assert_close(torch.cat(parts), batch()[0].weight.detach())
 
 
 def test_rounded_embeddings_are_compared_in_float32():

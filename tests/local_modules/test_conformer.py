@@ -449,6 +449,15 @@ def test_feed_forward_maps_each_frame_alone():
     torch.testing.assert_close(layer(x)[1, 3], layer(x[1, 3]))
 
 
+def test_feed_forward_is_two_linear_maps_with_a_swish_between():
+    layer = scrambled(FeedForward(D_MODEL, 24))
+    into, out = (part for part in layer.modules() if isinstance(part, nn.Linear))
+    x = torch.randn(2, 5, D_MODEL)
+    hidden = x @ into.weight.T + into.bias
+    expected = (hidden * torch.sigmoid(hidden)) @ out.weight.T + out.bias
+    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+
+
 def test_parameter_count_of_the_reference_system():
     def linear(n_in, n_out):
         return n_in * n_out + n_out

@@ -22,3 +22,13 @@ def test_a_full_disk_is_one_line(capsys):
 def test_what_is_no_mistake_of_a_persons_is_a_traceback():
     with pytest.raises(IsADirectoryError):
         exit_status("sing.py", lambda: Path("/").read_text())
+
+
+@pytest.mark.parametrize("stopped", ["Sing again.", ""])
+def test_ctrl_c_is_one_line_and_status_130(stopped, capsys):
+    def sing():
+        raise KeyboardInterrupt
+
+    assert exit_status("sing.py", sing, stopped) == 130
+    shown = capsys.readouterr()
+    assert shown.err == f"\nStopped. {stopped}".rstrip() + "\n" and not shown.out

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from scipy.stats import norm
 
 from local_modules import plots
 from local_modules.metrics import equal_error_rate
@@ -34,20 +35,6 @@ def history(n_epochs, margin=0.2):
 def scores():
     rng = np.random.default_rng(1)
     return rng.normal(2.0, 1.0, 200), rng.normal(0.0, 1.0, 300)
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """The figures saved during the test."""
-    saved = []
-    savefig = Figure.savefig
-
-    def keep(figure, *args, **kwargs):
-        saved.append(figure)
-        savefig(figure, *args, **kwargs)
-
-    monkeypatch.setattr(Figure, "savefig", keep)
-    return saved
 
 
 def png_size(path):
@@ -156,6 +143,47 @@ def test_det(tmp_path, figures, scores):
     nearest = np.abs(far - frr).argmin()
     np.testing.assert_allclose(marked, [far[nearest], frr[nearest]], atol=0.05)
     assert [tick.get_text() for tick in axes.get_xticklabels()][::8] == ["0.1", "40"]
+
+
+def test_the_cross_of_a_det_is_where_the_detection_cost_is_least(
+    tmp_path, figures, scores
+):
+    """Where one in a hundred trials is a target trial."""
+    target, nontarget = scores
+    plots.plot_det({"a": scores}, tmp_path / "det.png")
+    (axes,) = figures[0].axes
+    (found,) = axes.collections[1].get_offsets()
+    thresholds = np.append(np.concatenate(scores), np.inf)
+    far = np.array([np.mean(nontarget >= threshold) for threshold in thresholds])
+    frr = np.array([np.mean(target < threshold) for threshold in thresholds])
+    costs = 0.01 * frr + 0.99 * far
+    least = np.isclose(costs, costs.min(), rtol=0, atol=1e-12)
+    # What is below the lowest tick is drawn there.
+    places = norm.ppf(np.clip([far[least], frr[least]], 0.001, 0.999)).T
+    assert np.abs(places - found).max(axis=1).min() < 1e-6
+    assert (places[:, 1] - places[:, 0] > 0.5).all()  # FRR is far above FAR
+
+
+def test_calibration_shows_what_would_have_been_right_over_what_was_given(
+    tmp_path, figures
+):
+    """Of the trials with a ratio of -1 a quarter are target trials, of those with one
+    of 2 three quarters."""
+    target = np.repeat([-1.0, 2.0], [10, 30])
+    nontarget = np.repeat([-1.0, 2.0], [30, 10])
+    plots.plot_calibration(target, nontarget, tmp_path / "calibration.png")
+    png_size(tmp_path / "calibration.png")
+    (axes,) = figures[0].axes
+    given, right = axes.lines[0].get_data()
+    np.testing.assert_allclose(given, [-1, 2, 2, 2])
+    np.testing.assert_allclose(right, np.log([1 / 3, 1 / 3, 3, 3]))
+    assert axes.get_xlabel() == "Log-likelihood ratio given"
+    assert axes.get_xlim() == axes.get_ylim() == (-2.0, 2.0)
+    of_targets = 0.25 * np.log2(1 + np.exp(1)) + 0.75 * np.log2(1 + np.exp(-2))
+    of_others = 0.75 * np.log2(1 + np.exp(-1)) + 0.25 * np.log2(1 + np.exp(2))
+    best = 0.25 * np.log2(1 + 3) + 0.75 * np.log2(1 + 1 / 3)  # of either kind
+    cost = (of_targets + of_others) / 2
+    assert axes.lines[0].get_label() == f"Cllr {cost:.3f}, at best {best:.3f}"
 
 
 @pytest.mark.parametrize(

@@ -144,13 +144,22 @@ def finished():
     return history, scores
 
 
-def test_all_pictures_of_a_finished_run(tmp_path, finished):
+def test_all_pictures_of_a_finished_run(tmp_path, finished, figures):
     folder = tmp_path / "run" / "plots"
     draw_plots(folder, *finished)
     names = {path.name for path in folder.iterdir()}
     expected = {f"{name}.png" for name in [*PICTURES, "scores", "det", "overview"]}
     assert names == expected
     assert all(is_picture(folder / name) for name in names)
+    # Of the test trials, decided as the validation trials have it.
+    title = "Test trials, threshold chosen on the validation trials"
+    (drawn,) = (f for f in figures if f.axes[0].get_title(loc="left") == title)
+    assert list(drawn.axes[0].lines[0].get_xdata()) == [0.3125, 0.3125]
+    _, target, nontarget = finished[1]["test"]
+    accepted, rejected, _ = drawn.axes[0].get_legend().get_texts()
+    far, frr = (nontarget >= 0.3125), (target < 0.3125)
+    for text, wrong in ((accepted, far), (rejected, frr)):
+        assert f", {100 * wrong.float().mean():.2f} % " in text.get_text()
 
 
 def test_last_screen_says_where_and_how_good(tmp_path, finished):

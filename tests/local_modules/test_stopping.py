@@ -1,12 +1,14 @@
 """Signals that end a program: noted, and obeyed where they are repeated."""
 
+import os
 import signal
 import threading
+import time
 
 import pytest
 
 from local_modules import stopping
-from local_modules.stopping import noted_signals
+from local_modules.stopping import noted_signals, outlive_signals
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
 
@@ -52,3 +54,17 @@ def test_in_another_thread_all_is_as_before():
     thread.start()
     thread.join()
     assert found == [([], signal.getsignal(signal.SIGTERM))]
+
+
+def test_a_data_worker_outlives_them_for_a_while(monkeypatch):
+    monkeypatch.setattr(stopping, "SECONDS_TO_OUTLIVE", 1)
+    child = os.fork()
+    if not child:
+        outlive_signals()
+        for sign in SIGNALS:
+            signal.raise_signal(sign)
+        time.sleep(60)
+        os._exit(0)
+    begin = time.monotonic()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status == -signal.SIGALRM and 0.9 < time.monotonic() - begin < 30

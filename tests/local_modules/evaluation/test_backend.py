@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from local_modules.errors import InputError
 from local_modules.evaluation import backend as module
 from local_modules.evaluation.backend import Backend, Recordings, cosines, fit_backend
+from local_modules.evaluation.calibration import Calibration
 from local_modules.metrics import cllr, equal_error_rate, min_cllr
 from local_modules.scoring import cosine_scores
 from local_modules.trials import TrialList
@@ -96,20 +97,29 @@ def test_sides_can_be_exchanged(backend, test_trials):
         np.testing.assert_allclose(forth[name], back[name], atol=1e-4)
 
 
-def test_as_norm_takes_the_nearest_of_the_cohort_alone(
-    backend, test_trials, monkeypatch
+def units_and_strangers(backend, recordings):
+    """Centred embeddings of length one, and their cosines with the cohort, the nearest
+    last."""
+    centred = (recordings.embeddings - backend.mean).double().numpy()
+    units = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+    return units, np.sort(units @ backend.cohort.double().numpy().T, axis=1)
+
+
+@pytest.mark.parametrize(("way", "n_taken"), [("AS-norm", 20), ("S-norm", 120)])
+def test_as_norm_takes_the_nearest_of_the_cohort_alone_and_s_norm_all(
+    way, n_taken, backend, test_trials, monkeypatch
 ):
     monkeypatch.setattr(module, "TOP_K", 20)
     recordings, rows, columns, _ = test_trials
-    found = backend.scores(recordings, recordings, rows, columns)["AS-norm"]
-    centred = (recordings.embeddings - backend.mean).double().numpy()
-    units = centred / np.linalg.norm(centred, axis=1, keepdims=True)
-    nearest = np.sort(units @ backend.cohort.double().numpy().T, axis=1)[:, -20:]
+    found = backend.scores(recordings, recordings, rows, columns)[way]
+    units, strangers = units_and_strangers(backend, recordings)
+    assert strangers.shape == (200, 120)
+    taken = strangers[:, -n_taken:]
     for n in (0, 777, -1):
         one, other = rows[n], columns[n]
         raw = units[one] @ units[other]
-        sides = [(raw - nearest[i].mean()) / nearest[i].std() for i in (one, other)]
-        assert found[n] == pytest.approx(np.mean(sides), rel=0.03)
+        sides = [(raw - taken[i].mean()) / taken[i].std(ddof=1) for i in (one, other)]
+        assert found[n] == pytest.approx(np.mean(sides), rel=1e-3, abs=1e-4)
 
 
 def test_a_model_of_one_recording_is_that_recording(backend, test_trials):
@@ -139,7 +149,7 @@ def test_more_recordings_make_a_better_model(backend, test_trials):
     assert several.sum_seconds()[3] == recordings.seconds[15:18].sum()
 
 
-def test_the_cohort_is_the_speakers_means():
+def test_the_cohort_is_the_speakers_means_less_that_of_the_validation():
     vectors = torch.eye(4)
     names = ["b/1", "a/1", "b/2", "a/2"]
     made = fit_backend(
@@ -150,9 +160,69 @@ def test_the_cohort_is_the_speakers_means():
         dict(zip(names, vectors, strict=True)),
         {name: name[0] for name in names},
     )
+    torch.testing.assert_close(made.mean, torch.tensor([2.1, 1.1, 0.1, 0.1]) / 3)
     unit = F.normalize(vectors - made.mean, dim=-1)
     expected = F.normalize(torch.stack([unit[[1, 3]].mean(0), unit[[0, 2]].mean(0)]))
     torch.testing.assert_close(made.cohort, expected)
+
+
+QUALITIES = ("log_seconds", "log_norm", "imposter_score")
+
+
+def test_the_calibration_knows_the_quality_of_both_sides(
+    backend, test_trials, monkeypatch
+):
+    """The smaller of theirs and the sum: seconds of speech, length of the embeddings,
+    and how near the nearest strangers come, of a model with several recordings too."""
+    monkeypatch.setattr(module, "TOP_K", 20)
+    recordings, *_ = test_trials
+    models = [[5 * s, 5 * s + 1, 5 * s + 2] for s in range(40)]
+    enrolled = Recordings(recordings.embeddings, recordings.seconds, models)
+    rows, columns = np.array([0, 3, 39, 3]), np.array([4, 17, 199, 0])
+    units, _ = units_and_strangers(backend, recordings)
+    lengths = np.linalg.norm(recordings.embeddings.double().numpy(), axis=1)
+
+    def quality(own):
+        mean = units[own].mean(axis=0)
+        near = backend.cohort.double().numpy() @ (mean / np.linalg.norm(mean))
+        return {
+            "log_seconds": np.log(recordings.seconds[own].sum()),
+            "log_norm": np.log(lengths[own].mean()),
+            "imposter_score": np.sort(near)[-20:].mean(),
+        }
+
+    pairs = [
+        (quality(models[row]), quality([column]))
+        for row, column in zip(rows, columns, strict=True)
+    ]
+    for name in QUALITIES:
+        for way, of_pair in (("sum", sum), ("least", min)):
+            calibration = Calibration({f"{name}_{way}": 1.0}, 0.0)
+            weighing = replace(backend, calibration=calibration)
+            found = weighing.scores(enrolled, recordings, rows, columns)["calibrated"]
+            expected = [of_pair((one[name], other[name])) for one, other in pairs]
+            np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("helps", [True, False])
+def test_quality_is_weighed_where_it_helps(helps, backend, test_trials, monkeypatch):
+    """Whether it does is tested in test_calibration.py."""
+    recordings, rows, columns, labels = test_trials
+    speakers = rows // 5, columns // 5
+    asked = []
+
+    def answer(scores, qualities, labels, *speakers):
+        asked.append((set(scores), set(qualities), speakers))
+        return helps
+
+    monkeypatch.setattr(module, "quality_helps", answer)
+    arguments = recordings, recordings, rows, columns, labels, speakers
+    calibration = backend.fitted(*arguments).calibration
+    scores = {"PLDA", "AS-norm"}
+    qualities = {f"{name}_{way}" for name in QUALITIES for way in ("sum", "least")}
+    assert asked == [(scores, qualities, speakers)]
+    assert set(calibration.weights) == scores | (qualities if helps else set())
+    assert set(calibration.ranges) == (qualities if helps else set())
 
 
 def test_it_is_kept_in_a_folder(backend, tmp_path, test_trials):

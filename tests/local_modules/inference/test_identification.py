@@ -1,9 +1,13 @@
 """Whose voice it is, against Bayes' rule worked by hand."""
 
+from copy import copy
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
+import torch
+from scipy.optimize import brentq
 
 from local_modules.inference import identification
 from local_modules.inference.identification import Identifier
@@ -77,8 +81,17 @@ def test_the_prior_decides_where_the_voice_does_not(verifier, people):
 
 def test_how_many_are_named_changes_no_probability(verifier, people):
     store, centres = people
-    centre = (centres["p05"] + centres["p06"]) / 2
-    heard = voice(np.random.default_rng(4), centre, spread=0.0)
+    enrolled = store.voices(["p05"]) + store.voices(["p06"])
+
+    def between(share):
+        centre = share * centres["p05"] + (1 - share) * centres["p06"]
+        return voice(np.random.default_rng(4), centre, spread=0.0)
+
+    def lead(share):
+        one, other = verifier.compare(enrolled, between(share))
+        return one.llr - other.llr
+
+    heard = between(brentq(lead, 0.0, 1.0))
     few, many = (
         Identifier(verifier).identify(store, heard, top=top) for top in (1, 20)
     )
@@ -105,6 +118,45 @@ def test_who_is_removed_in_the_meantime_is_no_candidate(verifier, people):
     other.close()
     assert "p05" not in [candidate.name for candidate in answer.candidates]
     assert len(answer.candidates) == 5
+
+
+def test_who_is_not_weighed_has_a_share_of_the_prior_too(verifier, people, monkeypatch):
+    """Of more voices than are weighed, each is as probable beforehand as the others."""
+    monkeypatch.setattr(identification, "N_WEIGHED", 3)
+    store, centres = people
+    heard = voice(np.random.default_rng(5), centres["p05"])
+    answer = Identifier(verifier).identify(store, heard, top=3)
+    assert answer.name == "p05" and len(answer.candidates) == 3
+    shares = [candidate.probability for candidate in answer.candidates]
+    assert sum(shares) + answer.nobody == pytest.approx(1)
+    for candidate, share in zip(answer.candidates, shares, strict=True):
+        odds = np.exp(candidate.llr) * (0.5 / 20) / 0.5
+        assert share == pytest.approx(odds * answer.nobody)
+
+
+def test_without_a_calibration_the_threshold_on_the_cosine_decides(verifier, tmp_path):
+    """Also where another one is nearer after the mean is taken out."""
+    axes = np.eye(len(verifier.backend.mean), dtype=np.float32)
+    plain = copy(verifier)
+    mean = torch.from_numpy(2 * axes[0])
+    plain.backend = replace(verifier.backend, mean=mean, calibration=None)
+    plain.threshold = 0.5
+    store = VoiceStore(tmp_path / "voices.db", "f", "m")
+    for name, axis in (("ann", 0), ("bob", 1)):
+        store.add(name, [Voice(axes[axis], QUALITY)])
+    for vector, name in (
+        (0.9 * axes[0] + 0.3 * axes[1], "ann"),
+        (0.3 * axes[0] + 0.9 * axes[1], "bob"),
+        (axes[2], None),
+    ):
+        answer = Identifier(plain).identify(store, Voice(vector, QUALITY))
+        assert (answer.name, answer.nobody) == (name, None)
+        cosines = vector[:2] / np.linalg.norm(vector)
+        found = {candidate.name: candidate.score for candidate in answer.candidates}
+        assert found == pytest.approx({"ann": cosines[0], "bob": cosines[1]}, abs=1e-6)
+        assert list(found.values()) == sorted(found.values(), reverse=True)
+        assert all(c.llr is c.probability is None for c in answer.candidates)
+    store.close()
 
 
 def test_nobody_is_enrolled(verifier, tmp_path):

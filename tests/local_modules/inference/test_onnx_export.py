@@ -162,9 +162,14 @@ class TestInt8:
         assert check_int8(graph, exported.model) > 0.99
         kinds = [node.op_type for node in graph.graph.node]
         assert "MatMulInteger" in kinds or "ConvInteger" in kinds
-        about = OnnxModel(graph, exported.model).session.get_modelmeta()
+        int8 = OnnxModel(graph, exported.model)
+        about = int8.session.get_modelmeta()
         assert about.custom_metadata_map["quantization"] == "int8"
         assert about.custom_metadata_map["fingerprint"] == exported.model.fingerprint
+        # Or a store would have the embeddings of one for those of another.
+        models = exported.model, exported.onnx, int8
+        assert len({model.fingerprint for model in models}) == 3
+        assert OnnxModel(graph, exported.model).fingerprint == int8.fingerprint
         # Where weights are many, most of their bytes are gone.
         if exported.system == "ecapa_tdnn":
             assert graph.ByteSize() < 0.4 * exported.graph.ByteSize()

@@ -178,6 +178,10 @@ BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
 DOUBLING = "s0: 1111111111\n" + "".join(
     f"s{i}: !ref <s{i - 1}><s{i - 1}>\n" for i in range(1, 40)
 )
+# None of its references is more than a name; what they stand for together is.
+REFERENCES = "r0: [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"r{i}: [{', '.join([f'!ref <r{i - 1}>'] * 10)}]\n" for i in range(1, 5)
+)
 # What is added at the end of a good file, and what the message names.
 ADDED = {
     "apply": (f"x: !apply:os.system {TOUCH}", "!apply:os.system"),
@@ -225,11 +229,12 @@ ADDED = {
     ),
     "look-alike": ("x: !new:torch.nn.R\u0435LU", ""),
     "aliases": (BOMB, "aliases"),
+    "references": (REFERENCES, "aliases that stand for more than 20000 values"),
     "recursion": ("x: &x [*x]", ""),
     "depth": ("x: " + "[" * 5000 + "]" * 5000, ""),
     "run option": ("compile: True", "'compile'"),
 }
-NO_LINE = {"depth"}
+NO_LINE = {"depth", "references"}
 
 
 @pytest.mark.parametrize("name", ADDED)

@@ -1,10 +1,14 @@
 """What guards the page, asked over HTTP."""
 
+import signal
+
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
+from local_modules.page.access import PASSWORD
 from local_modules.page.hearing import MAX_MEGABYTES
-from local_modules.page.server import make_app
+from local_modules.page.server import make_app, serve
 
 
 @pytest.fixture
@@ -50,3 +54,26 @@ def test_an_upload_that_is_too_large_is_refused(client, tmp_path):
         assert page.post("/gradio_api/upload", files=upload).status_code == status
     (kept,) = tmp_path.glob("sent/*/a.wav")
     assert kept.stat().st_size == 1000
+
+
+def test_what_is_served_has_its_guards_up(answers, monkeypatch):
+    """On this machine, asked while it is up."""
+    found = []
+
+    def ask(server, sockets):
+        page = TestClient(server.config.app, base_url="http://127.0.0.1")
+        found.append([listening.getsockname()[0] for listening in sockets])
+        for host in ("127.0.0.1", "localhost", "evil.example"):
+            found.append(page.get("/config", headers={"host": host}).status_code)
+        page.post("/login", data={"username": "anybody", "password": "sésame"})
+        found.append(page.get("/config").status_code)
+
+    monkeypatch.setattr(uvicorn.Server, "run", ask)
+    monkeypatch.setenv(PASSWORD, "sésame")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # restored at the end
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        serve(answers, "model", "127.0.0.1", 0)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert found == [["127.0.0.1"], 401, 401, 400, 200]

@@ -6,6 +6,7 @@ import re
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
 
 from local_modules.tuning.figures import make_pictures, write_pictures
 from local_modules.tuning.page import write_page
@@ -171,6 +172,43 @@ def test_few_trials_give_fewer_pictures(n_trials, tmp_path):
     for name in names:
         assert (tmp_path / "plots" / f"{name}.png").read_bytes()[:4] == b"\x89PNG"
         assert "plotly.min.js" in (tmp_path / "plots" / f"{name}.html").read_text()
+
+
+def named(pictures, name):
+    (picture,) = (picture for picture in pictures if picture.name == name)
+    return picture.figure
+
+
+def test_rates_are_drawn_in_percent():
+    """Also what the pruner was told."""
+    study = make_study(8)
+    pictures = make_pictures(study)
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    dots, best, *_ = named(pictures, "optimization_history").data
+    assert list(dots.x) == [trial.number for trial in complete]
+    assert list(dots.y) == pytest.approx([100 * trial.value for trial in complete])
+    assert best.y[-1] == pytest.approx(9.0)
+    lines = {line.name: line for line in named(pictures, "intermediate_values").data}
+    assert len(lines) == 7  # one has failed
+    assert list(lines["Trial0"].y) == pytest.approx([30.0, 15.0, 10.0])
+    assert list(lines["Trial2"].y) == pytest.approx([30.0])  # pruned
+
+
+@pytest.mark.parametrize(
+    ("objective", "value", "shown"),
+    [("n_parameters", 2.5e6, 2.5), ("train_seconds", 90.0, 1.5), ("min_dcf", 0.4, 0.4)],
+)
+def test_each_objective_is_drawn_in_the_unit_of_its_axis(objective, value, shown):
+    study = optuna.create_study(directions=2 * ["minimize"])
+    study.set_user_attr("settings", {"objectives": ["eer", objective]})
+    trial = study.ask(SPACE)
+    trial.set_user_attr(SLOT, 0)
+    study.tell(trial, [0.04, value])
+    front = named(make_pictures(study), "pareto_front")
+    *_, dots = front.data
+    assert (*dots.x, *dots.y) == pytest.approx((4.0, shown))
+    unit = {"n_parameters": "(M)", "train_seconds": "(min)", "min_dcf": "minDCF"}
+    assert front.layout.yaxis.title.text.endswith(unit[objective])
 
 
 def test_the_overlay_shows_the_curves_of_the_trials(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
+from local_modules.errors import RunError
 from local_modules.tuning import supervisor
 from tests.local_modules.tuning import quick_study
 
@@ -65,3 +66,36 @@ def test_the_only_worker_dies_while_its_study_is_shown(tmp_path, monkeypatch):
             killed = True
     assert killed
     assert [trial.state for trial in live.values()] == 3 * [TrialState.COMPLETE]
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "n_deaths"),
+    [
+        # Killed, as where memory is short, it is replaced, but not for ever.
+        (lambda: os.kill(os.getpid(), signal.SIGKILL), -9, supervisor.MAX_DEATHS + 1),
+        (lambda: os._exit(3), 3, 1),
+    ],
+    ids=["killed", "by itself"],
+)
+def test_workers_that_die_before_they_begin_a_trial_end_the_study(
+    end, status, n_deaths, tmp_path, monkeypatch
+):
+    deaths = tmp_path / "deaths"
+
+    def die(job, index, train, stop):
+        with open(deaths, "a") as file:
+            file.write("x")
+        end()
+
+    monkeypatch.setattr(supervisor, "CONTEXT", multiprocessing.get_context("fork"))
+    monkeypatch.setattr(supervisor, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(supervisor, "run_process", die)
+    monkeypatch.setenv("MISHAPS", "")  # restored at the end
+    job = quick_study.begin(tmp_path / "study", None, 3)
+    running = supervisor.run_workers(job, 1, quick_study.train)
+    with pytest.raises(RunError) as error:
+        for _ in running:
+            assert len(deaths.read_text() if deaths.exists() else "") <= n_deaths
+    told = f"worker 0 has ended (status {status}); {job.folder / 'logs'} says why"
+    assert str(error.value) == f"{job.folder}: {told}"
+    assert len(deaths.read_text()) == n_deaths

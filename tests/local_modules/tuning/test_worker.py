@@ -1,0 +1,99 @@
+"""What a worker tells Optuna of a trial, and which trials its pruner sees."""
+
+from dataclasses import replace
+
+import pytest
+from optuna.trial import TrialState
+
+from local_modules.tuning.study import (
+    Turnstile,
+    begin_attempt,
+    live_trials,
+    put_back,
+)
+from local_modules.tuning.worker import Worker, objective_value
+from tests.local_modules.tuning import quick_study
+
+RATES = {"eer": 0.1, "min_dcf": 0.4}
+METRICS = {"valid": RATES, "n_parameters": 7, "train_seconds": 3.5}
+ROWS = [
+    {
+        "epoch": epoch,
+        "valid_eer": 0.2 / epoch,
+        "valid_min_dcf": 0.8 - 0.1 * epoch,
+        "train_accuracy": 0.5,
+        "seconds": 30.0 * epoch,
+        "budget_used": epoch / 2,
+    }
+    for epoch in (1, 2)
+]
+
+
+def train(hparams_file, run_opts, overrides, cache, on_epoch, test):
+    """Two epochs, of half of the budget each."""
+    for epoch in (1, 2):
+        on_epoch(ROWS[:epoch])
+    return METRICS
+
+
+@pytest.fixture
+def begun(tmp_path, monkeypatch):
+    """A function of a study's mishaps that begins it."""
+    monkeypatch.setenv("MISHAPS", "")  # restored at the end
+    return lambda **mishaps: quick_study.begin(tmp_path, None, 1, mishaps)
+
+
+def test_each_objective_is_the_metric_of_its_name():
+    tested = {**METRICS, "test": {"eer": 0.9, "min_dcf": 0.9}}
+    found = {name: objective_value(tested, name) for name in (*RATES, "n_parameters")}
+    assert found == {"eer": 0.1, "min_dcf": 0.4, "n_parameters": 7.0}
+    assert objective_value(tested, "train_seconds") == 3.5
+
+
+@pytest.mark.parametrize(
+    ("objective", "value", "untrained", "by_epoch"),
+    [
+        ("eer", 0.1, 0.5, (0.2, 0.1)),
+        ("min_dcf", 0.4, 1.0, (0.7, 0.6)),
+        ("train_seconds", 3.5, 0.0, (30.0, 60.0)),
+        ("n_parameters", 7.0, None, None),
+    ],
+)
+def test_the_pruner_is_told_of_the_objective(
+    objective, value, untrained, by_epoch, begun
+):
+    """At each tenth of the budget what was known then; nothing, where epochs don't
+    tell."""
+    job = begun()
+    job = replace(job, search=replace(job.search, objectives=(objective,)))
+    assert len(list(Worker(job, 0, train).run())) == 1
+    (trial,) = live_trials(job.open_study()).values()
+    assert trial.state == TrialState.COMPLETE and trial.value == value
+    told = {}
+    if by_epoch is not None:
+        first, second = by_epoch
+        told = dict.fromkeys(range(1, 5), untrained)
+        told |= dict.fromkeys(range(5, 10), first) | {10: second}
+    assert trial.intermediate_values == pytest.approx(told)
+
+
+def test_a_trial_that_was_put_back_competes_once(begun):
+    """With it and what it has been carried on with, .28 would not be among the better
+    half."""
+    halving = "SuccessiveHalvingPruner {min_resource: 1, reduction_factor: 2}"
+    worker = Worker(begun(pruner=halving), 0, train)
+    study = worker.study
+
+    def is_pruned(eer):
+        trial = study.ask()
+        begin_attempt(study, trial)
+        trial.report(eer, 1)
+        return worker._should_prune(trial)
+
+    is_pruned(0.26)
+    Turnstile._fail(study, study.trials[0])
+    put_back(study, study.trials[0])
+    for eer in (0.26, 0.30, 0.31):
+        is_pruned(eer)
+    assert study.trials[1].system_attrs["retry_history"] == [0]
+    assert not is_pruned(0.28)
