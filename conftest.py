@@ -95,7 +95,7 @@ def shared_with_programs():
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Trainings of this process draw nothing, which would take longer than they do."""
-    from local_modules import run
+    from local_modules.training import run
 
     monkeypatch.setattr(run, "draw_plots", lambda *args: None)
 

@@ -28,7 +28,7 @@ from local_modules.evaluation.backend import (
     cosines,
 )
 from local_modules.evaluation.confidence import speakers_of
-from local_modules.evaluation.page import (
+from local_modules.evaluation.report import (
     draw_pictures,
     operating_points,
     table,

@@ -28,9 +28,8 @@ from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 from torch.utils.data import DataLoader
 
-from local_modules import adaptation, config
+from local_modules import config
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader, speaker_at
-from local_modules.brain import RepeatableBrain
 from local_modules.class_parallel import SplitClassifier, split_classifiers
 from local_modules.distributed import (
     gather_on_all,
@@ -41,16 +40,18 @@ from local_modules.distributed import (
 from local_modules.errors import InputError, RunError, exit_status
 from local_modules.evaluation.backend import COHORT_UTTERANCES, Backend, fit_backend
 from local_modules.files import put_on_disk
-from local_modules.history import RunHistory, best_row
 from local_modules.manifest import Utterance, spread_utterances
 from local_modules.masking import pad_to_multiple
 from local_modules.metrics import verification_rates
-from local_modules.report import RunReporter
-from local_modules.run import LABELS, begin_run, claimed, finish_run, summary
-from local_modules.sampling import PassSampler, ShardSampler
 from local_modules.scoring import score_trials
 from local_modules.shards.reading import ShardReader
-from local_modules.stopping import outlive_signals
+from local_modules.training import adaptation
+from local_modules.training.brain import RepeatableBrain
+from local_modules.training.history import RunHistory, best_row
+from local_modules.training.report import RunReporter
+from local_modules.training.run import LABELS, begin_run, claimed, finish_run, summary
+from local_modules.training.sampling import PassSampler, ShardSampler
+from local_modules.training.stopping import outlive_signals
 from local_modules.tuning.hpopt import Driven
 
 logger = get_logger(__name__)

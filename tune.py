@@ -42,8 +42,8 @@ from local_modules.files import check_writable
 from local_modules.tuning import outcome
 from local_modules.tuning.figures import make_pictures, write_pictures
 from local_modules.tuning.job import Job
-from local_modules.tuning.page import write_page
 from local_modules.tuning.ranks import Ranks
+from local_modules.tuning.report import write_report
 from local_modules.tuning.retrain import retrain
 from local_modules.tuning.search import (
     distribution_text,
@@ -241,7 +241,7 @@ def finish(job: Job, study: optuna.Study, full: dict) -> None:
     command = ["python", "train_speaker.py", best_recipe, *job.option_words()]
     pictures = make_pictures(study)
     write_pictures(pictures, folder / "plots")
-    write_page(
+    write_report(
         study,
         job.search,
         job.recipe,

@@ -13,9 +13,9 @@ from speechbrain.lobes.models.ECAPA_TDNN import ECAPA_TDNN, Classifier
 from speechbrain.nnet.losses import AdditiveAngularMargin, LogSoftmaxWrapper
 from speechbrain.processing.features import InputNormalization
 
-from local_modules.averaging import RecentAverage
 from local_modules.config import load_hparams, plain_values
 from local_modules.embedder import SpeakerEmbedder
+from local_modules.training.averaging import RecentAverage
 from train_speaker import SpeakerBrain
 
 ROOT = Path(__file__).resolve().parents[1]

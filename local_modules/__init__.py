@@ -1,1 +1,2 @@
-"""The parts of the recipe: tensors in, tensors out, each testable alone."""
+"""The parts of the recipe. What lies here is used from several sides; the folders hold
+what belongs to one."""

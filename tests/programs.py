@@ -72,7 +72,7 @@ def train(arguments: list[str]) -> int:
 
 def train_and_die(n_saved: int, arguments: list[str]) -> int:
     """The same, killed after so many checkpoints."""
-    from local_modules.checkpoints import WholeCheckpointer
+    from local_modules.training.checkpoints import WholeCheckpointer
 
     save = WholeCheckpointer.save_checkpoint
 
@@ -90,7 +90,7 @@ def train_and_die(n_saved: int, arguments: list[str]) -> int:
 
 def train_told(n_steps: int, number: int, arguments: list[str]) -> int:
     """The same, where a signal goes to all its processes during a step."""
-    from local_modules.brain import RepeatableBrain
+    from local_modules.training.brain import RepeatableBrain
 
     fit_batch = RepeatableBrain.fit_batch
 

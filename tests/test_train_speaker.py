@@ -23,16 +23,16 @@ from speechbrain.lobes.features import Fbank
 import train_speaker
 from local_modules import config
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader
-from local_modules.brain import RepeatableBrain
-from local_modules.checkpoints import WholeCheckpointer
 from local_modules.config import load_hparams
 from local_modules.evaluation.backend import Backend
 from local_modules.losses import AdditiveAngularMargin
 from local_modules.manifest import read_manifest, write_manifest
-from local_modules.sampling import PassSampler
 from local_modules.shards import reading
 from local_modules.shards.index import read_index
 from local_modules.shards.packing import pack
+from local_modules.training.brain import RepeatableBrain
+from local_modules.training.checkpoints import WholeCheckpointer
+from local_modules.training.sampling import PassSampler
 from tests.programs import Program, train, train_and_die, train_told
 
 pytestmark = pytest.mark.usefixtures("no_pictures")  # but for `finished`
@@ -483,7 +483,7 @@ def test_a_run_is_continued_with_its_own_options(
 def test_two_processes_do_not_train_in_one_folder(
     voices_folder, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr("local_modules.run.SECONDS_TO_END", 0.1)
+    monkeypatch.setattr("local_modules.training.run.SECONDS_TO_END", 0.1)
     run = tmp_path / "run"
     run.mkdir()
     with FileLock(run / ".lock"):

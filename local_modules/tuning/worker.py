@@ -24,7 +24,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from local_modules.audio import SpeechCache
 from local_modules.errors import InputError, RunError, one_line
-from local_modules.history import best_row
+from local_modules.training.history import best_row
 from local_modules.tuning.job import Job
 from local_modules.tuning.search import (
     OBJECTIVES,

@@ -218,7 +218,10 @@ ADDED = {
         "the tuple",
     ),
     "other module": ("x: !new:local_modules.tuning.study.Study", "tuning.study"),
-    "project's reader": ("x: !new:local_modules.history.RunHistory", "RunHistory"),
+    "project's reader": (
+        "x: !new:local_modules.training.history.RunHistory",
+        "RunHistory",
+    ),
     "shell of SpeechBrain": (
         "x: !name:speechbrain.utils.superpowers.run_shell\n    cmd: touch MARKER",
         "run_shell",

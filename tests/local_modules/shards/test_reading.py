@@ -15,9 +15,9 @@ from speechbrain.utils.checkpoints import Checkpointer
 from local_modules.audio import UtteranceReader
 from local_modules.errors import InputError, RunError
 from local_modules.manifest import write_manifest
-from local_modules.sampling import ShardSampler
 from local_modules.shards import reading
 from local_modules.shards.reading import ShardReader
+from local_modules.training.sampling import ShardSampler
 
 
 class Utterances(torch.utils.data.Dataset):

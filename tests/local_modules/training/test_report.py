@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from local_modules import report
-from local_modules.history import RunHistory
-from local_modules.report import RunReporter, draw_plots, last_screen, log_line
+from local_modules.training import report
+from local_modules.training.history import RunHistory
+from local_modules.training.report import RunReporter, draw_plots, last_screen, log_line
 
 PICTURES = ["loss", "accuracy", "learning_rate", "eer"]
 

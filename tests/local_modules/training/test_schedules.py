@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from local_modules.schedules import MarginSchedule, WarmupCosine
+from local_modules.training.schedules import MarginSchedule, WarmupCosine
 
 GRID = [step / 1000 for step in range(1001)]
 

@@ -9,7 +9,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
 from local_modules.tuning.figures import make_pictures, write_pictures
-from local_modules.tuning.page import write_page
+from local_modules.tuning.report import write_report
 from local_modules.tuning.search import Search
 from local_modules.tuning.study import REASON, SLOT, live_trials
 
@@ -81,7 +81,7 @@ def write(study, folder, retrained=None, objectives=("eer",)):
         {"lr": 0.002, "emb_dim": 192},
     )
     pictures = make_pictures(study)
-    write_page(
+    write_report(
         study,
         search,
         "hparams/a.yaml",

@@ -28,9 +28,9 @@ from local_modules.distributed import rank_and_count
 from local_modules.errors import InputError
 from local_modules.evaluation.backend import Backend
 from local_modules.files import check_writable, replacing, writing_to
-from local_modules.history import RunHistory, best_row
 from local_modules.inference.model_folder import write_model_folder
-from local_modules.report import draw_plots, last_screen
+from local_modules.training.history import RunHistory, best_row
+from local_modules.training.report import draw_plots, last_screen
 
 logger = get_logger(__name__)
 

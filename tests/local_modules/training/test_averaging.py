@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from local_modules.averaging import RecentAverage
+from local_modules.training.averaging import RecentAverage
 
 
 def steps_of(model, n_steps):

@@ -8,10 +8,16 @@ import torch
 from speechbrain.inference.speaker import EncoderClassifier
 from torch import nn
 
-from local_modules.adaptation import check_parts, distance, drift, freeze, start_from
 from local_modules.class_parallel import SplitClassifier
 from local_modules.config import load_hparams, resolved_text
 from local_modules.errors import InputError
+from local_modules.training.adaptation import (
+    check_parts,
+    distance,
+    drift,
+    freeze,
+    start_from,
+)
 from local_modules.trials import TrialList
 
 

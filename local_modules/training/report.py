@@ -8,7 +8,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from local_modules import plots
 from local_modules.files import replacing
-from local_modules.history import RunHistory
+from local_modules.training.history import RunHistory
 
 SECONDS_BETWEEN_PLOTS = 60.0  # drawing takes about a second
 

@@ -4,7 +4,7 @@ import pytest
 from speechbrain.dataio.sampler import ReproducibleRandomSampler
 
 from local_modules.errors import InputError
-from local_modules.sampling import PassSampler, ShardSampler
+from local_modules.training.sampling import PassSampler, ShardSampler
 
 
 def orders(sampler, n_epochs):

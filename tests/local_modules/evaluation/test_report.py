@@ -1,6 +1,6 @@
 """What a person reads of an evaluation, against numbers worked by hand."""
 
-from local_modules.evaluation.page import cells, headings, operating_points, table
+from local_modules.evaluation.report import cells, headings, operating_points, table
 
 COSINE = {
     "eer": 0.0123,

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from local_modules.checkpoints import WholeCheckpointer
 from local_modules.errors import exit_status
-from local_modules.history import RunHistory
+from local_modules.training.checkpoints import WholeCheckpointer
+from local_modules.training.history import RunHistory
 from tests.programs import Program
 
 FORK = multiprocessing.get_context("fork")

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 from speechbrain.utils.checkpoints import Checkpointer
 
-from local_modules import history as module
-from local_modules.history import RunHistory
+from local_modules.training import history as module
+from local_modules.training.history import RunHistory
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from local_modules.tuning.search import Search, distribution_text
 from local_modules.tuning.study import SLOT, failure_reason, live_trials
 
 
-def write_page(
+def write_report(
     study: optuna.Study,
     search: Search,
     recipe: str,

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from local_modules import stopping
-from local_modules.stopping import noted_signals, outlive_signals
+from local_modules.training import stopping
+from local_modules.training.stopping import noted_signals, outlive_signals
 
 SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
 

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from local_modules import brain as module
-from local_modules.brain import RepeatableBrain
-from local_modules.checkpoints import WholeCheckpointer
-from local_modules.schedules import WarmupCosine
+from local_modules.training import brain as module
+from local_modules.training.brain import RepeatableBrain
+from local_modules.training.checkpoints import WholeCheckpointer
+from local_modules.training.schedules import WarmupCosine
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from local_modules.distributed import (
     synchronise_batch_norms,
 )
 from local_modules.errors import InputError, RunError
-from local_modules.stopping import noted_signals
+from local_modules.training.stopping import noted_signals
 
 
 class RepeatableBrain(sb.Brain):
