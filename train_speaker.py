@@ -40,6 +40,7 @@ from local_modules.distributed import (
 from local_modules.errors import InputError, RunError, exit_status
 from local_modules.evaluation.backend import COHORT_UTTERANCES, Backend, fit_backend
 from local_modules.files import put_on_disk
+from local_modules.inference.model_folder import check_parts
 from local_modules.manifest import Utterance, spread_utterances
 from local_modules.masking import pad_to_multiple
 from local_modules.metrics import verification_rates
@@ -504,6 +505,8 @@ def train(
     hparams, hparams_text, splits, trials = begin_run(
         hparams_file, run_opts, dict(overrides or {}), save_env_desc=test
     )
+    if test:
+        check_parts(hparams_text)
     if cache is None:
         cache = SpeechCache(hparams["cache_gib"])
     datasets, train_reader, train_sampler = dataio_prep(hparams, splits, cache)

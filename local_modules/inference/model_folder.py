@@ -21,6 +21,7 @@ from ruamel.yaml.comments import CommentedMap
 from safetensors.torch import save_file, save_model
 
 from local_modules.corpus import licence
+from local_modules.errors import InputError
 from local_modules.evaluation.backend import Backend
 from local_modules.files import put_on_disk
 from local_modules.templates import TEMPLATES
@@ -94,6 +95,23 @@ def write_model_folder(
         os.replace(part, folder)
 
 
+def check_parts(hparams_text: str) -> None:
+    """Checks that the parts of a model can stand in one file, which is better known
+    before they are trained.
+
+    Arguments
+    ---------
+    hparams_text : str
+        As of `write_model_folder`.
+
+    Raises
+    ------
+    InputError
+        Two of their modules define the same name.
+    """
+    _custom_module(_model_hparams(hparams_text, {}))
+
+
 def _model_hparams(hparams_text: str, settings: Mapping) -> str:
     yaml = YAML()
     recipe = yaml.load(hparams_text)
@@ -114,10 +132,25 @@ def _custom_module(model_hparams: str) -> str:
     for word in model_hparams.replace(":", " ").split():
         if word.startswith(f"{PACKAGE}."):
             _add_source(word.rpartition(".")[0], sources)
+    _check_names(sources)
     body = body.replace("MODULES = ()", f"MODULES = {tuple(sources)!r}")
     head, marker, rest = body.partition("def _stand_in_for")
     parts = [f"# From {name}\n\n{text}\n" for name, text in sources.items()]
     return head + "\n\n".join([*parts, marker]) + rest
+
+
+def _check_names(sources: Mapping[str, str]) -> None:
+    home: dict[str, str] = {}
+    for module, text in sources.items():
+        for node in ast.parse(text).body:
+            targets = node.targets if isinstance(node, ast.Assign) else [node]
+            for target in targets:  # of `a = b = 1`; functions and classes have a name
+                name = getattr(target, "id", getattr(target, "name", None))
+                if name and home.setdefault(name, module) != module:
+                    raise InputError(
+                        f"{home[name]} and {module} both define {name}; a model's "
+                        "folder has them in one file: rename one"
+                    )
 
 
 def _add_source(module: str, sources: dict[str, str]) -> None:

@@ -20,11 +20,13 @@ from speechbrain.inference.classifiers import EncoderClassifier
 from speechbrain.inference.speaker import SpeakerRecognition
 from torch.nn import functional as F
 
+import local_modules
 from local_modules.config import load_hparams, resolved_text
+from local_modules.errors import InputError
 from local_modules.evaluation.backend import Backend
 from local_modules.evaluation.calibration import Calibration
 from local_modules.inference import model_folder
-from local_modules.inference.model_folder import write_model_folder
+from local_modules.inference.model_folder import check_parts, write_model_folder
 
 ROOT = Path(__file__).parents[3]
 TINY = {"d_model": 16, "n_blocks": 1, "n_heads": 2, "d_ffn": 16}
@@ -449,3 +451,24 @@ class TestKilled:
         conformer.write(tmp_path / "model")
         assert content(tmp_path / "model") == content(conformer.folder)
         assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_parts_that_would_overwrite_each_other_are_told_before_training(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        local_modules, "__path__", [*local_modules.__path__, str(tmp_path)]
+    )
+    own = tmp_path / "own_pooling.py"
+    own.write_text("SIZE = 2\n\n\nclass OwnPooling:\n    pass\n")
+    _, text = made()
+    text = text.replace("pooling.AttentiveStatisticsPooling", "own_pooling.OwnPooling")
+    assert "own_pooling" in text
+    check_parts(text)
+    for doubled in ("def frame_mask():\n    pass\n", "_offset = frame_mask = 0\n"):
+        own.write_text(f"{doubled}\n\nclass OwnPooling:\n    pass\n")
+        with pytest.raises(InputError) as caught:
+            check_parts(text)
+        first, second = "local_modules.masking", "local_modules.own_pooling"
+        told = str(caught.value)
+        assert first in told and second in told and "both define frame_mask" in told
