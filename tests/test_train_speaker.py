@@ -229,7 +229,7 @@ def test_a_run_told_to_stop_keeps_the_step(
     folder = tmp_path / "stopped"
     arguments = command_line(voices_folder, folder, num_workers=n_workers)
     stopped = Program(train_told, n_steps, number, arguments)
-    output = stopped.output()
+    output = stopped.output(timeout=55)  # not before the data worker gives up
     assert stopped.status == 130, output
     assert output.count("Stopped. The same command continues.") == 1
     latest = WholeCheckpointer(folder / "save").find_checkpoint()

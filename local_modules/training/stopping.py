@@ -61,13 +61,18 @@ def noted_signals() -> Iterator[list[int]]:
 def outlive_signals(worker: int = 0) -> None:
     """Lets a data worker outlive these signals, which a terminal or a scheduler sends
     to all processes: the training needs it until its checkpoint is written, and ends it
-    then. It outlives a SIGTERM by a minute, for that may be of a training that fails.
+    then. It outlives a SIGTERM by a minute, and no second one, which is the training's.
 
     Arguments
     ---------
     worker : int
         Its number, as of a `worker_init_fn`.
     """
+
+    def outlive(number, frame):
+        signal.alarm(SECONDS_TO_OUTLIVE)
+        signal.signal(number, signal.SIG_DFL)
+
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(SECONDS_TO_OUTLIVE))
+    signal.signal(signal.SIGTERM, outlive)
