@@ -10,7 +10,6 @@ speakers held out, tests the best epoch once, and writes a folder that SpeechBra
 
 import contextlib
 import copy
-import gc
 import os
 import sys
 import tempfile
@@ -675,10 +674,7 @@ def main(argv: list[str] | None = None) -> int:
         Exit status: 0, 1 for a failed run, 2 for wrong usage, 130 for Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else argv
-    status = exit_status("train_speaker.py", lambda: run(argv))
-    if status == 130:
-        gc.collect()  # a training is a circle; its data workers end with it
-    return status
+    return exit_status("train_speaker.py", lambda: run(argv))
 
 
 if __name__ == "__main__":

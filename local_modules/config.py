@@ -409,14 +409,14 @@ def differences(
     elif isinstance(before, Mapping) and isinstance(now, Mapping):
         for key in dict.fromkeys((*before, *now)):
             if key not in ignored:
-                values = before.get(key), now.get(key)
+                values = before.get(key, "nothing"), now.get(key, "nothing")
                 yield from differences(*values, f"{name}.{key}", ignored)
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         for place, values in enumerate(zip(before, now, strict=True)):
             yield from differences(*values, f"{name}[{place}]", ignored)
     # What has a tag but no arguments, such as a class by its name, is a scalar.
-    elif getattr(before, "value", before) != getattr(now, "value", now):
-        yield name, before, now
+    elif (values := (_plain(before), _plain(now)))[0] != values[1]:
+        yield name, *values
 
 
 def _read(hparams_file: str) -> str:

@@ -3,6 +3,7 @@ is told."""
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -58,10 +59,13 @@ def exit_status(
     >>> exit_status("sing.py", sing), exit_status("sing.py", lambda: None)
     (1, 0)
     """
+    is_first = os.environ.get("LOCAL_RANK", "0") == "0"
     try:
         command()
     except InputError as error:
-        print(f"{program}: {error}", file=sys.stderr)
+        # What a person has to change is told once on a machine, by torchrun's first.
+        if is_first or isinstance(error, RunError):
+            print(f"{program}: {error}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -73,7 +77,8 @@ def exit_status(
         )
         return RunError.exit_status
     except KeyboardInterrupt:
-        print(f"\nStopped. {stopped}".rstrip(), file=sys.stderr)
+        if is_first:
+            print(f"\nStopped. {stopped}".rstrip(), file=sys.stderr)
         return 130
     return 0
 

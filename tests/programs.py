@@ -88,20 +88,20 @@ def train_and_die(n_saved: int, arguments: list[str]) -> int:
     return train(arguments)
 
 
-def train_told(n_steps: int, number: int, arguments: list[str]) -> int:
-    """The same, where a signal goes to all its processes during a step."""
+def train_told(method: str, n_calls: int, number: int, arguments: list[str]) -> int:
+    """The same, where a signal goes to all its processes during a batch."""
     from local_modules.training.brain import RepeatableBrain
 
-    fit_batch = RepeatableBrain.fit_batch
+    of_batch = getattr(RepeatableBrain, method)
 
-    def fit_batch_and_tell(self, batch):
-        nonlocal n_steps
-        n_steps -= 1
-        if not n_steps:
+    def tell_and_go_on(self, *args):
+        nonlocal n_calls
+        n_calls -= 1
+        if not n_calls:
             os.killpg(0, number)
-        return fit_batch(self, batch)
+        return of_batch(self, *args)
 
-    RepeatableBrain.fit_batch = fit_batch_and_tell
+    setattr(RepeatableBrain, method, tell_and_go_on)
     return train(arguments)
 
 

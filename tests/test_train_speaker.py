@@ -219,21 +219,26 @@ def test_a_killed_run_continues_to_the_same_bits(
 
 
 @pytest.mark.parametrize(
-    ("n_steps", "number", "n_workers"),
-    [(3, signal.SIGINT, 0), (8, signal.SIGTERM, 1)],
+    ("method", "n_calls", "number", "n_workers", "step"),
+    [
+        ("fit_batch", 6, signal.SIGINT, 0, 6),  # the last of an epoch
+        ("fit_batch", 8, signal.SIGTERM, 1, 2),
+        ("fit_batch", 18, signal.SIGUSR1, 0, 6),  # the very last
+        ("evaluate_batch", 1, signal.SIGTERM, 1, 0),
+    ],
 )
-def test_a_run_told_to_stop_keeps_the_step(
-    n_steps, number, n_workers, finished, voices_folder, tmp_path
+def test_a_run_told_to_stop_keeps_what_is_done(
+    method, n_calls, number, n_workers, step, finished, voices_folder, tmp_path
 ):
     """By a signal to all of its processes, without checkpoints but those of epochs."""
     folder = tmp_path / "stopped"
     arguments = command_line(voices_folder, folder, num_workers=n_workers)
-    stopped = Program(train_told, n_steps, number, arguments)
-    output = stopped.output(timeout=55)  # not before the data worker gives up
+    stopped = Program(train_told, method, n_calls, number, arguments)
+    output = stopped.output(timeout=25)  # not before the data worker gives up
     assert stopped.status == 130, output
     assert output.count("Stopped. The same command continues.") == 1
     latest = WholeCheckpointer(folder / "save").find_checkpoint()
-    assert f"step: {n_steps % 6}" in (latest.path / "brain.ckpt").read_text()
+    assert f"step: {step}\n" in (latest.path / "brain.ckpt").read_text()
     assert train_speaker.main(arguments) == 0
     assert_same(latest_states(folder), latest_states(finished[0]))
 

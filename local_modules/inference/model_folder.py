@@ -11,7 +11,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import speechbrain
@@ -132,7 +132,7 @@ def _custom_module(model_hparams: str) -> str:
     for word in model_hparams.replace(":", " ").split():
         if word.startswith(f"{PACKAGE}."):
             _add_source(word.rpartition(".")[0], sources)
-    _check_names(sources)
+    _check_names({"custom.py": body, **sources})
     body = body.replace("MODULES = ()", f"MODULES = {tuple(sources)!r}")
     head, marker, rest = body.partition("def _stand_in_for")
     parts = [f"# From {name}\n\n{text}\n" for name, text in sources.items()]
@@ -140,17 +140,32 @@ def _custom_module(model_hparams: str) -> str:
 
 
 def _check_names(sources: Mapping[str, str]) -> None:
-    home: dict[str, str] = {}
+    home: dict[str, tuple[str, str]] = {}
     for module, text in sources.items():
         for node in ast.parse(text).body:
-            targets = node.targets if isinstance(node, ast.Assign) else [node]
-            for target in targets:  # of `a = b = 1`; functions and classes have a name
-                name = getattr(target, "id", getattr(target, "name", None))
-                if name and home.setdefault(name, module) != module:
+            for name, what in _bound(node):
+                other, earlier = home.setdefault(name, (module, what))
+                if earlier != what:
                     raise InputError(
-                        f"{home[name]} and {module} both define {name}; a model's "
-                        "folder has them in one file: rename one"
+                        f"{other} and {module} both define {name}; a model's folder "
+                        "has them in one file: rename one"
                     )
+
+
+def _bound(node: ast.stmt) -> Iterator[tuple[str, str]]:
+    """The names that a statement binds, and to what; the same may be bound again."""
+    if isinstance(node, (ast.Import, ast.ImportFrom)):
+        for alias in node.names:
+            origin = [getattr(node, "module", None), alias.name]
+            name = alias.asname or alias.name.partition(".")[0]
+            is_whole = alias.asname or isinstance(node, ast.ImportFrom)
+            yield name, ".".join(filter(None, origin)) if is_whole else name
+    elif isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+        yield node.name, ast.dump(node)
+    elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+        for part in ast.walk(node):
+            if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
+                yield part.id, ast.dump(node)
 
 
 def _add_source(module: str, sources: dict[str, str]) -> None:

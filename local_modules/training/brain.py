@@ -89,13 +89,27 @@ class RepeatableBrain(sb.Brain):
         random.seed(seed)
         torch.manual_seed(seed)
 
-    def fit(self, *args, **kwargs):
-        """As in SpeechBrain, but a signal to stop waits for the end of the step and for
-        its checkpoint."""
+    def fit(self, epoch_counter, train_set, *args, **kwargs):
+        """As in SpeechBrain, but a signal to stop waits for the end of the step, or of
+        the validation, and for the checkpoint."""
         with noted_signals() as self.signals:
-            super().fit(*args, **kwargs)
-            if self.signals:  # since the last step
-                raise KeyboardInterrupt
+            try:
+                super().fit(epoch_counter, train_set, *args, **kwargs)
+            finally:
+                # The loader keeps what reads an epoch, and with it its data workers,
+                # also where the epoch was left before its end.
+                reading = getattr(train_set, "_speechbrain_iterator", None)
+                if hasattr(reading, "_shutdown_workers"):
+                    reading._shutdown_workers()
+                if self.signals:  # whatever else has ended it
+                    raise KeyboardInterrupt
+
+    def _fit_valid(self, valid_set, epoch, enable):
+        """As in SpeechBrain; the epoch's checkpoint is written, so it may stop here."""
+        super()._fit_valid(valid_set, epoch, enable)
+        n_signals = torch.tensor(len(self.signals), device=self.device)
+        if ddp_all_reduce(n_signals, ReduceOp.SUM) > 0:
+            raise KeyboardInterrupt
 
     def count(self, loss, correct):
         """Notes the loss of a batch on all ranks, and which of its utterances were

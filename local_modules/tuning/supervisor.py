@@ -19,6 +19,7 @@ from local_modules.tuning.worker import run_process
 CONTEXT = multiprocessing.get_context("spawn")
 SECONDS_BETWEEN_LOOKS = 0.5
 SECONDS_TO_STOP = 60.0
+STOPPED = 130  # the status of a worker that a signal has stopped
 MAX_DEATHS = 3  # in a row, of workers that had not begun a trial
 
 
@@ -71,7 +72,8 @@ def run_workers(
                 begun = len(study.get_trials(deepcopy=False))
                 deaths = deaths + 1 if begun == n_begun else 1
                 n_begun = begun
-                if worker.exitcode > 0 or deaths > MAX_DEATHS:
+                has_failed = worker.exitcode > 0 and worker.exitcode != STOPPED
+                if has_failed or deaths > MAX_DEATHS:
                     raise RunError(
                         f"{job.folder}: worker {index} has ended (status "
                         f"{worker.exitcode}); {job.folder / 'logs'} says why"

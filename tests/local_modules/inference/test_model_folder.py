@@ -465,7 +465,14 @@ def test_parts_that_would_overwrite_each_other_are_told_before_training(
     text = text.replace("pooling.AttentiveStatisticsPooling", "own_pooling.OwnPooling")
     assert "own_pooling" in text
     check_parts(text)
-    for doubled in ("def frame_mask():\n    pass\n", "_offset = frame_mask = 0\n"):
+    own.write_text(f"import torch\n{own.read_text()}")  # as others do
+    check_parts(text)
+    for doubled in (
+        "def frame_mask():\n    pass\n",
+        "_offset, frame_mask = 0, 0\n",
+        "frame_mask: int = 0\n",
+        "import os.path as frame_mask\n",
+    ):
         own.write_text(f"{doubled}\n\nclass OwnPooling:\n    pass\n")
         with pytest.raises(InputError) as caught:
             check_parts(text)

@@ -21,7 +21,7 @@ def test_the_first_is_noted_and_told_once(sign, capfd):
         signal.raise_signal(sign)
         signal.raise_signal(signal.SIGTERM)
     assert noted == [sign, signal.SIGTERM]
-    assert capfd.readouterr().err.count("Stopping after this step") == 1
+    assert capfd.readouterr().err.count("Stopping at a checkpoint") == 1
     assert [signal.getsignal(sign) for sign in SIGNALS] == before
 
 
@@ -56,18 +56,31 @@ def test_in_another_thread_all_is_as_before():
     assert found == [([], signal.getsignal(signal.SIGTERM))]
 
 
-@pytest.mark.parametrize("n_times", [1, 2])
-def test_a_data_worker_outlives_the_first_for_a_while(n_times, monkeypatch):
+@pytest.mark.parametrize("later", [False, True])
+def test_a_data_worker_outlives_the_first_for_a_while(later, monkeypatch):
     monkeypatch.setattr(stopping, "SECONDS_TO_OUTLIVE", 1)
+    monkeypatch.setattr(stopping, "SECONDS_TO_REPEAT", 0.0 if later else 60.0)
     child = os.fork()
     if not child:
-        outlive_signals()
-        for sign in SIGNALS:
-            for _ in range(n_times):
+        try:
+            outlive_signals()
+            for sign in SIGNALS * 2:
                 signal.raise_signal(sign)
-        time.sleep(60)
-        os._exit(0)
+            time.sleep(60)
+        finally:
+            os._exit(1)
     begin = time.monotonic()
     status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status == -(signal.SIGALRM if n_times == 1 else signal.SIGTERM)
-    assert (time.monotonic() - begin > 0.9) == (n_times == 1)
+    assert status == (0 if later else -signal.SIGALRM)
+    assert (time.monotonic() - begin > 0.9) != later
+
+
+def test_what_is_ignored_stays_so(monkeypatch):
+    """As Ctrl-C is in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with noted_signals() as noted:
+            signal.raise_signal(signal.SIGINT)
+        assert not noted
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -73,9 +73,10 @@ def test_the_only_worker_dies_while_its_study_is_shown(tmp_path, monkeypatch):
     [
         # Killed, as where memory is short, it is replaced, but not for ever.
         (lambda: os.kill(os.getpid(), signal.SIGKILL), -9, supervisor.MAX_DEATHS + 1),
+        (lambda: os._exit(130), 130, supervisor.MAX_DEATHS + 1),
         (lambda: os._exit(3), 3, 1),
     ],
-    ids=["killed", "by itself"],
+    ids=["killed", "told to stop", "by itself"],
 )
 def test_workers_that_die_before_they_begin_a_trial_end_the_study(
     end, status, n_deaths, tmp_path, monkeypatch
