@@ -75,6 +75,34 @@ def find_trial_file(
     return next((root / name for name in names if (root / name).is_file()), None)
 
 
+def own_trial_files(
+    root: Path,
+    trials: str | None,
+    names: Sequence[str] = ("trials.txt",),
+    id_of: Callable[[str], str] | None = None,
+) -> dict[str, TrialFile]:
+    """The trial lists of a corpus of one's own: that of the test split, as
+    `find_trial_file` finds it, and `valid_trials.txt`.
+
+    Arguments
+    ---------
+    root, trials, names
+        As of `find_trial_file`.
+    id_of : callable | None
+        As of `TrialFile`.
+
+    Returns
+    -------
+    dict
+        By split; what is not there is left out.
+    """
+    paths = {
+        "test": find_trial_file(root, trials, names),
+        "valid": find_trial_file(root, None, ["valid_trials.txt"]),
+    }
+    return {split: TrialFile(path, id_of) for split, path in paths.items() if path}
+
+
 def read_trial_file(
     file: TrialFile,
     utterances: Sequence[Utterance],

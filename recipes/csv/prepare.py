@@ -10,7 +10,7 @@ from pathlib import Path
 from sys import intern
 
 from local_modules.errors import InputError
-from local_modules.preparation.lists import TrialFile, find_trial_file
+from local_modules.preparation.lists import own_trial_files
 from local_modules.preparation.recordings import Recording, Samples, finite
 from local_modules.preparation.scan import path_from
 from local_modules.preparation.writing import Corpus, Settings, write_corpus
@@ -93,11 +93,7 @@ def prepare(
         for recording in _read_manifest(root, folder / name, split)
     )
     recordings = list(dict.fromkeys(rows))  # enrol.csv and test.csv may share some
-    own_lists = {
-        "test": find_trial_file(folder, trials, ["trials.txt"]),
-        "valid": find_trial_file(folder, None, ["valid_trials.txt"]),
-    }
-    lists = {s: TrialFile(path, id_of=str) for s, path in own_lists.items() if path}
+    lists = own_trial_files(folder, trials, id_of=str)
     corpus = Corpus(root, LAYOUT, recordings, lists=lists)
     write_corpus(corpus, save_folder, settings)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from local_modules.errors import InputError
 from local_modules.manifest import check_splits
-from local_modules.preparation.lists import TrialFile, find_trial_file
+from local_modules.preparation.lists import own_trial_files
 from local_modules.preparation.recordings import Recording, Skipped, printable
 from local_modules.preparation.scan import find_audio
 from local_modules.preparation.writing import Corpus, Settings, write_corpus
@@ -73,20 +73,11 @@ def prepare(
     )
     root = Path(data_folder)
     paths = find_audio(root, LAYOUT)
-    lists = {
-        "test": find_trial_file(root, trials, ["trials.txt"]),
-        "valid": find_trial_file(root, None, ["valid_trials.txt"]),
-    }
+    lists = own_trial_files(root, trials)
     split_of_folder = _split_folders(root, paths)
     recordings, skipped = _list(paths, split_of_folder)
     _check_folders(recordings, split_of_folder)
-    corpus = Corpus(
-        root,
-        LAYOUT,
-        recordings,
-        skipped,
-        {split: TrialFile(path) for split, path in lists.items() if path},
-    )
+    corpus = Corpus(root, LAYOUT, recordings, skipped, lists)
     write_corpus(corpus, save_folder, settings)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from sys import intern
 
 from local_modules.errors import InputError
-from local_modules.preparation.lists import TrialFile, find_trial_file
+from local_modules.preparation.lists import own_trial_files
 from local_modules.preparation.recordings import Recording, Seconds, Skipped, finite
 from local_modules.preparation.scan import check_folder, path_from
 from local_modules.preparation.writing import Corpus, Settings, write_corpus
@@ -87,11 +87,7 @@ def prepare(
     for split, folder in folders.items():
         for one in _read_folder(root, folder, split):
             (skipped if isinstance(one, Skipped) else recordings).append(one)
-    own_lists = {
-        "test": find_trial_file(root, trials, ["test/trials", "trials"]),
-        "valid": find_trial_file(root, None, ["valid_trials.txt"]),
-    }
-    lists = {s: TrialFile(path, id_of=str) for s, path in own_lists.items() if path}
+    lists = own_trial_files(root, trials, ["test/trials", "trials"], id_of=str)
     corpus = Corpus(root, LAYOUT, recordings, skipped, lists)
     write_corpus(corpus, save_folder, settings)
 
@@ -129,7 +125,7 @@ def _read_folder(root: Path, folder: Path, split: str) -> Iterator[Recording | S
             yield Skipped(path_of[recording], reason)
         else:
             speaker = speaker_of[utterance]
-            session = session_of[utterance] if session_of else None
+            session = session_of[utterance] if session_of is not None else None
             path = path_of[recording]
             yield Recording(utterance, path, speaker, split, session, stretch)
 

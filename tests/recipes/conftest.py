@@ -54,6 +54,17 @@ def corpus(tmp_path):
         pairs = zip(found.labels, found.enrol, found.test, strict=True)
         return {frozenset(pair) for label, *pair in pairs if label}
 
+    def check_sessions(caplog, n_within):
+        """That of each held-out speaker's three recordings, the pairs with the last are
+        targets, and those within one session only where nobody has two."""
+        for split in ("valid", "test"):
+            pairs = targets(split)
+            across = {pair for pair in pairs if any("-2" in path for path in pair)}
+            assert len(across) == 2 * 2
+            assert len(pairs - across) == n_within
+            warning = f"{split}: no speaker was recorded in two sessions"
+            assert (warning in caplog.text) == (n_within > 0)
+
     def failure(prepare, kind=InputError, **settings):
         """Runs `prepare` and returns the one line that it fails with."""
         with pytest.raises(InputError) as error:
@@ -70,5 +81,6 @@ def corpus(tmp_path):
         speakers=speakers,
         trials=trials,
         targets=targets,
+        check_sessions=check_sessions,
         failure=failure,
     )
