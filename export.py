@@ -17,7 +17,6 @@ from pathlib import Path
 import onnx
 import torch
 
-from local_modules.config import load_plain
 from local_modules.errors import InputError, LineParser, exit_status
 from local_modules.files import check_writable, replacing, writing_to
 from local_modules.inference.extraction import (
@@ -37,6 +36,7 @@ from local_modules.inference.onnx_export import (
 from local_modules.metrics import equal_error_rate
 from local_modules.scoring import score_trials, trial_rows
 from local_modules.trials import TrialList, read_trials
+from local_modules.yaml_trees import load_plain
 
 MANIFESTS = "manifests"  # beside the model, as training leaves them
 TRIALS = "test_trials.txt"

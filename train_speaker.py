@@ -28,9 +28,9 @@ from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 from torch.utils.data import DataLoader
 
-from local_modules import config
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader, speaker_at
 from local_modules.class_parallel import SplitClassifier, split_classifiers
+from local_modules.command_line import parse_command_line
 from local_modules.distributed import (
     gather_on_all,
     gather_on_first,
@@ -54,6 +54,7 @@ from local_modules.training.run import LABELS, begin_run, claimed, finish_run, s
 from local_modules.training.sampling import PassSampler, ShardSampler
 from local_modules.training.stopping import outlive_signals
 from local_modules.tuning.hpopt import Driven
+from local_modules.yaml_trees import as_lines, load_plain
 
 logger = get_logger(__name__)
 
@@ -530,7 +531,7 @@ def train(
     brain.train_reader = train_reader
     brain.n_train = len(datasets["train"])
     brain.cache = cache
-    lines = config.as_lines(config.load_plain("hyperparams.yaml", hparams_text))
+    lines = as_lines(load_plain("hyperparams.yaml", hparams_text))
     brain.features_text = lines["compute_features"]
     brain.trials = trials
     brain.reporter = RunReporter(hparams["output_folder"], draws=test)
@@ -650,7 +651,7 @@ def run(argv: list[str]) -> None:
             "comment there says what it\ndoes. SpeechBrain's run options are "
             "the same for all files:\n"
         )
-    hparams_file, run_opts, overrides = config.parse_command_line(argv)
+    hparams_file, run_opts, overrides = parse_command_line(argv)
     meet_ranks(run_opts)
     if run_opts["debug"] and not run_opts["debug_persistently"]:
         # A few batches shall not take the place of a training, as in SpeechBrain.

@@ -29,6 +29,7 @@ from speechbrain.utils.logger import get_environment_description
 from tqdm import tqdm
 
 from local_modules import config
+from local_modules.command_line import parse_command_line
 from local_modules.corpus import checksums, prepare_corpus, read_corpus
 from local_modules.distributed import meet_ranks
 from local_modules.errors import (
@@ -107,7 +108,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def make_job(options: argparse.Namespace, rest: list[str]) -> tuple[Job, dict]:
     """What the workers have to know, and the overrides of a full training."""
-    _, run_opts, overrides = config.parse_command_line([options.recipe, *rest])
+    _, run_opts, overrides = parse_command_line([options.recipe, *rest])
     for name in ("debug", "test_only"):
         if run_opts[name]:
             raise InputError(f"--{name}: is for train_speaker.py; leave it out")
@@ -346,7 +347,7 @@ def retrain_best(
     best = outcome.best_trial(study)
     if best is None:
         raise RunError(f"{job.folder}: no trial is complete, so none can be retrained")
-    run_opts = config.parse_command_line([job.recipe, *job.arguments])[1]
+    run_opts = parse_command_line([job.recipe, *job.arguments])[1]
     systems = {"defaults": (0, full)}
     if best.user_attrs[SLOT] != 0:
         systems["best"] = (best.user_attrs[SLOT], {**full, **best.params})

@@ -13,10 +13,12 @@ from ruamel.yaml.error import YAMLError
 from benchmarks.accuracy_table import ALL
 from benchmarks.measuring import SETTINGS, once, prepare_noted
 from local_modules import config
+from local_modules.command_line import parse_command_line
 from local_modules.corpus import read_corpus
 from local_modules.errors import InputError, one_line
 from local_modules.evaluation.results import groups_by_metadata, read_metadata
 from local_modules.trials import TrialList
+from local_modules.yaml_trees import as_lines, read_plain
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path("results/benchmarks/accuracy")
@@ -55,8 +57,7 @@ class Row:
     @cached_property
     def settings(self) -> dict[str, str]:
         """What its recipe says, by what it can be told."""
-        text = Path(self.recipe_file).read_text(encoding="utf-8")
-        return config.as_lines(config.load_plain(self.recipe, text))
+        return as_lines(read_plain(self.recipe_file))
 
     @property
     def keys(self) -> set[str]:
@@ -124,7 +125,7 @@ class Plan:
 def make_plan(options: argparse.Namespace, rows: Mapping[str, Row]) -> Plan:
     """Checks what is asked for, and prepares the corpus."""
     first = next(iter(rows.values()))
-    _, run_opts, given = config.parse_command_line([first.recipe_file, *options.rest])
+    _, run_opts, given = parse_command_line([first.recipe_file, *options.rest])
     known = {row.name: row.keys for row in rows.values()}
     config.check_keys(given, set().union(*known.values()), "--", options.table)
     corpus = config.plain_values(

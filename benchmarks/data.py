@@ -42,11 +42,8 @@ import train_speaker  # noqa: E402
 from benchmarks.measuring import markdown  # noqa: E402
 from local_modules.audio import ReadableBatch, SpeechCache  # noqa: E402
 from local_modules.augmentation.waveforms import AddNoise, AddReverb  # noqa: E402
-from local_modules.config import (  # noqa: E402
-    check_overrides,
-    load_hparams,
-    parse_command_line,
-)
+from local_modules.command_line import parse_command_line  # noqa: E402
+from local_modules.config import check_overrides, load_hparams  # noqa: E402
 from local_modules.errors import (  # noqa: E402
     InputError,
     LineParser,

@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 from local_modules import config  # noqa: E402
 from local_modules.audio import UtteranceReader  # noqa: E402
+from local_modules.command_line import parse_command_line  # noqa: E402
 from local_modules.corpus import prepare_corpus, read_corpus  # noqa: E402
 from local_modules.errors import exit_status  # noqa: E402
 from local_modules.evaluation.backend import (  # noqa: E402
@@ -178,7 +179,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
 
     def run():
-        hparams_file, _, overrides = config.parse_command_line(argv)
+        hparams_file, _, overrides = parse_command_line(argv)
         fit(hparams_file, overrides)
 
     return exit_status("benchmarks/mfcc_lda.py", run)

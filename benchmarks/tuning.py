@@ -41,6 +41,7 @@ from benchmarks.measuring import (  # noqa: E402
     typed,
 )
 from local_modules import config  # noqa: E402
+from local_modules.command_line import parse_command_line  # noqa: E402
 from local_modules.errors import (  # noqa: E402
     InputError,
     LineParser,
@@ -344,7 +345,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> None:
     """Measures what is left to measure, and shows what there is."""
-    _, _, overrides = config.parse_command_line([options.recipe, *options.rest])
+    _, _, overrides = parse_command_line([options.recipe, *options.rest])
     search = read_search(options.search, options.recipe, overrides, ["eer"])
     for key in overrides:
         if key in {"seed", *search.proxy}:

@@ -1,24 +1,25 @@
-"""From a command line and a HyperPyYAML file to hyperparameters.
+"""From a HyperPyYAML file and overrides of its keys to hyperparameters.
 
 Every mistake of a person here is an `InputError` of one line.
 """
 
 import contextlib
-import datetime
 import difflib
-import io
 import json
-import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-import speechbrain as sb
-import torch
 from hyperpyyaml import load_hyperpyyaml, resolve_references
-from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from local_modules.errors import InputError, one_line
+from local_modules.yaml_trees import (
+    as_lines,
+    differences,
+    is_wired,
+    load_plain,
+    read_plain,
+)
 
 BUDGET_KEYS = {"number_of_epochs", "train_time_limit_minutes"}
 # What may change when a run is continued; the schedules follow.
@@ -41,8 +42,6 @@ KINDS = (
     (list, list, "a list, as in [1.0,0.9]"),
 )
 
-WIRED = ("!new:", "!name:", "!apply:")  # what an object's tag begins with
-
 # The least that a number may be, and whether it may be just that.
 LEAST = {
     "number_of_epochs": (0, False),
@@ -56,101 +55,6 @@ LEAST = {
     "num_workers": (0, True),
     "seed": (0, True),
 }
-
-
-def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, dict]:
-    """Splits a command line into the YAML file, SpeechBrain's run options and the
-    overrides of the YAML's keys.
-
-    Arguments
-    ---------
-    argv : sequence of str
-        Arguments without the program's name.
-
-    Returns
-    -------
-    hparams_file : str
-        The YAML file.
-    run_opts : speechbrain.utils.run_opts.RunOptions
-        Options such as `--device`.
-    overrides : dict
-        Values by key; run options that are keys of the YAML too are among them.
-
-    Raises
-    ------
-    InputError
-        A wrong value of a run option, or something that is no `--key value`.
-
-    Example
-    -------
-    >>> parse_command_line(["a.yaml", "--device", "cpu", "--lr", "1e-4"])[2]
-    {'lr': 0.0001}
-    """
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            hparams_file, run_opts, overrides = sb.parse_arguments(list(argv))
-    except SystemExit as stop:
-        if stop.code == 0:  # --help
-            raise
-        last_line = complaint.getvalue().strip().splitlines()[-1]
-        raise InputError(last_line.partition(" error: ")[2]) from None
-    _check_run_options(run_opts)
-    keys = re.findall(r"^(\w+):", overrides, re.MULTILINE)
-    for key in keys:
-        if keys.count(key) > 1:
-            raise InputError(f"--{key}: is given {keys.count(key)} times")
-    # A folder or a file may be called 2024 or 1e3.
-    overrides = re.sub(
-        r"^(\w+_folder|pretrained|shards|shard_cache|trials): (?!null$)(.+)$",
-        lambda found: f"{found[1]}: {json.dumps(found[2])}",
-        overrides,
-        flags=re.MULTILINE,
-    )
-    try:
-        overrides = YAML(typ="safe", pure=True).load(overrides) if overrides else {}
-    except (YAMLError, ValueError):  # the latter is 2024-13-45's
-        overrides = None
-    if not isinstance(overrides, dict):
-        raise InputError(f"{' '.join(argv)}: expected FILE.yaml --key value ...")
-    for key, value in overrides.items():
-        if isinstance(value, datetime.date):
-            overrides[key] = str(value)
-    with contextlib.suppress(InputError):  # a file that can't be read is named later
-        known = load_plain(hparams_file, _read(hparams_file)).keys()
-        overrides |= {
-            key: run_opts[key] for key in known if key in run_opts.overridden_args
-        }
-    return hparams_file, run_opts, overrides
-
-
-def _check_run_options(run_opts: sb.core.RunOptions) -> None:
-    """Checks what SpeechBrain takes as it is."""
-    steps = run_opts["optimizer_step_limit"]  # as it was typed
-    if steps is not None and not (steps.isdecimal() and int(steps) > 0):
-        raise InputError(f"--optimizer_step_limit {steps}: has to be above 0")
-    factor = run_opts["grad_accumulation_factor"]
-    if factor < 1:
-        raise InputError(f"--grad_accumulation_factor {factor}: has to be above 0")
-    if run_opts["bfloat16_mix_prec"]:
-        raise InputError("--bfloat16_mix_prec: is --precision bf16 now")
-    if run_opts["data_parallel_backend"]:
-        raise InputError("--data_parallel_backend: use torchrun for several GPUs")
-    name = run_opts["device"] or sb.utils.distributed.infer_device()
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InputError(
-            f"--device {name}: has to be one of torch's, such as cpu or cuda:0"
-        ) from None
-    n_gpus = torch.cuda.device_count()
-    if run_opts["device"] and device.type == "cuda" and (device.index or 0) >= n_gpus:
-        raise InputError(f"--device {name}: torch sees {n_gpus or 'no'} GPU here")
-    if device.type == "cpu" and run_opts["auto_mix_prec"]:
-        raise InputError("--auto_mix_prec: is for GPUs; --precision bf16 isn't")
-    for option in ("precision", "eval_precision"):
-        if device.type == "cpu" and run_opts[option] == "fp16":
-            raise InputError(f"--{option} fp16: is for GPUs; --{option} bf16 isn't")
 
 
 def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -> None:
@@ -172,10 +76,10 @@ def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -
         The file can't be read or is no YAML mapping; a key does not exist or is an
         object, or its value is of another kind.
     """
-    known = load_plain(hparams_file, _read(hparams_file))
+    known = read_plain(hparams_file)
     check_keys(overrides, known, prefix, hparams_file)
     for key, value in overrides.items():
-        if _is_wired(known[key]):
+        if is_wired(known[key]):
             raise InputError(
                 f"{prefix}{key}: is no value but what {hparams_file} is wired of; "
                 "change it in a copy of that file"
@@ -186,17 +90,6 @@ def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -
                 if not isinstance(value, allowed) or is_bool != (kind is bool):
                     raise InputError(f"{prefix}{key} {value}: has to be {words}")
                 break
-
-
-def _is_wired(value: object) -> bool:
-    """Whether a value of a YAML file is an object, or a mapping to some."""
-    if _tag(value).startswith(WIRED):
-        return True
-    return isinstance(value, Mapping) and any(map(_tag, value.values()))
-
-
-def _tag(value: object) -> str:
-    return getattr(getattr(value, "tag", None), "value", None) or ""
 
 
 def check_ranges(values: Mapping) -> None:
@@ -362,7 +255,7 @@ def check_continues(
         A key differs that may not.
     """
     earlier_file = str(Path(output_folder) / "hyperparams.yaml")
-    earlier_tree = load_plain(earlier_file, _read(earlier_file))
+    earlier_tree = read_plain(earlier_file)
     n_speakers = earlier_tree.get("n_speakers", 0)
     text = resolved_text(hparams_file, {**overrides, "n_speakers": n_speakers})
     present_tree = load_plain(hparams_file, text)
@@ -377,91 +270,3 @@ def check_continues(
                 "continue it with its own settings, move it away, or choose another "
                 "--output_folder"
             )
-
-
-def differences(
-    before: object, now: object, name: str, ignored: Collection[str] = ()
-) -> Iterator[tuple[str, object, object]]:
-    """Where two values of YAML files differ, down to the innermost.
-
-    Arguments
-    ---------
-    before, now : object
-        Plain values, or objects as `load_plain` gives them.
-    name : str
-        What they are called.
-    ignored : collection of str
-        Keys of a mapping or arguments of an object that may differ.
-
-    Yields
-    ------
-    name, before, now
-        Of what differs; of objects of different classes, their tags.
-
-    Example
-    -------
-    >>> before, now = ({"pooling": {"heads": n, "dim": [n, 8]}} for n in (4, 2))
-    >>> list(differences(before, now, "model", ignored={"heads"}))
-    [('model.pooling.dim[0]', 4, 2)]
-    """
-    if _tag(before) != _tag(now):
-        yield name, _tag(before) or before, _tag(now) or now
-    elif isinstance(before, Mapping) and isinstance(now, Mapping):
-        for key in dict.fromkeys((*before, *now)):
-            if key not in ignored:
-                values = before.get(key, "nothing"), now.get(key, "nothing")
-                yield from differences(*values, f"{name}.{key}", ignored)
-    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
-        for place, values in enumerate(zip(before, now, strict=True)):
-            yield from differences(*values, f"{name}[{place}]", ignored)
-    # What has a tag but no arguments, such as a class by its name, is a scalar.
-    elif (values := (_plain(before), _plain(now)))[0] != values[1]:
-        yield name, *values
-
-
-def _read(hparams_file: str) -> str:
-    try:
-        return Path(hparams_file).read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{hparams_file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{hparams_file}: is no UTF-8 text") from None
-
-
-def load_plain(hparams_file: str, text: str) -> Mapping:
-    """A HyperPyYAML text as it stands: no reference resolved, no object made."""
-    try:
-        tree = YAML().load(text)
-    except YAMLError as error:
-        raise InputError(f"{hparams_file}: {one_line(error)}") from None
-    if not isinstance(tree, Mapping):
-        raise InputError(f"{hparams_file}: is no mapping of keys to values")
-    return tree
-
-
-def as_lines(tree: Mapping) -> dict[str, str]:
-    """What a YAML file says of each of its top-level keys, to compare and to show:
-    values as JSON, without remarks and anchors; an object is its tag with its
-    arguments.
-
-    Example
-    -------
-    >>> tree = load_plain("a.yaml", "a: 0.10  # all\\nb: !new:torch.nn.Linear [2, 3]")
-    >>> as_lines(tree)
-    {'a': '0.1', 'b': '{"!new:torch.nn.Linear": [2, 3]}'}
-    """
-    return {
-        key: json.dumps(_plain(value), ensure_ascii=False, default=str)
-        for key, value in tree.items()
-    }
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Mapping):
-        plain = {str(key): _plain(part) for key, part in value.items()}
-    elif isinstance(value, list):
-        plain = [_plain(part) for part in value]
-    else:
-        plain = getattr(value, "value", value)
-    tag = _tag(value)
-    return {tag: plain} if tag else plain

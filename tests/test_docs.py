@@ -11,7 +11,8 @@ import export
 import speaker
 import tune
 from benchmarks import accuracy, data, inference, throughput, tuning
-from local_modules.config import check_overrides, parse_command_line
+from local_modules.command_line import parse_command_line
+from local_modules.config import check_overrides
 from local_modules.tuning.search import read_search
 from recipes import make_shards
 

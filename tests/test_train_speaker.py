@@ -21,8 +21,8 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.lobes.features import Fbank
 
 import train_speaker
-from local_modules import config
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader
+from local_modules.command_line import parse_command_line
 from local_modules.config import load_hparams
 from local_modules.evaluation.backend import Backend
 from local_modules.losses import AdditiveAngularMargin
@@ -1079,7 +1079,7 @@ def test_trainings_share_the_features_of_validation(
 
     def train(name, cache=None, **own):
         arguments = command_line(voices_folder, tmp_path / name, **own)
-        recipe, run_opts, values = config.parse_command_line(arguments)
+        recipe, run_opts, values = parse_command_line(arguments)
         batches.clear()
         metrics = train_speaker.train(recipe, run_opts, values, cache, test=False)
         return metrics["valid"], batches[:]

@@ -18,6 +18,7 @@ from optuna.trial import TrialState
 
 import tune
 from local_modules import config
+from local_modules.command_line import parse_command_line
 from local_modules.tuning import supervisor
 from local_modules.tuning.storage import open_study
 from local_modules.tuning.study import failure_reason, live_trials
@@ -309,7 +310,7 @@ def test_the_winner_is_trained_as_it_was_searched(here, no_study_pictures, capsy
     (line,) = re.findall(r"^train it  python (.*)$", capsys.readouterr().out, re.M)
     script, recipe, *rest = shlex.split(line)
     assert script == "train_speaker.py" and set(rest) == {*options}
-    _, run_opts, overrides = config.parse_command_line([recipe, *rest])
+    _, run_opts, overrides = parse_command_line([recipe, *rest])
     assert run_opts["grad_accumulation_factor"] == 2
     assert run_opts["remove_vector_weight_decay"] and not overrides
     assert html.escape(shlex.join(["python", script, recipe, *rest])) in (

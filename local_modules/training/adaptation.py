@@ -12,11 +12,11 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from torch import nn
 from torch.nn import functional as F
 
-from local_modules.config import differences, load_plain
 from local_modules.errors import InputError, one_line
 from local_modules.metrics import equal_error_rate
 from local_modules.scoring import score_trials
 from local_modules.trials import TrialList
+from local_modules.yaml_trees import differences, load_plain
 
 PARTS = ("compute_features", "mean_var_norm", "embedding_model")
 ANY_VALUE = {"dropout"}  # changes no weight

@@ -7,6 +7,7 @@ import optuna
 from speechbrain.utils.run_opts import RunOptions
 
 from local_modules import config
+from local_modules.command_line import parse_command_line
 from local_modules.tuning.search import Search
 from local_modules.tuning.storage import open_study
 
@@ -92,7 +93,7 @@ class Job:
     def run_opts(self) -> RunOptions:
         """SpeechBrain's run options for the trials."""
         arguments = [self.recipe, *self.arguments, "--noprogressbar"]
-        return config.parse_command_line(arguments)[1]
+        return parse_command_line(arguments)[1]
 
     def option_words(self) -> list[str]:
         """The run options of the command line that a training's outcome depends on."""

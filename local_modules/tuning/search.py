@@ -5,7 +5,6 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import optuna
 from hyperpyyaml import load_hyperpyyaml
@@ -18,6 +17,7 @@ from optuna.distributions import (
 
 from local_modules import config
 from local_modules.errors import InputError, one_line
+from local_modules.yaml_trees import read_plain
 
 TYPES = {
     "float": (FloatDistribution, {"low", "high"}, {"step", "log"}),
@@ -105,8 +105,8 @@ def read_search(
         raise InputError(f"{search_file}: trials: {n_trials!r} is no number above 0")
     proxy = tree["proxy"]
     config.check_overrides(hparams_file, proxy, f"{search_file}: proxy: ")
-    known = config.load_plain(hparams_file, Path(hparams_file).read_text("utf-8"))
-    config.check_keys(tree["space"], known, f"{search_file}: space: ", hparams_file)
+    known, place = read_plain(hparams_file), f"{search_file}: space: "
+    config.check_keys(tree["space"], known, place, hparams_file)
     values = config.plain_values(hparams_file, {**overrides, **proxy})
     space = {}
     for key, entry in tree["space"].items():
@@ -177,15 +177,12 @@ def suggest(trial: optuna.Trial, space: Mapping[str, BaseDistribution]) -> dict:
 
 
 def _load(search_file) -> Mapping:
+    # Without objects: the numbers can be checked whatever the sampler is.
+    tree = read_plain(str(search_file))
     try:
-        text = Path(search_file).read_text(encoding="utf-8")
-        # Without objects: the numbers can be checked whatever the sampler is.
-        tree = config.load_plain(str(search_file), text)
         # The parser's own kinds of number and list become Python's.
         plain = {k: json.loads(json.dumps(v)) for k, v in tree.items() if k in PLAIN}
-    except OSError as error:
-        raise InputError(f"{search_file}: {error.strerror}") from None
-    except (UnicodeDecodeError, TypeError) as error:  # TypeError: an object, a date
+    except TypeError as error:  # an object, a date
         raise InputError(f"{search_file}: {one_line(error)}") from None
     config.check_keys(tree, KEYS, f"{search_file}: ", "a search file")
     for key in sorted(KEYS - set(tree)):

@@ -2,15 +2,14 @@
 
 from pathlib import Path
 
-from local_modules.config import as_lines, load_plain
+from local_modules.yaml_trees import as_lines, read_plain
 
 HPARAMS = Path(__file__).parents[2] / "hparams"
 
 
 def tree(name):
     """A recipe's keys, no reference resolved and no object made."""
-    path = HPARAMS / f"{name}.yaml"
-    return load_plain(path.name, path.read_text(encoding="utf-8"))
+    return read_plain(str(HPARAMS / f"{name}.yaml"))
 
 
 def lines(name):

@@ -1,22 +1,20 @@
-"""Command lines and YAML files: what becomes of them, and of mistakes in them."""
+"""YAML files and overrides: what becomes of them, and of mistakes in them."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
 from local_modules.config import (
     check_continues,
     check_overrides,
     load_hparams,
-    parse_command_line,
     plain_values,
     resolved_text,
     texts,
 )
-from local_modules.errors import InputError
+from tests.mistakes import message
 
 ROOT = Path(__file__).parents[2]
 CONFORMER = str(ROOT / "hparams" / "conformer.yaml")
@@ -25,120 +23,6 @@ SYSTEMS = sorted(
     for path in (ROOT / "hparams").glob("*.yaml")
     if "embedding_model:" in path.read_text(encoding="utf-8")
 )
-
-
-def message(function, *args):
-    """The one line that a person reads."""
-    with pytest.raises(InputError) as error:
-        function(*args)
-    text = str(error.value)
-    assert text and "\n" not in text
-    assert error.value.exit_status == 2
-    return text
-
-
-class TestCommandLine:
-    @pytest.mark.parametrize(
-        ("text", "value"),
-        [
-            ("1e-4", 1e-4),
-            ("-1e-4", -1e-4),
-            ("1.5E3", 1500.0),
-            ("0.002", 0.002),
-            ("12", 12),
-            ("True", True),
-            ("false", False),
-            ("null", None),
-            ("results/a b", "results/a b"),
-            ("/data/vox", "/data/vox"),
-            ("demo", "demo"),
-            ("[95, 105]", [95, 105]),
-            ("[a, 1e-3]", ["a", 1e-3]),
-        ],
-    )
-    @pytest.mark.parametrize("joined", [False, True])
-    def test_values(self, text, value, joined):
-        pair = [f"--lr={text}"] if joined else ["--lr", text]
-        file, _, overrides = parse_command_line(["a.yaml", *pair, "--emb_dim", "8"])
-        assert file == "a.yaml"
-        assert overrides == {"lr": value, "emb_dim": 8}
-        assert type(overrides["lr"]) is type(value)
-
-    def test_run_options_are_no_overrides(self):
-        _, run_opts, overrides = parse_command_line(
-            ["a.yaml", "--device", "cpu", "--precision", "bf16", "--seed", "3"]
-        )
-        assert (run_opts.device, run_opts.precision) == ("cpu", "bf16")
-        assert overrides == {"seed": 3}
-
-    def test_run_options_that_the_recipe_has_are_both(self):
-        """Or a resumed run and a study would not know of them."""
-        argv = [CONFORMER, "--max_grad_norm", "1", "--grad_accumulation_factor", "2"]
-        _, run_opts, overrides = parse_command_line(argv)
-        assert run_opts.max_grad_norm == 1.0
-        assert overrides == {"max_grad_norm": 1.0}
-
-    @pytest.mark.parametrize("key", ["pretrained", "shards", "shard_cache", "trials"])
-    def test_files_called_like_numbers(self, key):
-        given = parse_command_line(["a.yaml", f"--{key}", "2024"])[2]
-        assert given == {key: "2024"}
-        assert parse_command_line(["a.yaml", f"--{key}", "null"])[2] == {key: None}
-
-    @pytest.mark.parametrize("name", ["20240105", "2024-01-05", "1e3", "2024-13-45"])
-    def test_folders_may_be_called_anything(self, name):
-        overrides = parse_command_line(["a.yaml", "--output_folder", name])[2]
-        assert overrides == {"output_folder": name}
-
-    def test_no_folder(self):
-        assert parse_command_line(["a.yaml", "--csv_folder", "null"])[2] == {
-            "csv_folder": None
-        }
-
-    @pytest.mark.parametrize(
-        ("arguments", "words"),
-        [
-            ("--optimizer_step_limit abc", "--optimizer_step_limit abc: has to be"),
-            ("--optimizer_step_limit 0", "--optimizer_step_limit 0: has to be above"),
-            ("--optimizer_step_limit=-5", "--optimizer_step_limit -5: has to be"),
-            ("--grad_accumulation_factor 0", "--grad_accumulation_factor 0: has to be"),
-            ("--device cud", "--device cud: has to be one of torch's"),
-            ("--device cuda:99", "--device cuda:99: torch sees"),
-            ("--device cpu --precision fp16", "--precision fp16: is for GPUs"),
-            ("--lr 1 --lr 2", "--lr: is given 2 times"),
-            ("--lr 2024-13-45", "expected FILE.yaml"),
-        ],
-    )
-    def test_wrong_values(self, arguments, words):
-        assert words in message(parse_command_line, ["a.yaml", *arguments.split()])
-
-    def test_nothing_but_the_file(self):
-        assert parse_command_line(["a.yaml"])[2] == {}
-
-    def test_wrong_precision(self):
-        text = message(parse_command_line, ["a.yaml", "--precision", "fp17"])
-        assert text.startswith("argument --precision:")
-        assert "fp17" in text and "bf16" in text
-
-    @pytest.mark.parametrize(
-        "argv",
-        [
-            [],
-            ["a.yaml", "lr", "3"],
-            ["a.yaml", "--lr", "{"],
-            ["a.yaml", "--lr", "a: b"],
-            ["a.yaml", "--lr", "1", "--lr", "2"],
-        ],
-    )
-    def test_malformed(self, argv):
-        message(parse_command_line, argv)
-
-    def test_every_key_gets_through(self):
-        """None is taken for the abbreviation of a run option."""
-        keys = {key for system in SYSTEMS for key in plain_values(system, {})}
-        values = dict.fromkeys(sorted(keys), "3") | {"precision": "bf16"}
-        argv = [word for key in values for word in (f"--{key}", values[key])]
-        _, run_opts, overrides = parse_command_line(["a.yaml", *argv])
-        assert keys - set(overrides) == keys & set(run_opts.overridden_args)
 
 
 class TestOverrides:
@@ -387,12 +271,6 @@ def test_comment_on_the_command_line_names_keys_of_the_file(hparams_file):
     words = [word for word in head.split() if word.startswith("--")]
     keys = {word.removeprefix("--"): 1 for word in words}
     check_overrides(hparams_file, keys)
-
-
-def test_yaml_loader_agrees_on_floats():
-    """PyYAML takes 1e-4 for text; the command line must not."""
-    assert yaml.safe_load("1e-4") == "1e-4"
-    assert parse_command_line(["a.yaml", "--lr", "1e-4"])[2]["lr"] == 0.0001
 
 
 def test_texts_differ_where_a_value_or_a_class_does(tmp_path):

@@ -1,0 +1,114 @@
+"""From a command line to a HyperPyYAML file, SpeechBrain's run options and overrides.
+
+Every mistake of a person here is an `InputError` of one line.
+"""
+
+import contextlib
+import datetime
+import io
+import json
+import re
+from collections.abc import Sequence
+
+import speechbrain as sb
+import torch
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from local_modules.errors import InputError
+from local_modules.yaml_trees import read_plain
+
+
+def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, dict]:
+    """Splits a command line into the YAML file, SpeechBrain's run options and the
+    overrides of the YAML's keys.
+
+    Arguments
+    ---------
+    argv : sequence of str
+        Arguments without the program's name.
+
+    Returns
+    -------
+    hparams_file : str
+        The YAML file.
+    run_opts : speechbrain.utils.run_opts.RunOptions
+        Options such as `--device`.
+    overrides : dict
+        Values by key; run options that are keys of the YAML too are among them.
+
+    Raises
+    ------
+    InputError
+        A wrong value of a run option, or something that is no `--key value`.
+
+    Example
+    -------
+    >>> parse_command_line(["a.yaml", "--device", "cpu", "--lr", "1e-4"])[2]
+    {'lr': 0.0001}
+    """
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            hparams_file, run_opts, overrides = sb.parse_arguments(list(argv))
+    except SystemExit as stop:
+        if stop.code == 0:  # --help
+            raise
+        last_line = complaint.getvalue().strip().splitlines()[-1]
+        raise InputError(last_line.partition(" error: ")[2]) from None
+    _check_run_options(run_opts)
+    keys = re.findall(r"^(\w+):", overrides, re.MULTILINE)
+    for key in keys:
+        if keys.count(key) > 1:
+            raise InputError(f"--{key}: is given {keys.count(key)} times")
+    # A folder or a file may be called 2024 or 1e3.
+    overrides = re.sub(
+        r"^(\w+_folder|pretrained|shards|shard_cache|trials): (?!null$)(.+)$",
+        lambda found: f"{found[1]}: {json.dumps(found[2])}",
+        overrides,
+        flags=re.MULTILINE,
+    )
+    try:
+        overrides = YAML(typ="safe", pure=True).load(overrides) if overrides else {}
+    except (YAMLError, ValueError):  # the latter is 2024-13-45's
+        overrides = None
+    if not isinstance(overrides, dict):
+        raise InputError(f"{' '.join(argv)}: expected FILE.yaml --key value ...")
+    for key, value in overrides.items():
+        if isinstance(value, datetime.date):
+            overrides[key] = str(value)
+    with contextlib.suppress(InputError):  # a file that can't be read is named later
+        known = read_plain(hparams_file).keys()
+        overrides |= {
+            key: run_opts[key] for key in known if key in run_opts.overridden_args
+        }
+    return hparams_file, run_opts, overrides
+
+
+def _check_run_options(run_opts: sb.core.RunOptions) -> None:
+    """Checks what SpeechBrain takes as it is."""
+    steps = run_opts["optimizer_step_limit"]  # as it was typed
+    if steps is not None and not (steps.isdecimal() and int(steps) > 0):
+        raise InputError(f"--optimizer_step_limit {steps}: has to be above 0")
+    factor = run_opts["grad_accumulation_factor"]
+    if factor < 1:
+        raise InputError(f"--grad_accumulation_factor {factor}: has to be above 0")
+    if run_opts["bfloat16_mix_prec"]:
+        raise InputError("--bfloat16_mix_prec: is --precision bf16 now")
+    if run_opts["data_parallel_backend"]:
+        raise InputError("--data_parallel_backend: use torchrun for several GPUs")
+    name = run_opts["device"] or sb.utils.distributed.infer_device()
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(
+            f"--device {name}: has to be one of torch's, such as cpu or cuda:0"
+        ) from None
+    n_gpus = torch.cuda.device_count()
+    if run_opts["device"] and device.type == "cuda" and (device.index or 0) >= n_gpus:
+        raise InputError(f"--device {name}: torch sees {n_gpus or 'no'} GPU here")
+    if device.type == "cpu" and run_opts["auto_mix_prec"]:
+        raise InputError("--auto_mix_prec: is for GPUs; --precision bf16 isn't")
+    for option in ("precision", "eval_precision"):
+        if device.type == "cpu" and run_opts[option] == "fp16":
+            raise InputError(f"--{option} fp16: is for GPUs; --{option} bf16 isn't")
