@@ -95,9 +95,9 @@ def shared_with_programs():
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Trainings of this process draw nothing, which would take longer than they do."""
-    from local_modules.training import run
+    from local_modules.training import finish
 
-    monkeypatch.setattr(run, "draw_plots", lambda *args: None)
+    monkeypatch.setattr(finish, "draw_plots", lambda *args: None)
 
 
 @pytest.fixture

@@ -9,11 +9,9 @@ speakers held out, tests the best epoch once, and writes a folder that SpeechBra
 """
 
 import contextlib
-import copy
-import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import speechbrain as sb
@@ -24,12 +22,10 @@ from speechbrain.utils.distributed import (
     main_process_only,
     run_on_main,
 )
-from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
-from torch.utils.data import DataLoader
 
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader, speaker_at
-from local_modules.class_parallel import SplitClassifier, split_classifiers
+from local_modules.class_parallel import split_classifiers
 from local_modules.command_line import parse_command_line
 from local_modules.distributed import (
     gather_on_all,
@@ -37,26 +33,23 @@ from local_modules.distributed import (
     meet_ranks,
     rank_and_count,
 )
-from local_modules.errors import InputError, RunError, exit_status
-from local_modules.evaluation.backend import COHORT_UTTERANCES, Backend, fit_backend
+from local_modules.errors import RunError, exit_status
 from local_modules.files import put_on_disk
 from local_modules.inference.model_folder import check_parts
-from local_modules.manifest import Utterance, spread_utterances
+from local_modules.manifest import Utterance
 from local_modules.masking import pad_to_multiple
-from local_modules.metrics import verification_rates
-from local_modules.scoring import score_trials
-from local_modules.shards.reading import ShardReader
 from local_modules.training import adaptation
 from local_modules.training.brain import RepeatableBrain
-from local_modules.training.history import RunHistory, best_row
+from local_modules.training.datasets import make_datasets
+from local_modules.training.finish import finish_run, summary
+from local_modules.training.history import best_row
 from local_modules.training.report import RunReporter
-from local_modules.training.run import LABELS, begin_run, claimed, finish_run, summary
+from local_modules.training.run import LABELS, begin_run, claimed
 from local_modules.training.sampling import PassSampler, ShardSampler
 from local_modules.training.stopping import outlive_signals
+from local_modules.training.validation import verify
 from local_modules.tuning.hpopt import Driven
 from local_modules.yaml_trees import as_lines, load_plain
-
-logger = get_logger(__name__)
 
 
 class SpeakerBrain(RepeatableBrain):
@@ -226,9 +219,7 @@ class SpeakerBrain(RepeatableBrain):
                 }
             )
             self.checkpointer.save_and_keep_only(
-                meta={"epoch": epoch, "eer": metrics["eer"]},
-                min_keys=["eer"],
-                importance_keys=[],
+                meta={"epoch": epoch, "eer": metrics["eer"]}, min_keys=["eer"]
             )
             run_on_main(self.reporter.report, [history.epochs, history.best_epoch])
             if self.on_epoch is not None:
@@ -237,38 +228,14 @@ class SpeakerBrain(RepeatableBrain):
     @main_process_only
     def verify(self, split):
         """Scores the trials of a split with the embeddings just collected, for all
-        ranks on the first, which has them.
-
-        Returns
-        -------
-        metrics : dict
-            As `metrics.json` holds them.
-        target, nontarget : torch.Tensor
-            Scores.
-        """
-        trials = self.trials[split]
-        names = dict.fromkeys((*trials.enrol, *trials.test))
-        lost = [name for name in names if name not in self.embeddings]
-        if lost and not self.debug:
-            told = (
-                f"{split}: {len(lost)} of {len(names)} recordings can't be decoded, "
-                f"the first is {lost[0]}"
-            )
-            if len(lost) > self.hparams.max_bad_share * len(names):
-                raise RunError(
-                    f"{told}; that is over max_bad_share "
-                    f"{self.hparams.max_bad_share:.2%}: repair them or raise "
-                    "max_bad_share, and the same command goes on"
-                )
-            logger.warning(f"{told}; trials with them are left out")
-        target, nontarget = score_trials(self.embeddings, trials)
-        if not (len(target) and len(nontarget)):
-            more = "raise --debug_batches" if self.debug else "repair the recordings"
-            raise RunError(f"{split}: of one kind of trials none can be scored; {more}")
-        try:
-            return verification_rates(target, nontarget), target, nontarget
-        except ValueError as error:
-            raise RunError(f"{split}: {error}") from None
+        ranks on the first, which has them."""
+        return verify(
+            split,
+            self.embeddings,
+            self.trials[split],
+            self.hparams.max_bad_share,
+            self.debug,
+        )
 
 
 def dataio_prep(
@@ -297,48 +264,15 @@ def dataio_prep(
     train_sampler : PassSampler
         Of their order.
     """
-    rate, seed = hparams["sample_rate"], hparams["seed"]
-    if hparams["num_workers"] > 0:
-        cache = None  # each worker would have its own, and lose it after the epoch
-    shards = dict.fromkeys(splits)
-    if hparams["shards"]:
-        for split in splits:
-            manifest = Path(hparams["manifest_folder"]) / f"{split}.csv"
-            shards[split] = ShardReader(
-                hparams["shards"], manifest, hparams["shard_cache"]
-            )
-    speeds = hparams["speaker_speeds"]
-    train_reader = UtteranceReader(
-        rate, hparams["crop_seconds"], seed, cache, shards["train"], speeds
-    )
-    readers = {
-        "train": train_reader,
-        "valid": UtteranceReader(rate, cache=cache, shards=shards["valid"]),
-        "test": UtteranceReader(rate, shards=shards["test"]),
-        "cohort": UtteranceReader(rate, cache=cache, shards=shards["train"]),
-    }
-    people = {u.id: u.speaker for u in splits["train"]}
-    kept = spread_utterances(people, COHORT_UTTERANCES)
-    cohort = [u for u in splits["train"] if u.id in kept]
-    datasets = {
-        split: make_dataset(utterances, split, readers[split], hparams["data_folder"])
-        for split, utterances in {**splits, "cohort": cohort}.items()
-    }
-    for split in ("valid", "test", "cohort"):
-        if shards.get(split):
-            shards[split].numbers(datasets[split].data_ids, hparams["max_bad_share"])
-        datasets[split] = datasets[split].filtered_sorted(
-            sort_key="duration", reverse=True
-        )
-
+    datasets, train_reader, train_shards = make_datasets(hparams, splits, cache)
     label_encoder = hparams["label_encoder"]
     label_encoder.expect_len(hparams["n_speakers"])
     labels = Path(hparams["save_folder"]) / LABELS
     label_encoder.load_or_create(
         path=labels,
         from_iterables=[
-            [speaker_at(person, speed) for person in people.values()]
-            for speed in speeds
+            [speaker_at(row.speaker, speed) for row in splits["train"]]
+            for speed in hparams["speaker_speeds"]
         ],
     )
     put_on_disk(labels)
@@ -351,114 +285,15 @@ def dataio_prep(
 
     datasets["train"].add_dynamic_item(label_pipeline)
     datasets["train"].set_output_keys(["id", "sig", "spk_id_encoded"])
-    order = hparams["epochs_per_pass"], seed
-    train_sampler = PassSampler(datasets["train"], *order)
-    if shards["train"]:
-        shard_of = shards["train"].numbers(
+    order = hparams["epochs_per_pass"], hparams["seed"]
+    if train_shards is None:
+        train_sampler = PassSampler(datasets["train"], *order)
+    else:
+        shard_of = train_shards.numbers(
             datasets["train"].data_ids, hparams["max_bad_share"]
         )
         train_sampler = ShardSampler(shard_of, *order, hparams["open_shards"])
     return datasets, train_reader, train_sampler
-
-
-def make_dataset(
-    utterances: Sequence[Utterance],
-    split: str,
-    reader: UtteranceReader,
-    data_folder: str,
-) -> sb.dataio.dataset.DynamicItemDataset:
-    """A dataset that reads its utterances.
-
-    Arguments
-    ---------
-    utterances : sequence of Utterance
-        What it holds.
-    split : str
-        Those of `valid` and `test` are called by their paths, as in the trials; of the
-        others, a file may hold several.
-    reader : UtteranceReader
-        What reads them.
-    data_folder : str
-        Where their paths begin.
-
-    Returns
-    -------
-    DynamicItemDataset
-        Gives `id`, `sig` and `name`.
-    """
-    dataset = sb.dataio.dataset.DynamicItemDataset(
-        {
-            u.id: {
-                "wav": os.path.join(data_folder, u.path),
-                "start": u.start,
-                "stop": u.stop,
-                "duration": u.duration,
-                "spk_id": u.speaker,
-                "name": u.path if split in ("valid", "test") else u.id,
-            }
-            for u in utterances
-        }
-    )
-
-    @sb.utils.data_pipeline.takes("id", "wav", "start", "stop")
-    @sb.utils.data_pipeline.provides("sig")
-    def audio_pipeline(utt_id, wav, start, stop):
-        return reader(utt_id, wav, start, stop)
-
-    dataset.add_dynamic_item(audio_pipeline)
-    dataset.set_output_keys(["id", "sig", "name"])
-    return dataset
-
-
-def make_train_loader(
-    brain: SpeakerBrain,
-    dataset: sb.dataio.dataset.DynamicItemDataset,
-    sampler: PassSampler,
-    options: dict,
-) -> DataLoader:
-    """Batches of crops; the brain learns how many steps its training has.
-
-    Arguments
-    ---------
-    brain : SpeakerBrain
-        What is trained.
-    dataset : DynamicItemDataset
-        The crops.
-    sampler : PassSampler
-        Their order.
-    options : dict
-        Of any data loader.
-
-    Returns
-    -------
-    DataLoader
-
-    Raises
-    ------
-    InputError
-        An epoch has too few batches for a step.
-    """
-    loader = brain.make_dataloader(
-        dataset,
-        sb.Stage.TRAIN,
-        batch_size=brain.hparams.batch_size,
-        sampler=sampler,
-        # A last batch of one utterance has no batch statistics.
-        drop_last=len(sampler) // rank_and_count()[1] > brain.hparams.batch_size,
-        **options,
-    )
-    if brain.train_sampler is None:  # not wrapped for several processes
-        brain.train_sampler = sampler
-    brain.steps_per_epoch = len(loader) // brain.grad_accumulation_factor
-    if brain.steps_per_epoch == 0:
-        raise InputError(
-            f"--grad_accumulation_factor {brain.grad_accumulation_factor}: an epoch "
-            f"has {len(loader)} batches only"
-        )
-    steps = brain.hparams.number_of_epochs * brain.steps_per_epoch
-    # SpeechBrain hands the option over as it was typed.
-    brain.total_steps = min(steps, int(brain.optimizer_step_limit or steps))
-    return loader
 
 
 def train(
@@ -504,8 +339,9 @@ def train(
     """
     run_opts = run_opts or RunOptions()
     hparams, hparams_text, splits, trials = begin_run(
-        hparams_file, run_opts, dict(overrides or {}), save_env_desc=test
+        hparams_file, run_opts, dict(overrides or {})
     )
+    sb.create_experiment_directory(hparams["output_folder"], save_env_desc=test)
     if test:
         check_parts(hparams_text)
     if cache is None:
@@ -548,8 +384,8 @@ def train(
         "pin_memory": brain.device_type == "cuda",
         "worker_init_fn": outlive_signals,
     }
-    train_loader = make_train_loader(
-        brain, datasets["train"], train_sampler, loader_options
+    train_loader = brain.train_loader(
+        datasets["train"], train_sampler, **loader_options
     )
     eval_options = {"batch_size": hparams["valid_batch_size"], **loader_options}
     with contextlib.closing(brain.reporter):
@@ -565,82 +401,9 @@ def train(
         best = best_row(history.epochs)
         rates = {"eer": best["valid_eer"], "min_dcf": best["valid_min_dcf"]}
         return {"valid": rates} | summary(hparams, history)
-    history, scores, backend, drift = evaluate_best(
-        brain, datasets, splits, old_model, eval_options
+    return finish_run(
+        brain, hparams, hparams_text, datasets, splits, old_model, eval_options
     )
-    return finish_run(hparams, hparams_text, history, scores, backend, drift)
-
-
-def evaluate_best(
-    brain: SpeakerBrain,
-    datasets: dict,
-    splits: dict,
-    old_model: torch.nn.Module | None,
-    options: dict,
-) -> tuple[RunHistory, dict, Backend, dict | None]:
-    """Validates and tests the best epoch, and makes of the training speakers what
-    scores beyond the cosine need.
-
-    Arguments
-    ---------
-    brain : SpeakerBrain
-        After its training.
-    datasets : dict
-        `valid`, `test` and `cohort`.
-    splits : dict
-        Utterances of the manifests.
-    old_model : torch.nn.Module | None
-        What the run began with, to measure the drift from.
-    options : dict
-        Of the data loaders.
-
-    Returns
-    -------
-    history, scores, backend, drift
-        As `finish_run` wants them.
-
-    Raises
-    ------
-    InputError
-        With --test_only, nothing is trained.
-    """
-    if brain.test_only:
-        if not brain.checkpointer.find_checkpoint(min_key="eer"):
-            raise InputError(
-                f"--test_only: {brain.hparams.save_folder} has no checkpoint of a "
-                "whole epoch"
-            )
-        brain.checkpointer.recover_if_possible()  # the latest knows all epochs
-    # Evaluation loads the best checkpoint, and with it the history up to there.
-    history = copy.deepcopy(brain.hparams.history)
-    scores, embeddings = {}, {}
-    for split in ("valid", "test", "cohort"):
-        brain.evaluate(datasets[split], min_key="eer", test_loader_kwargs=options)
-        embeddings[split] = brain.embeddings
-        if split in brain.trials:
-            scores[split] = brain.verify(split)
-    backend = run_on_main(
-        fit_backend,
-        [
-            embeddings["valid"],
-            {row.path: row.duration for row in splits["valid"]},
-            {row.path: row.speaker for row in splits["valid"]},
-            brain.trials["valid"],
-            embeddings["cohort"],
-            {row.id: row.speaker for row in splits["train"]},
-        ],
-    )
-    drift = None
-    if old_model is not None:
-        new, brain.checkpointer = embeddings["valid"], None  # to recover nothing
-        brain.judged = old_model
-        brain.evaluate(datasets["valid"], test_loader_kwargs=options)
-        drift = run_on_main(
-            adaptation.drift, [brain.embeddings, new, brain.trials["valid"]]
-        )
-    if isinstance(brain.hparams.classifier, SplitClassifier):
-        brain.hparams.classifier.gather_rows()
-    return history, scores, backend, drift
 
 
 def run(argv: list[str]) -> None:

@@ -4,6 +4,7 @@ Every mistake of a person here is an `InputError` of one line.
 """
 
 import contextlib
+import dataclasses
 import datetime
 import io
 import json
@@ -17,6 +18,8 @@ from ruamel.yaml.error import YAMLError
 
 from local_modules.errors import InputError
 from local_modules.yaml_trees import read_plain
+
+EQUALS = "\ue000"  # in its place: SpeechBrain's parser makes spaces of "="
 
 
 def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, dict]:
@@ -47,15 +50,21 @@ def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, di
     >>> parse_command_line(["a.yaml", "--device", "cpu", "--lr", "1e-4"])[2]
     {'lr': 0.0001}
     """
+    _check_whole_names(argv)
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            hparams_file, run_opts, overrides = sb.parse_arguments(list(argv))
+            hparams_file, run_opts, overrides = sb.parse_arguments(
+                [_without_equals(word) for word in argv]
+            )
     except SystemExit as stop:
         if stop.code == 0:  # --help
             raise
         last_line = complaint.getvalue().strip().splitlines()[-1]
         raise InputError(last_line.partition(" error: ")[2]) from None
+    hparams_file, overrides = (
+        text.replace(EQUALS, "=") for text in (hparams_file, overrides)
+    )
     _check_run_options(run_opts)
     keys = re.findall(r"^(\w+):", overrides, re.MULTILINE)
     for key in keys:
@@ -85,6 +94,25 @@ def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, di
     return hparams_file, run_opts, overrides
 
 
+def _without_equals(word: str) -> str:
+    """A word of a command line with no "=" within a value."""
+    name = word[: word.find("=") + 1] if word.startswith("--") else ""
+    return name + word[len(name) :].replace("=", EQUALS)
+
+
+def _check_whole_names(argv: Sequence[str]) -> None:
+    """Checks that no run option is shortened: SpeechBrain's parser would take it, and
+    its Brain then not know that it was given."""
+    names = [field.name for field in dataclasses.fields(sb.core.RunOptions)]
+    for word in argv:
+        given = word.partition("=")[0].removeprefix("--")
+        if not word.startswith("--") or not given or given in names:
+            continue
+        for name in names:
+            if name.startswith(given):
+                raise InputError(f"--{given}: has to be written out, as --{name}")
+
+
 def _check_run_options(run_opts: sb.core.RunOptions) -> None:
     """Checks what SpeechBrain takes as it is."""
     steps = run_opts["optimizer_step_limit"]  # as it was typed
@@ -95,6 +123,12 @@ def _check_run_options(run_opts: sb.core.RunOptions) -> None:
         raise InputError(f"--grad_accumulation_factor {factor}: has to be above 0")
     if run_opts["bfloat16_mix_prec"]:
         raise InputError("--bfloat16_mix_prec: is --precision bf16 now")
+    if run_opts["auto_mix_prec"]:
+        raise InputError("--auto_mix_prec: is --precision fp16 now")
+    if run_opts["ckpt_interval_minutes"] > 0 and run_opts["ckpt_interval_steps"] > 0:
+        raise InputError(
+            "--ckpt_interval_steps: is for a run without --ckpt_interval_minutes"
+        )
     if run_opts["data_parallel_backend"]:
         raise InputError("--data_parallel_backend: use torchrun for several GPUs")
     name = run_opts["device"] or sb.utils.distributed.infer_device()
@@ -107,8 +141,6 @@ def _check_run_options(run_opts: sb.core.RunOptions) -> None:
     n_gpus = torch.cuda.device_count()
     if run_opts["device"] and device.type == "cuda" and (device.index or 0) >= n_gpus:
         raise InputError(f"--device {name}: torch sees {n_gpus or 'no'} GPU here")
-    if device.type == "cpu" and run_opts["auto_mix_prec"]:
-        raise InputError("--auto_mix_prec: is for GPUs; --precision bf16 isn't")
     for option in ("precision", "eval_precision"):
         if device.type == "cpu" and run_opts[option] == "fp16":
             raise InputError(f"--{option} fp16: is for GPUs; --{option} bf16 isn't")

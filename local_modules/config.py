@@ -6,8 +6,7 @@ Every mistake of a person here is an `InputError` of one line.
 import contextlib
 import difflib
 import json
-from collections.abc import Collection, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 from hyperpyyaml import load_hyperpyyaml, resolve_references
 from ruamel.yaml.error import YAMLError
@@ -15,24 +14,10 @@ from ruamel.yaml.error import YAMLError
 from local_modules.errors import InputError, one_line
 from local_modules.yaml_trees import (
     as_lines,
-    differences,
     is_wired,
     load_plain,
     read_plain,
 )
-
-BUDGET_KEYS = {"number_of_epochs", "train_time_limit_minutes"}
-# What may change when a run is continued; the schedules follow.
-FREE_KEYS = BUDGET_KEYS | {
-    "num_workers",
-    "valid_batch_size",
-    "cache_gib",
-    "shard_cache",
-    "skip_prep",
-    "max_bad_share",
-    "epoch_counter",
-    "checkpointer",  # holds the epoch counter; its other parts have keys of their own
-}
 
 # Kinds of values in a YAML file, and what may take their place; a bool is an int too.
 KINDS = (
@@ -226,47 +211,3 @@ def load_hparams(hparams_file: str, overrides: Mapping) -> Keys:
             return Keys(hparams_file, load_hyperpyyaml(file, dict(overrides)))
     except Exception as error:
         raise InputError(f"{hparams_file}: {one_line(error)}") from error
-
-
-def check_continues(
-    output_folder: str,
-    hparams_file: str,
-    overrides: Mapping,
-    free_keys: Collection[str] = FREE_KEYS,
-) -> None:
-    """Checks that what is in a run's folder was started with the same settings, so
-    that a run is never continued as another.
-
-    Arguments
-    ---------
-    output_folder : str
-        The run's folder.
-    hparams_file : str
-        The YAML file.
-    overrides : mapping
-        Values by key; `n_speakers`, which only the prepared corpus can tell, is taken
-        from the folder.
-    free_keys : collection of str
-        Those that may differ.
-
-    Raises
-    ------
-    InputError
-        A key differs that may not.
-    """
-    earlier_file = str(Path(output_folder) / "hyperparams.yaml")
-    earlier_tree = read_plain(earlier_file)
-    n_speakers = earlier_tree.get("n_speakers", 0)
-    text = resolved_text(hparams_file, {**overrides, "n_speakers": n_speakers})
-    present_tree = load_plain(hparams_file, text)
-    # Keys stand before the objects made of them: the first is the cause.
-    for key in dict.fromkeys((*earlier_tree, *present_tree)):
-        if key in free_keys:
-            continue
-        values = earlier_tree.get(key), present_tree.get(key)
-        for where, before, now in differences(*values, key):
-            raise InputError(
-                f"{output_folder}: holds a run with {where} {before}, not {now}; "
-                "continue it with its own settings, move it away, or choose another "
-                "--output_folder"
-            )

@@ -30,9 +30,8 @@ from local_modules.manifest import read_manifest, write_manifest
 from local_modules.shards import reading
 from local_modules.shards.index import read_index
 from local_modules.shards.packing import pack
-from local_modules.training.brain import RepeatableBrain
+from local_modules.training import finish
 from local_modules.training.checkpoints import WholeCheckpointer
-from local_modules.training.sampling import PassSampler
 from tests.programs import Program, train, train_and_die, train_told
 
 pytestmark = pytest.mark.usefixtures("no_pictures")  # but for `finished`
@@ -253,7 +252,7 @@ def test_another_seed_gives_another_run(finished, voices_folder, tmp_path, monke
     """On the way: each epoch has crops of its own, and what scores beyond the cosine
     need is made of `valid` and of training speakers."""
     epochs, fitted = [], []
-    set_epoch, fit = UtteranceReader.set_epoch, train_speaker.fit_backend
+    set_epoch, fit = UtteranceReader.set_epoch, finish.fit_backend
 
     def noted_set_epoch(reader, epoch):
         epochs.append(epoch)
@@ -264,7 +263,7 @@ def test_another_seed_gives_another_run(finished, voices_folder, tmp_path, monke
         return fit(*parts)
 
     monkeypatch.setattr(UtteranceReader, "set_epoch", noted_set_epoch)
-    monkeypatch.setattr(train_speaker, "fit_backend", noted_fit)
+    monkeypatch.setattr(finish, "fit_backend", noted_fit)
     arguments = command_line(voices_folder, tmp_path / "run", seed=2)
     assert train_speaker.main(arguments) == 0
     whole = metrics_of(finished[0])
@@ -570,6 +569,10 @@ def test_the_classifier_knows_the_training_speakers(finished, voices_folder):
             ["{recipe}", "{data}", "--grad_accumulation_factor", "9"],
             ["--grad_accumulation_factor 9: an epoch has"],
         ),
+        (
+            ["{recipe}", "{data}", "--compile", "--compile_module_keys", "model"],
+            ["--compile_module_keys model: ", "has the modules", "embedding_model"],
+        ),
         (["{recipe}", "{data}", "--test_only"], ["--test_only: ", "no checkpoint"]),
         pytest.param(
             ["{recipe}", "--device", "cuda"],
@@ -598,6 +601,14 @@ def test_a_mistake_is_one_line_and_status_2(
     assert error.count("\n") == 1
     for word in words:
         assert word in error
+
+
+def test_noises_that_nothing_uses_are_told(voices_folder, tmp_path, caplog):
+    noises = voices_folder / "train"
+    arguments = command_line(voices_folder, tmp_path, "--test_only")
+    assert train_speaker.main([*arguments, "--noise_folder", str(noises)]) == 2
+    assert "--noise_folder is not used: augment_prob is 0" in caplog.text
+    assert "--rir_folder" not in caplog.text
 
 
 def test_a_run_is_not_continued_with_other_settings(finished, voices_folder, capsys):
@@ -636,13 +647,13 @@ def test_refused_another_corpus_leaves_the_manifests(
 
 
 def test_a_run_is_not_continued_with_other_steps(finished, voices_folder, capsys):
-    """As with another number of processes: its schedules would not fit."""
+    """Its schedules would not fit."""
     folder, _ = finished
     before = latest_states(folder)
     more = ("--grad_accumulation_factor", "2")
     assert train_speaker.main(command_line(voices_folder, folder, *more)) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
-    assert "holds a run of 6 optimizer steps an epoch, not 3" in line
+    assert "holds a run with --grad_accumulation_factor 1, not 2" in line
     assert_same(before, latest_states(folder))
 
 
@@ -771,23 +782,6 @@ def test_the_seed_decides_on_the_crops_and_their_order(
     assert orders[0] == orders[1] != orders[2]
     assert torch.equal(crops[0], crops[1])
     assert (crops[0] != crops[2]).any(dim=1).all()
-
-
-@pytest.mark.parametrize(
-    ("n", "sizes"), [(5, [5]), (8, [8]), (9, [8]), (49, 6 * [8]), (50, 6 * [8])]
-)
-def test_no_batch_is_of_one_utterance(n, sizes):
-    """Batch norm has nothing to compare it with. What is left of an epoch waits for
-    another one, unless there is nothing else."""
-    hparams = {"batch_size": 8, "number_of_epochs": 2}
-    modules = {"layer": torch.nn.Linear(1, 1)}
-    brain = RepeatableBrain(modules, None, hparams, {"device": "cpu"})
-    sampler = PassSampler(range(n), 1, seed=1)
-    loader = train_speaker.make_train_loader(
-        brain, range(n), sampler, {"collate_fn": list}
-    )
-    assert [len(batch) for batch in loader] == sizes
-    assert brain.steps_per_epoch == len(sizes) == brain.total_steps / 2
 
 
 def test_a_recording_that_breaks_later_is_named_and_skipped(

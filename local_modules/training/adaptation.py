@@ -19,6 +19,7 @@ from local_modules.trials import TrialList
 from local_modules.yaml_trees import differences, load_plain
 
 PARTS = ("compute_features", "mean_var_norm", "embedding_model")
+WEIGHTS = "embedding_model.safetensors"  # in a model folder
 ANY_VALUE = {"dropout"}  # changes no weight
 
 
@@ -58,7 +59,7 @@ def start_from(
     try:
         theirs = (place / "hyperparams.yaml").read_text(encoding="utf-8")
         check_parts(theirs, hparams_text)
-        load_model(embedding_model, str(place / "embedding_model.safetensors"))
+        load_model(embedding_model, str(place / WEIGHTS))
         known = CategoricalEncoder()
         known.load(place / "label_encoder.txt")
         weight = load_file(str(place / "classifier.safetensors"))["weight"]

@@ -8,6 +8,7 @@ import numpy as np
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import ddp_all_reduce, ddp_broadcast
+from speechbrain.utils.logger import get_logger
 from torch.distributed import ReduceOp
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,22 +22,24 @@ from local_modules.distributed import (
     rank_share,
     synchronise_batch_norms,
 )
-from local_modules.errors import InputError, RunError
+from local_modules.errors import InputError, RunError, one_line
 from local_modules.training.stopping import noted_signals
+
+logger = get_logger(__name__)
 
 
 class RepeatableBrain(sb.Brain):
     """A Brain whose budget is counted in steps or minutes, and whose steps depend on
     their numbers alone.
 
-    It needs `steps_per_epoch` and `total_steps`, of the optimizer, and in its
-    hyperparameters `seed`, `epoch_counter`, `history` (`RunHistory`), `lr_schedule`
-    (learning rate by progress), `train_time_limit_minutes`, and for messages
-    `output_folder` and `save_folder`.
+    It needs in its hyperparameters `seed`, `batch_size`, `number_of_epochs`,
+    `epoch_counter`, `history` (`RunHistory`), `lr_schedule` (learning rate by
+    progress), `train_time_limit_minutes`, and for messages `output_folder` and
+    `save_folder`. What it is fitted to comes from its `train_loader`, and
     `compute_objectives` has to `count` each training batch.
     """
 
-    signals, is_stopping = (), False
+    signals, is_stopping, losses_are_finite = (), False, True
 
     @property
     def progress(self):
@@ -59,16 +62,7 @@ class RepeatableBrain(sb.Brain):
     def on_fit_start(self):
         """Resumes, and lets a run that has used its budget end."""
         super().on_fit_start()
-        history = self.hparams.history
-        if history.steps_per_epoch not in (None, self.steps_per_epoch):
-            raise InputError(
-                f"{self.hparams.output_folder}: holds a run of "
-                f"{history.steps_per_epoch} optimizer steps an epoch, not "
-                f"{self.steps_per_epoch}; continue it with the recordings, as many "
-                "processes and the --grad_accumulation_factor that it had"
-            )
-        history.steps_per_epoch = self.steps_per_epoch
-        self.seconds = history.seconds
+        self.seconds = self.hparams.history.seconds
         # In the middle of an epoch, its validation is still to be done.
         if self.progress >= 1.0 and self.step == 0:
             self.hparams.epoch_counter.limit = self.hparams.epoch_counter.current
@@ -95,14 +89,21 @@ class RepeatableBrain(sb.Brain):
         with noted_signals() as self.signals:
             try:
                 super().fit(epoch_counter, train_set, *args, **kwargs)
+            except InputError:  # what a person has to change
+                raise
+            except Exception as error:
+                if not self.signals:
+                    raise
+                # Another process or a data worker may have obeyed it at once.
+                logger.warning("Beside the signal to stop: %s", one_line(error))
             finally:
                 # The loader keeps what reads an epoch, and with it its data workers,
                 # also where the epoch was left before its end.
                 reading = getattr(train_set, "_speechbrain_iterator", None)
                 if hasattr(reading, "_shutdown_workers"):
                     reading._shutdown_workers()
-                if self.signals:  # whatever else has ended it
-                    raise KeyboardInterrupt
+            if self.signals:
+                raise KeyboardInterrupt
 
     def _fit_valid(self, valid_set, epoch, enable):
         """As in SpeechBrain; the epoch's checkpoint is written, so it may stop here."""
@@ -136,6 +137,10 @@ class RepeatableBrain(sb.Brain):
         norm = gradient_norm(self.modules)
         torch.nn.utils.clip_grads_with_norm_(self.modules.parameters(), limit, norm)
         self.gradient_is_finite = bool(torch.isfinite(norm))
+        is_news = self.losses_are_finite and not self.scaler.is_enabled()
+        if is_news and not self.gradient_is_finite:
+            self.lose_patience("gradient")
+        self.losses_are_finite = True
         if self.gradient_is_finite or self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -145,15 +150,26 @@ class RepeatableBrain(sb.Brain):
     def check_loss_isfinite(self, loss):
         """As in SpeechBrain, but of all ranks' losses, and ends in one line once
         patience is exhausted."""
-        try:
-            super().check_loss_isfinite(self.batch_loss)
-        except ValueError:
+        if not torch.isfinite(self.batch_loss):
+            self.losses_are_finite = False
+            self.lose_patience("loss")
+
+    def lose_patience(self, what):
+        """Counts a step whose loss, or whose gradient, is not finite."""
+        self.nonfinite_count += 1
+        if self.nonfinite_count > self.nonfinite_patience:
             raise RunError(
-                f"{self.hparams.output_folder}: the loss was not finite in "
+                f"{self.hparams.output_folder}: the {what} was not finite in "
                 f"{self.nonfinite_count} steps of one epoch; the last good checkpoint "
                 f"is kept in {self.hparams.save_folder}. A lower --lr or "
                 "--max_grad_norm may help"
-            ) from None
+            )
+        logger.warning(
+            "epoch %d, batch %d: the %s is not finite; the step is left out",
+            self.hparams.epoch_counter.current,
+            self.step,
+            what,
+        )
 
     def evaluate_batch(self, batch, stage):
         """As in SpeechBrain, but --compile is for the one length of the crops: for all
@@ -180,6 +196,51 @@ class RepeatableBrain(sb.Brain):
         if stage != sb.Stage.TRAIN:
             options["sampler"] = rank_share(len(dataset))
         return super().make_dataloader(dataset, stage, **options)
+
+    def train_loader(self, dataset, sampler, **options):
+        """Batches of the training data; from here on it is known how many steps there
+        are.
+
+        Arguments
+        ---------
+        dataset : torch.utils.data.Dataset
+            The training data.
+        sampler : torch.utils.data.Sampler
+            Their order.
+        **options
+            Of any data loader.
+
+        Returns
+        -------
+        DataLoader
+
+        Raises
+        ------
+        InputError
+            An epoch has too few batches for a step.
+        """
+        batch_size = self.hparams.batch_size
+        loader = self.make_dataloader(
+            dataset,
+            sb.Stage.TRAIN,
+            batch_size=batch_size,
+            sampler=sampler,
+            # A last batch of one utterance has no batch statistics.
+            drop_last=len(sampler) // rank_and_count()[1] >= batch_size,
+            **options,
+        )
+        if self.train_sampler is None:  # not wrapped for several processes
+            self.train_sampler = sampler
+        steps_per_epoch = len(loader) // self.grad_accumulation_factor
+        if steps_per_epoch == 0:
+            raise InputError(
+                f"--grad_accumulation_factor {self.grad_accumulation_factor}: an epoch "
+                f"has {len(loader)} batches only"
+            )
+        steps = self.hparams.number_of_epochs * steps_per_epoch
+        # SpeechBrain hands the option over as it was typed.
+        self.total_steps = min(steps, int(self.optimizer_step_limit or steps))
+        return loader
 
     def _wrap_distributed(self):
         """As in SpeechBrain, but with synchronised batch norm on a CPU too, and without

@@ -66,6 +66,11 @@ class WholeCheckpointer(Checkpointer):
         ddp_barrier()  # no rank looks before the marker is there
         return checkpoint
 
+    def save_and_keep_only(self, *args, **kwargs):
+        """As SpeechBrain's, whose default list of `importance_keys` grows with each
+        call."""
+        super().save_and_keep_only(*args, **{"importance_keys": [], **kwargs})
+
     def _list_checkpoint_dirs(self):
         return [
             folder for folder in super()._list_checkpoint_dirs() if _is_whole(folder)

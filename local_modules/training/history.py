@@ -43,7 +43,6 @@ class RunHistory:
     def __init__(self):
         self.epochs: list[dict] = []
         self.correct = self.seen = 0
-        self.steps_per_epoch: int | None = None
         self._earlier_seconds = 0.0
         self._started = None
 
@@ -87,7 +86,6 @@ class RunHistory:
             "epochs": self.epochs,
             "correct": self.correct,
             "seen": self.seen,
-            "steps_per_epoch": self.steps_per_epoch,
             "seconds": self.seconds,
         }
         with open(path, "w", encoding="utf-8") as file:
@@ -100,5 +98,4 @@ class RunHistory:
             state = json.load(file)
         self.epochs = state["epochs"]
         self.correct, self.seen = state["correct"], state["seen"]
-        self.steps_per_epoch = state["steps_per_epoch"]
         self._earlier_seconds = state["seconds"]

@@ -1,16 +1,13 @@
 """The folder of a run: begun or continued, and finished."""
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import speechbrain as sb
 from filelock import FileLock, Timeout
 from speechbrain.utils.distributed import (
     ddp_barrier,
     if_main_process,
-    main_process_only,
     run_on_main,
 )
 from speechbrain.utils.logger import get_logger
@@ -26,16 +23,16 @@ from local_modules.corpus import (
 )
 from local_modules.distributed import rank_and_count
 from local_modules.errors import InputError
-from local_modules.evaluation.backend import Backend
 from local_modules.files import check_writable, replacing, writing_to
-from local_modules.inference.model_folder import write_model_folder
-from local_modules.training.history import RunHistory, best_row
-from local_modules.training.report import draw_plots, last_screen
+from local_modules.training.continuing import (
+    check_continues,
+    check_same_options,
+    note_options,
+)
 
 logger = get_logger(__name__)
 
 LABELS = "label_encoder.txt"
-OPTIONS = "options.json"
 # What a Brain looks up when it comes to it.
 OF_A_BRAIN = (
     *("compute_features", "wav_augment", "feats_augment", "embedding_model"),
@@ -87,7 +84,7 @@ def claimed(hparams_file: str, overrides: Mapping) -> Iterator[None]:
 
 
 def begin_run(
-    hparams_file: str, run_opts: RunOptions, overrides: dict, save_env_desc: bool
+    hparams_file: str, run_opts: RunOptions, overrides: dict
 ) -> tuple[dict, str, dict, dict]:
     """Prepares the corpus and the run's folder, in which an earlier start has to have
     been the same run.
@@ -100,8 +97,6 @@ def begin_run(
         SpeechBrain's run options.
     overrides : dict
         Values for its top-level keys; gets `n_speakers`.
-    save_env_desc : bool
-        Whether the environment is described in the folder, which takes a second.
 
     Returns
     -------
@@ -122,10 +117,13 @@ def begin_run(
     for key in ("frozen_blocks", "distillation"):
         if settings.get(key) and not settings["pretrained"]:
             raise InputError(f"--{key} {settings[key]}: is for a --pretrained model")
+    for key in ("noise_folder", "rir_folder"):
+        if settings.get(key) and not settings.get("augment_prob", 1):
+            logger.warning("--%s is not used: augment_prob is 0", key)
     continues = any(Path(settings["save_folder"]).glob("CKPT*"))
     if continues:  # before another corpus takes the place of its manifests
-        config.check_continues(settings["output_folder"], hparams_file, overrides)
-        _check_same_options(run_opts, settings)
+        check_continues(settings["output_folder"], hparams_file, overrides)
+        check_same_options(run_opts, settings)
     begun_with = noted_corpus(settings["save_folder"]) if continues else None
     run_on_main(prepare_corpus, [settings, begun_with])
     splits, trials = read_corpus(settings["manifest_folder"])
@@ -142,103 +140,28 @@ def begin_run(
     hparams = config.load_hparams(hparams_file, overrides)
     for key in OF_A_BRAIN:
         hparams[key]  # what the recipe lacks is told
+    if not hasattr(hparams["compute_features"], "compute_STFT"):
+        raise InputError(
+            f"{hparams_file}: its compute_features has no compute_STFT with the "
+            "hop_length, as SpeechBrain's has"
+        )
+    for key in run_opts["compile_module_keys"] or ():
+        if key not in hparams["modules"]:
+            raise InputError(
+                f"--compile_module_keys {key}: {hparams_file} has the modules "
+                f"{', '.join(hparams['modules'])}"
+            )
     if "averaged_model" not in hparams["checkpointer"].recoverables:
         raise InputError(
             f"{hparams_file}: its checkpointer has no averaged_model among its "
             "recoverables; hparams/conformer.yaml shows where it belongs"
         )
-    sb.create_experiment_directory(
-        experiment_directory=hparams["output_folder"],
-        save_env_desc=save_env_desc,
-    )
     if if_main_process():
+        Path(hparams["output_folder"]).mkdir(parents=True, exist_ok=True)
         # SpeechBrain's own way would leave half of it to a kill.
         with replacing(Path(hparams["output_folder"], "hyperparams.yaml")) as file:
             file.write(hparams_text)
         if not continues:
             note_corpus(hparams["save_folder"], hparams["manifest_folder"])
-            with replacing(Path(hparams["save_folder"], OPTIONS)) as file:
-                json.dump(_lasting(run_opts, settings), file, indent=2)
+            note_options(run_opts, settings)
     return hparams, hparams_text, splits, trials
-
-
-def _lasting(run_opts: RunOptions, settings: Mapping) -> dict:
-    """The run options that a run keeps to its end, but for keys of its recipe, which
-    are compared as such. How many steps it has is free, as its epochs and minutes are;
-    of how many batches a step is, its Brain compares."""
-    names = {"precision", "remove_vector_weight_decay"} - settings.keys()
-    return {name: run_opts[name] for name in sorted(names)}
-
-
-def _check_same_options(run_opts: RunOptions, settings: Mapping) -> None:
-    save_folder = settings["save_folder"]
-    path = Path(save_folder) / OPTIONS
-    if not path.is_file():  # begun before they were noted
-        return
-    noted = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in _lasting(run_opts, settings).items():
-        if noted.get(name, value) != value:
-            raise InputError(
-                f"{Path(save_folder).parent}: holds a run with --{name} {noted[name]}, "
-                f"not {value}; continue it with its own options, or choose another "
-                "--output_folder"
-            )
-
-
-@main_process_only
-def finish_run(
-    hparams: dict,
-    hparams_text: str,
-    history: RunHistory,
-    scores: dict,
-    backend: Backend,
-    drift: dict | None,
-) -> dict:
-    """Writes the pictures, the model folder and, last, the metrics; says where they
-    are.
-
-    Arguments
-    ---------
-    hparams : dict
-        The loaded hyperparameters, with the best epoch's weights.
-    hparams_text : str
-        The YAML they come from, references resolved.
-    history : RunHistory
-        All epochs of the run.
-    scores : dict
-        What `SpeakerBrain.verify` returned for `valid` and `test`.
-    backend : Backend
-        What scores beyond the cosine need.
-    drift : dict | None
-        What `adaptation.drift` returned, if the run began with a trained model.
-
-    Returns
-    -------
-    dict
-        What `metrics.json` holds.
-    """
-    folder = Path(hparams["output_folder"])
-    metrics = {split: result[0] for split, result in scores.items()}
-    metrics |= summary(hparams, history)
-    if drift is not None:
-        metrics["drift"] = drift
-    draw_plots(folder / "plots", history, scores)
-    final = {**hparams, "embedding_model": hparams["averaged_model"].module}
-    write_model_folder(folder / "model", final, hparams_text, backend, metrics)
-    with replacing(folder / "metrics.json") as file:
-        json.dump(metrics, file, indent=2)
-    print(last_screen(folder, metrics))
-    return metrics
-
-
-def summary(hparams: dict, history: RunHistory) -> dict:
-    """The part of `metrics.json` that isn't about trials."""
-    best = best_row(history.epochs)
-    return {
-        "train": {"loss": best["train_loss"], "accuracy": best["train_accuracy"]},
-        "best_epoch": best["epoch"],
-        "epochs": len(history.epochs),
-        "train_seconds": history.epochs[-1]["seconds"],
-        "n_speakers": hparams["n_speakers"] // len(hparams["speaker_speeds"]),
-        "n_parameters": sum(p.numel() for p in hparams["embedding_model"].parameters()),
-    }

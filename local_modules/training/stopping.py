@@ -11,7 +11,7 @@ from collections.abc import Iterator
 # SLURM's and torchrun's is SIGTERM; sbatch --signal sends what it is told.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 SECONDS_TO_REPEAT = 2.0  # torchrun hands on a Ctrl-C that its processes get as well
-SECONDS_TO_OUTLIVE = 30
+SECONDS_TO_OUTLIVE = 600  # longer than a validation
 
 
 @contextlib.contextmanager
@@ -64,7 +64,7 @@ def noted_signals() -> Iterator[list[int]]:
 def outlive_signals(worker: int = 0) -> None:
     """Lets a data worker outlive these signals, which a terminal or a scheduler sends
     to all processes: the training needs it until its checkpoint is written, and ends it
-    then. It outlives a SIGTERM by half a minute, and none that comes later than
+    then. It outlives a SIGTERM by ten minutes, and none that comes later than
     torchrun's: that is the training's.
 
     Arguments

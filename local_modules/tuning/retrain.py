@@ -4,8 +4,12 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
-from local_modules.config import BUDGET_KEYS, FREE_KEYS, check_continues
 from local_modules.files import replacing
+from local_modules.training.continuing import (
+    BUDGET_KEYS,
+    FREE_KEYS,
+    check_continues,
+)
 
 SETTINGS = "hyperparams.yaml"  # of a training that has begun
 METRICS = "metrics.json"  # of a finished one

@@ -87,10 +87,45 @@ class TestCommandLine:
             ("--device cpu --precision fp16", "--precision fp16: is for GPUs"),
             ("--lr 1 --lr 2", "--lr: is given 2 times"),
             ("--lr 2024-13-45", "expected FILE.yaml"),
+            ("--auto_mix_prec", "--auto_mix_prec: is --precision fp16 now"),
+            (
+                "--ckpt_interval_minutes 5 --ckpt_interval_steps 5",
+                "--ckpt_interval_steps: is for a run without --ckpt_interval_minutes",
+            ),
         ],
     )
     def test_wrong_values(self, arguments, words):
         assert words in message(parse_command_line, ["a.yaml", *arguments.split()])
+
+    @pytest.mark.parametrize(
+        ("given", "whole"),
+        [
+            ("--ckpt_interval_min", "--ckpt_interval_minutes"),
+            ("--grad_accumulation=4", "--grad_accumulation_factor"),
+            ("--prec", "--precision"),
+            ("--test", "--test_only"),
+        ],
+    )
+    def test_run_options_are_written_out(self, given, whole):
+        """SpeechBrain takes an abbreviation, and then does without the option."""
+        text = message(parse_command_line, ["a.yaml", given, "4"])
+        assert text == f"{given.partition('=')[0]}: has to be written out, as {whole}"
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "/data/lang=en",
+            "https://host/p?sig=abc&t=1=",
+            "pipe:AWS_PROFILE=x aws s3 cp s3://B/{} -",
+        ],
+    )
+    @pytest.mark.parametrize("joined", [False, True])
+    def test_equals_within_a_value(self, value, joined):
+        """SpeechBrain makes a space of it."""
+        pair = [f"--shards={value}"] if joined else ["--shards", value]
+        file, _, overrides = parse_command_line(["a=b.yaml", *pair, "--lr", "1"])
+        assert file == "a=b.yaml"
+        assert overrides == {"shards": value, "lr": 1}
 
     def test_nothing_but_the_file(self):
         assert parse_command_line(["a.yaml"])[2] == {}

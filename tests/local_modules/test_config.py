@@ -1,17 +1,14 @@
 """YAML files and overrides: what becomes of them, and of mistakes in them."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
 from local_modules.config import (
-    check_continues,
     check_overrides,
     load_hparams,
     plain_values,
-    resolved_text,
     texts,
 )
 from tests.mistakes import message
@@ -163,105 +160,6 @@ class TestLoad:
         recoverables = hparams["checkpointer"].recoverables
         assert recoverables["embedding_model"] is model
         assert Path(hparams["save_folder"]).parent == tmp_path
-
-
-class TestContinues:
-    @pytest.fixture
-    def run(self, tmp_path):
-        """A run's folder with the settings as SpeechBrain writes them."""
-        text = resolved_text(CONFORMER, {"n_speakers": 3, "lr": 0.01})
-        head = "# Generated 2026-01-01 from:\n# conformer.yaml\n# yamllint disable\n"
-        (tmp_path / "hyperparams.yaml").write_text(head + text)
-        return str(tmp_path)
-
-    def test_record_is_missing(self, tmp_path):
-        text = message(check_continues, str(tmp_path), CONFORMER, {})
-        assert text.startswith(str(tmp_path / "hyperparams.yaml"))
-
-    def test_same_settings(self, run):
-        check_continues(run, CONFORMER, {"lr": 0.01})
-
-    @pytest.mark.parametrize(
-        "free",
-        [
-            {"number_of_epochs": 99},
-            {"train_time_limit_minutes": 5},
-            {"num_workers": 3, "valid_batch_size": 7, "max_bad_share": 0.5},
-        ],
-    )
-    def test_free_keys(self, run, free):
-        check_continues(run, CONFORMER, {"lr": 0.01, **free})
-
-    @pytest.mark.parametrize(
-        ("key", "value"),
-        [("lr", 0.02), ("seed", 5), ("corpus", "folder"), ("spec_augment", True)],
-    )
-    def test_changed_key(self, run, key, value):
-        text = message(check_continues, run, CONFORMER, {"lr": 0.01, key: value})
-        assert text.startswith(f"{run}: holds a run with {key} ")
-        assert f", not {value};" in text
-
-    @pytest.mark.parametrize(
-        ("old", "new", "told"),
-        [
-            (
-                "pooling.AttentiveStatistics",
-                "pooling.Statistics",
-                "embedding_model.pooling !name:local_modules.pooling."
-                "AttentiveStatisticsPooling, not !name:local_modules.pooling.Statist",
-            ),
-            ("torch.optim.AdamW", "torch.optim.Adam", "opt_class !name:torch.optim."),
-            ("channels: 16", "channels: 8", "encoder.subsampling.channels 16, not 8"),
-            ("[95, 105]", "[95, 100]", "augmentations[2].speeds[1] 105, not 100"),
-            ("[95, 105]", "[95]", "augmentations[2].speeds [95, 105], not [95]"),
-            ("max_augmentations: 2", "max_augmentations: 3", "_augmentations 2, not 3"),
-            ("SpeedPerturb", "Resample", "[2] !new:speechbrain.augment.time_domain."),
-        ],
-    )
-    def test_changed_inside_an_object(self, run, tmp_path, old, new, told):
-        other = tmp_path / "other.yaml"
-        shutil.copy(CONFORMER, other)
-        text = other.read_text()
-        assert text.count(old) == 1
-        other.write_text(text.replace(old, new))
-        complaint = message(check_continues, run, str(other), {"lr": 0.01})
-        assert complaint.startswith(f"{run}: holds a run with ")
-        assert told in complaint
-
-    def test_a_hash_within_a_text_is_no_remark(self, run):
-        """It was cut off with what looks like a remark."""
-        given = {"lr": 0.01, "data_folder": "/speech/take #1"}
-        (Path(run) / "hyperparams.yaml").write_text(
-            resolved_text(CONFORMER, given | {"n_speakers": 3})
-        )
-        check_continues(run, CONFORMER, given)
-        given["data_folder"] = "/speech/take #2"
-        assert "take #1, not /speech/take #2;" in message(
-            check_continues, run, CONFORMER, given
-        )
-
-    def test_removed_key(self, run, tmp_path):
-        other = tmp_path / "other.yaml"
-        text = Path(CONFORMER).read_text(encoding="utf-8")
-        other.write_text(text.replace("crop_seconds: 2.0\n", "", 1))
-        text = message(check_continues, run, str(other), {"lr": 0.01})
-        assert "crop_seconds 2.0, not None" in text
-
-    def test_a_remark_is_no_setting(self, run, tmp_path):
-        other = tmp_path / "other.yaml"
-        lines = Path(CONFORMER).read_text(encoding="utf-8").splitlines()
-        assert any(line.startswith("speaker_speeds: [1.0] ") for line in lines)
-        kept = [line.partition(" #")[0] for line in lines if not line.startswith("#")]
-        modules = kept.index("modules:")  # a remark behind a mapping, and one within
-        kept[modules:modules] = ["# here", ""]
-        kept.insert(kept.index("    recoverables:"), "    # there")
-        other.write_text("\n".join(kept))
-        check_continues(run, str(other), {"lr": 0.01})
-
-    def test_broken_record(self, tmp_path):
-        (tmp_path / "hyperparams.yaml").write_text("a: [1\n")
-        text = message(check_continues, str(tmp_path), CONFORMER, {})
-        assert str(tmp_path / "hyperparams.yaml") in text
 
 
 @pytest.mark.parametrize("hparams_file", SYSTEMS)

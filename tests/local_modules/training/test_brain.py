@@ -5,9 +5,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from local_modules.errors import RunError
 from local_modules.training import brain as module
 from local_modules.training.brain import RepeatableBrain
 from local_modules.training.checkpoints import WholeCheckpointer
+from local_modules.training.sampling import PassSampler
 from local_modules.training.schedules import WarmupCosine
 
 
@@ -53,6 +55,32 @@ def test_another_ranks_loss_counts_as_ones_own(brain):
     assert brain.nonfinite_count == 1
 
 
+def test_gradients_that_are_never_finite_end_the_run(brain):
+    """With a finite loss, SpeechBrain's check has nothing to see."""
+    brain.nonfinite_count, brain.nonfinite_patience = 0, 2
+    brain.hparams.output_folder, brain.hparams.save_folder = "run", "run/save"
+    layer = brain.modules.layer
+    before = layer.weight.detach().clone()
+    for _ in range(2):
+        brain.batch_loss = torch.tensor(1.0)
+        brain.check_loss_isfinite(brain.batch_loss)
+        layer.weight.grad = torch.full_like(layer.weight, torch.nan)
+        brain.optimizers_step()
+    assert torch.equal(layer.weight, before)
+    layer.weight.grad = torch.full_like(layer.weight, torch.nan)
+    with pytest.raises(RunError, match="run: the gradient was not finite in 3 steps"):
+        brain.optimizers_step()
+
+
+def test_a_bad_loss_and_its_gradient_are_one_bad_step(brain):
+    brain.batch_loss, brain.nonfinite_count = torch.tensor(torch.nan), 0
+    brain.check_loss_isfinite(brain.batch_loss)
+    layer = brain.modules.layer
+    layer.weight.grad = torch.full_like(layer.weight, torch.nan)
+    brain.optimizers_step()
+    assert brain.nonfinite_count == 1
+
+
 @pytest.mark.parametrize("because", ["of the interval", "of a signal"])
 def test_no_checkpoint_between_the_batches_of_one_step(because, tmp_path):
     options = {"device": "cpu", "grad_accumulation_factor": 2}
@@ -92,11 +120,26 @@ def test_the_gradient_of_all_groups_is_clipped_together(limit):
     assert torch.allclose(step, scale * torch.tensor([3.0, 4.0]), atol=1e-6)
 
 
-def test_a_step_that_is_not_finite_is_left_out():
-    layer = torch.nn.Linear(1, 1)
-    brain = RepeatableBrain({"layer": layer}, run_opts={"device": "cpu"})
-    brain.optimizer = torch.optim.SGD(layer.parameters(), lr=1.0)
-    before = layer.weight.detach().clone()
-    layer.weight.grad = torch.tensor([[float("nan")]])
-    brain.optimizers_step()
-    assert torch.equal(layer.weight, before)
+@pytest.mark.parametrize(
+    ("n", "sizes"), [(5, [5]), (8, [8]), (9, [8]), (49, 6 * [8]), (50, 6 * [8])]
+)
+def test_no_batch_is_of_one_utterance(n, sizes):
+    """Batch norm has nothing to compare it with. What is left of an epoch waits for
+    another one, unless there is nothing else."""
+    hparams = {"batch_size": 8, "number_of_epochs": 2}
+    modules = {"layer": torch.nn.Linear(1, 1)}
+    brain = RepeatableBrain(modules, None, hparams, {"device": "cpu"})
+    sampler = PassSampler(range(n), 1, seed=1)
+    loader = brain.train_loader(range(n), sampler, collate_fn=list)
+    assert [len(batch) for batch in loader] == sizes
+    assert len(sizes) == brain.total_steps / 2
+
+
+def test_nor_where_one_utterance_is_too_many_for_the_ranks(monkeypatch):
+    """Each of two would get a ninth by padding, and a step for it."""
+    monkeypatch.setattr(module, "rank_and_count", lambda: (0, 2))
+    hparams = {"batch_size": 8, "number_of_epochs": 2}
+    modules = {"layer": torch.nn.Linear(1, 1)}
+    brain = RepeatableBrain(modules, None, hparams, {"device": "cpu"})
+    sampler = PassSampler(range(17), 1, seed=1)
+    assert brain.train_loader(range(17), sampler, collate_fn=list).drop_last

@@ -1,0 +1,120 @@
+"""Whether what is in a run's folder is the same run, so that a run is never continued
+as another."""
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from speechbrain.utils.run_opts import RunOptions
+
+from local_modules.config import resolved_text
+from local_modules.distributed import rank_and_count
+from local_modules.errors import InputError
+from local_modules.files import replacing, sha256
+from local_modules.training.adaptation import WEIGHTS
+from local_modules.yaml_trees import differences, load_plain, read_plain
+
+OPTIONS = "options.json"
+BUDGET_KEYS = {"number_of_epochs", "train_time_limit_minutes"}
+# What may change when a run is continued; the schedules follow.
+FREE_KEYS = BUDGET_KEYS | {
+    "num_workers",
+    "valid_batch_size",
+    "cache_gib",
+    "shard_cache",
+    "skip_prep",
+    "max_bad_share",
+    "epoch_counter",
+    "checkpointer",  # holds the epoch counter; its other parts have keys of their own
+}
+
+
+def check_continues(
+    output_folder: str,
+    hparams_file: str,
+    overrides: Mapping,
+    free_keys: Collection[str] = FREE_KEYS,
+) -> None:
+    """Checks that what is in a run's folder was started with the same settings.
+
+    Arguments
+    ---------
+    output_folder : str
+        The run's folder.
+    hparams_file : str
+        The YAML file.
+    overrides : mapping
+        Values by key; `n_speakers`, which only the prepared corpus can tell, is taken
+        from the folder.
+    free_keys : collection of str
+        Those that may differ.
+
+    Raises
+    ------
+    InputError
+        A key differs that may not.
+    """
+    earlier_tree = read_plain(str(Path(output_folder) / "hyperparams.yaml"))
+    n_speakers = earlier_tree.get("n_speakers", 0)
+    text = resolved_text(hparams_file, {**overrides, "n_speakers": n_speakers})
+    present_tree = load_plain(hparams_file, text)
+    # Keys stand before the objects made of them: the first is the cause.
+    for key in dict.fromkeys((*earlier_tree, *present_tree)):
+        if key in free_keys:
+            continue
+        values = earlier_tree.get(key), present_tree.get(key)
+        for where, before, now in differences(*values, key):
+            raise InputError(
+                f"{output_folder}: holds a run with {where} {before}, not {now}; "
+                "continue it with its own settings, move it away, or choose another "
+                "--output_folder"
+            )
+
+
+def note_options(run_opts: RunOptions, settings: Mapping) -> None:
+    """Notes, in a run's `save_folder`, what `check_same_options` compares."""
+    with replacing(Path(settings["save_folder"], OPTIONS)) as file:
+        json.dump(_lasting(run_opts, settings), file, indent=2)
+
+
+def check_same_options(run_opts: RunOptions, settings: Mapping) -> None:
+    """Checks that a run was started with the same run options, as many processes and
+    the same pretrained weights.
+
+    Arguments
+    ---------
+    run_opts : speechbrain.utils.run_opts.RunOptions
+        SpeechBrain's run options.
+    settings : mapping
+        Plain values of the recipe by key.
+
+    Raises
+    ------
+    InputError
+        One differs.
+    """
+    save_folder = settings["save_folder"]
+    path = Path(save_folder) / OPTIONS
+    if not path.is_file():  # begun before they were noted
+        return
+    noted = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in _lasting(run_opts, settings).items():
+        if noted.get(name, value) != value:
+            raise InputError(
+                f"{Path(save_folder).parent}: holds a run with {name} {noted[name]}, "
+                f"not {value}; continue it with its own options, or choose another "
+                "--output_folder"
+            )
+
+
+def _lasting(run_opts: RunOptions, settings: Mapping) -> dict:
+    """What a run keeps to its end beside its recipe, whose keys are compared as such.
+    How many steps it has is free, as its epochs and minutes are."""
+    names = {"precision", "remove_vector_weight_decay", "grad_accumulation_factor"}
+    lasting = {f"--{name}": run_opts[name] for name in sorted(names - settings.keys())}
+    lasting["a number of processes of"] = rank_and_count()[1]
+    if pretrained := settings.get("pretrained"):
+        weights = Path(pretrained, WEIGHTS)
+        if weights.is_file():  # else it is told when they are loaded
+            lasting[f"{weights} of SHA-256"] = sha256(weights)[:12]
+    return lasting

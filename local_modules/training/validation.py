@@ -1,0 +1,81 @@
+"""What a split's embeddings are worth: its trials scored, and their error rates."""
+
+from collections.abc import Mapping
+
+import torch
+from speechbrain.utils.logger import get_logger
+
+from local_modules.errors import RunError
+from local_modules.metrics import verification_rates
+from local_modules.scoring import score_trials
+from local_modules.trials import TrialList
+
+logger = get_logger(__name__)
+
+
+def verify(
+    split: str,
+    embeddings: Mapping[str, torch.Tensor],
+    trials: TrialList,
+    max_bad_share: float,
+    is_debug: bool = False,
+) -> tuple[dict, torch.Tensor, torch.Tensor]:
+    """Scores the trials of a split by the cosine.
+
+    Arguments
+    ---------
+    split : str
+        What messages call it.
+    embeddings : mapping of str to torch.Tensor
+        By the names that the trials have, [emb_dim].
+    trials : TrialList
+        The trials.
+    max_bad_share : float
+        Share of their recordings that may have no embedding.
+    is_debug : bool
+        Whether most of them were left out on purpose.
+
+    Returns
+    -------
+    metrics : dict
+        As `metrics.json` holds them.
+    target, nontarget : torch.Tensor
+        Scores.
+
+    Raises
+    ------
+    RunError
+        Too many recordings have none, nothing is left to score, or scores are not
+        finite.
+
+    Example
+    -------
+    >>> import numpy as np
+    >>> ann, ann2, bob = torch.tensor([[1.0, 0.0], [1.0, 0.1], [0.0, 1.0]])
+    >>> labels = np.array([True, False])
+    >>> trials = TrialList(labels, ["ann", "ann"], ["ann2", "bob"])
+    >>> vectors = {"ann": ann, "ann2": ann2, "bob": bob}
+    >>> verify("valid", vectors, trials, max_bad_share=0.0)[0]["eer"]
+    0.0
+    """
+    names = dict.fromkeys((*trials.enrol, *trials.test))
+    lost = [name for name in names if name not in embeddings]
+    if lost and not is_debug:
+        told = (
+            f"{split}: {len(lost)} of {len(names)} recordings can't be decoded, "
+            f"the first is {lost[0]}"
+        )
+        if len(lost) > max_bad_share * len(names):
+            raise RunError(
+                f"{told}; that is over max_bad_share {max_bad_share:.2%}: repair them "
+                "or raise max_bad_share, and the same command goes on"
+            )
+        logger.warning(f"{told}; trials with them are left out")
+    target, nontarget = score_trials(embeddings, trials)
+    if not (len(target) and len(nontarget)):
+        more = "raise --debug_batches" if is_debug else "repair the recordings"
+        raise RunError(f"{split}: of one kind of trials none can be scored; {more}")
+    try:
+        return verification_rates(target, nontarget), target, nontarget
+    except ValueError as error:
+        raise RunError(f"{split}: {error}") from None
