@@ -50,6 +50,7 @@ from local_modules.inference.extraction import (
     SpeakerModel,
     embed_files,
     kept_beside,
+    stretches_beside,
 )
 from local_modules.manifest import spread_utterances
 from local_modules.preparation.recordings import printable
@@ -101,6 +102,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     options = parser.parse_args(argv)
     check_positive(options, "resamples", "window_seconds", "batch_seconds")
+    if options.mean_of_scores and options.enrolment is None:
+        raise InputError(
+            "--mean_of_scores: is for --enrolment FILE, whose models have several "
+            "recordings"
+        )
     if options.output_folder is None:
         options.output_folder = f"results/evaluation/{Path(options.trials).stem}"
     return options
@@ -169,10 +175,11 @@ def embed(
             tested = {file.resolve() for file in files}
             speaker_of = cohort_files(Path(options.cohort).resolve(), tested)
             cohort, lost = embed_files(model, speaker_of, store, *settings)
-            check_cohort(options.cohort, speaker_of, cohort, lost)
+            check_cohort(options, speaker_of, cohort, lost)
             vectors = {p: torch.from_numpy(e.vector) for p, e in cohort.items()}
             backend = cohort_backend(vectors, speaker_of)
-        found, failures = embed_files(model, files, store, *settings)
+        stretches = stretches_beside(options.trials, root)
+        found, failures = embed_files(model, files, store, *settings, stretches)
     return (
         {path: found[root / path] for path in paths if root / path in found},
         {path: failures[root / path] for path in paths if root / path in failures},
@@ -203,19 +210,22 @@ def cohort_files(folder: Path, tested: set[Path]) -> dict[Path, str]:
 
 
 def check_cohort(
-    folder: str,
+    options: argparse.Namespace,
     speaker_of: dict[Path, str],
     embedded: dict[Path, Embedded],
     failures: dict[Path, str],
 ) -> None:
     """Says which recordings of the cohort can't be embedded; two speakers have to be
-    left."""
+    left, and all recordings where it is strict."""
     if not failures:
         return
-    for path, reason in list(failures.items())[:N_SHOWN]:
-        print(f"left out: {printable(str(path))}: {reason}")
+    named = [f"{printable(str(path))}: {why}" for path, why in failures.items()]
+    if options.strict:
+        raise InputError(f"--cohort {options.cohort}: {named[0]}")
+    for complaint in named[:N_SHOWN]:
+        print(f"left out: {complaint}")
     counted = (
-        f"--cohort {folder}: {len(failures)} of {len(speaker_of)} recordings "
+        f"--cohort {options.cohort}: {len(failures)} of {len(speaker_of)} recordings "
         "can't be embedded"
     )
     n_speakers = len({speaker_of[path] for path in embedded})
@@ -283,9 +293,8 @@ def evaluate(options: argparse.Namespace) -> dict:
     complaints += left_out
 
     # It is for the intervals, and no group of trials.
-    speaker_of = {
-        path: row.pop(SPEAKER) for path, row in metadata.items() if SPEAKER in row
-    }
+    named = {path: row.pop(SPEAKER, "") for path, row in metadata.items()}
+    speaker_of = {path: name for path, name in named.items() if name.strip()}
     enrol_speakers, test_speakers = speakers_of(
         trials.labels,
         [speaker_of.get(members[name][0], name) for name in trials.enrol],
@@ -379,7 +388,7 @@ def main(argv: list[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, 2 for wrong usage, 130 for Ctrl-C.
+        Exit status: 0, 1 for a full disk, 2 for wrong usage, 130 for Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else argv
     return exit_status("evaluate.py", lambda: evaluate(parse(argv)))

@@ -11,7 +11,7 @@ emb_dim]. It is compared with PyTorch before anything is written.
 
 import argparse
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -25,6 +25,7 @@ from local_modules.inference.extraction import (
     SpeakerModel,
     embed_files,
     kept_beside,
+    stretches_beside,
 )
 from local_modules.inference.onnx_export import (
     OnnxModel,
@@ -84,8 +85,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def trials_to_compare(options: argparse.Namespace) -> tuple[TrialList, Path] | None:
-    """The trials to compare on and where their paths begin: those given, or the test
+def trials_to_compare(
+    options: argparse.Namespace,
+) -> tuple[TrialList, Path, dict] | None:
+    """The trials to compare on, as `read_below` gives them: those given, or the test
     split of the model's own training; None if that is not there any more."""
     if options.trials is not None:
         return read_below(Path(options.data_folder), options.trials)
@@ -104,10 +107,12 @@ def trials_to_compare(options: argparse.Namespace) -> tuple[TrialList, Path] | N
     return read_below(folder, trials)
 
 
-def read_below(folder: Path, trials: str | Path) -> tuple[TrialList, Path]:
-    """A list of trials of recordings in a folder, and the folder."""
+def read_below(folder: Path, trials: str | Path) -> tuple[TrialList, Path, dict]:
+    """A list of trials of recordings in a folder, the folder, and what is compared of
+    recordings that are not compared whole."""
     found = read_trials(trials, is_name=lambda name: Path(folder, name).is_file())
-    return found, folder.resolve()
+    root = folder.resolve()
+    return found, root, stretches_beside(trials, root)
 
 
 def values_of(recipe: Path) -> dict[str, str]:
@@ -125,15 +130,17 @@ def error_rates(
     models: Mapping[str, SpeakerModel | OnnxModel],
     trials: TrialList,
     root: Path,
+    stretches: Mapping[Path, Sequence[int]],
     store: Path,
 ) -> tuple[dict[str, float], int]:
     """Equal error rates of the cosine by model, on the trials whose recordings all of
     them can embed, and how many those are; embeddings are kept in `store`."""
     paths = list(dict.fromkeys([*trials.enrol, *trials.test]))
+    files = [root / path for path in paths]
     found, failures = {}, {}
     with EmbeddingStore(store) as kept:
         for name, model in models.items():
-            found[name], failed = embed_files(model, [root / p for p in paths], kept)
+            found[name], failed = embed_files(model, files, kept, stretches=stretches)
             failures = failed | failures  # the first model's reason
     counted = f"{len(failures)} of {len(paths)} recordings can't be embedded"
     usable = [path for path in paths if root / path not in failures]
@@ -159,10 +166,9 @@ def quantize(
     print(f"int8: cosine of {cosine:.4f} or more with the original, on noise")
     found = trials_to_compare(options)
     if found is not None:
-        trials, root = found
         models = {"before": model, "after": OnnxModel(quantized, model)}
         store = kept_beside(options.model, EMBEDDINGS)
-        rates, n_trials = error_rates(models, trials, root, store)
+        rates, n_trials = error_rates(models, *found, store)
         print(
             f"EER on {n_trials} trials: {100 * rates['before']:.2f} % before, "
             f"{100 * rates['after']:.2f} % in int8"

@@ -124,15 +124,9 @@ def serve_page(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict,
 
 def listen(verifier: "Verifier", path: str) -> "Voice":
     """Embeds a recording, and says what may be wrong with it."""
-    from local_modules.inference.speech import AUDIBLY_CLIPPED
-
     voice = verifier.listen(path)
-    if voice.quality.clipped > AUDIBLY_CLIPPED:
-        share = 100 * voice.quality.clipped
-        print(
-            f"{path}: is clipped, {share:.0f} % of it: the answer is less sure",
-            file=sys.stderr,
-        )
+    if voice.quality.warning:
+        print(f"{path}: {voice.quality.warning}", file=sys.stderr)
     return voice
 
 
@@ -267,7 +261,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add("--host", default="127.0.0.1", help="where others reach it, with a password")
     add("--port", type=int, default=7860, help="0: any that is free")
-    options = parser.parse_args(argv)
+    try:
+        options = parser.parse_args(argv)
+    except UnicodeDecodeError as error:  # Python 3.12 and later read any name
+        lists = ", ".join(word[1:] for word in argv if word.startswith("@"))
+        raise InputError(f"{lists}: has a name that is not UTF-8: {error}") from None
     if not 0 < getattr(options, "prior", 0.5) < 1:
         raise InputError(f"--prior {options.prior}: has to be above 0 and below 1")
     if getattr(options, "top", 1) < 1:

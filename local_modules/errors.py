@@ -68,7 +68,7 @@ def exit_status(
             print(f"{program}: {error}", file=sys.stderr)
         return error.exit_status
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if not is_disk_full(error):
             raise
         where = f"{error.filename}: " if error.filename else ""
         print(
@@ -81,6 +81,19 @@ def exit_status(
             print(f"\nStopped. {stopped}".rstrip(), file=sys.stderr)
         return 130
     return 0
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether the system, or SQLite, whose errors have no number before Python 3.11,
+    says that there is no room.
+
+    Example
+    -------
+    >>> is_disk_full(OSError(errno.ENOSPC, "")), is_disk_full(OSError(errno.EACCES, ""))
+    (True, False)
+    """
+    number = getattr(error, "errno", None)
+    return number in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(error)
 
 
 def one_line(error: object) -> str:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from local_modules.errors import InputError
+from local_modules.errors import InputError, is_disk_full
 
 
 @contextmanager
@@ -69,6 +69,8 @@ def writing_to(path: str | os.PathLike) -> Iterator[None]:
     ------
     InputError
         Instead of an OSError.
+    OSError
+        The disk is full, of which `local_modules.errors.exit_status` tells.
 
     Example
     -------
@@ -81,6 +83,9 @@ def writing_to(path: str | os.PathLike) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if is_disk_full(error):
+            error.filename = error.filename or os.fspath(path)
+            raise
         raise InputError(f"{path}: can't be written: {error.strerror}") from None
 
 

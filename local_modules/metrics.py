@@ -202,6 +202,33 @@ def convex_hull_eer(target_scores, nontarget_scores) -> float:
     return crossing(far, frr)[0]
 
 
+def detection_cost(
+    far, frr, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
+):
+    """Normalised detection cost: that of the decisions, over that of the better of
+    accepting all and rejecting all.
+
+    Arguments
+    ---------
+    far, frr : float or numpy.ndarray
+        Fractions, of one shape.
+    p_target, c_miss, c_fa : float
+        See `min_dcf`.
+
+    Returns
+    -------
+    float or numpy.ndarray
+        Of that shape.
+
+    Example
+    -------
+    >>> detection_cost(far=0.0, frr=0.5, p_target=0.5)
+    0.5
+    """
+    cost = c_miss * p_target * frr + c_fa * (1 - p_target) * far
+    return cost / min(c_miss * p_target, c_fa * (1 - p_target))
+
+
 def min_dcf(
     target_scores,
     nontarget_scores,
@@ -244,10 +271,9 @@ def min_dcf(
     """
     _check_costs(p_target, c_miss, c_fa)
     thresholds, far, frr, *_ = _corners(target_scores, nontarget_scores)
-    cost = c_miss * p_target * frr + c_fa * (1 - p_target) * far
+    cost = detection_cost(far, frr, p_target, c_miss, c_fa)
     best = int(np.argmin(cost))
-    default_cost = min(c_miss * p_target, c_fa * (1 - p_target))
-    return float(cost[best] / default_cost), float(thresholds[best])
+    return float(cost[best]), float(thresholds[best])
 
 
 def verification_rates(target_scores, nontarget_scores) -> dict:
@@ -354,8 +380,7 @@ def act_dcf(
     far, frr = far_frr(
         target_llrs, nontarget_llrs, bayes_threshold(p_target, c_miss, c_fa)
     )
-    cost = c_miss * p_target * frr + c_fa * (1 - p_target) * far
-    return cost / min(c_miss * p_target, c_fa * (1 - p_target))
+    return detection_cost(far, frr, p_target, c_miss, c_fa)
 
 
 def cllr(target_llrs, nontarget_llrs) -> float:

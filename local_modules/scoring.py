@@ -61,14 +61,15 @@ def pair_products(
     return torch.cat([(left[a] * right[b]).sum(dim=-1) for a, b in blocks])
 
 
-def subtract_mean(embeddings: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
-    """Embeddings of length one with the mean of many speakers taken out first.
+def subtract_mean(embeddings: torch.Tensor, mean: torch.Tensor | None) -> torch.Tensor:
+    """Embeddings of length one with the mean of many speakers, if there is one, taken
+    out first.
 
     Arguments
     ---------
     embeddings : torch.Tensor
         [n, emb_dim].
-    mean : torch.Tensor
+    mean : torch.Tensor | None
         Mean of the training or validation speakers' embeddings, [emb_dim].
 
     Returns
@@ -76,7 +77,10 @@ def subtract_mean(embeddings: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     torch.Tensor
         [n, emb_dim], float32.
     """
-    return F.normalize(embeddings.float() - mean.float(), dim=-1)
+    centred = embeddings.float()
+    if mean is not None:
+        centred = centred - mean.float()
+    return F.normalize(centred, dim=-1)
 
 
 def enrol(embeddings: torch.Tensor, members: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch.nn.functional import normalize
 import evaluate
 from local_modules.evaluation import confidence
 from local_modules.inference.extraction import SpeakerModel
+from local_modules.manifest import read_manifest, write_manifest
 from local_modules.metrics import equal_error_rate
 
 
@@ -147,6 +149,33 @@ def test_samples_that_are_no_numbers_are_left_out(run, voices_folder, here, caps
     assert f"{broken}: holds samples that are no numbers" in capsys.readouterr().out
 
 
+def test_stretches_of_files_are_read_as_in_training(run, voices_folder, here, capsys):
+    """What is around them is no sound."""
+    manifests, cut = run / "manifests", []
+    for one in read_manifest(manifests / "test.csv"):
+        samples, rate = soundfile.read(voices_folder / one.path, dtype="float32")
+        path = here / "data" / one.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        samples = np.pad(samples, (100, 50), constant_values=np.nan)
+        soundfile.write(path, samples, rate, subtype="FLOAT")
+        cut.append(replace(one, start=100, stop=100 + one.stop))
+    write_manifest(here / "cut.csv", cut)
+    for name in ("cut_trials.txt", "whole.txt"):
+        shutil.copy(manifests / "test_trials.txt", name)
+    assert evaluate.main(command(run, voices_folder)) == 0
+    assert evaluate.main(command(run, here / "data", trials="cut_trials.txt")) == 0
+    expected, found = (
+        results_in(here / "results" / "evaluation" / name)
+        for name in ("test_trials", "cut_trials")
+    )
+    assert found["n_left_out"] == 0
+    for way, metrics in expected["systems"].items():
+        eer = found["systems"][way]["eer_threshold"]
+        assert eer == pytest.approx(metrics["eer_threshold"], rel=1e-3, abs=1e-3)
+    assert evaluate.main(command(run, here / "data", trials="whole.txt")) == 2
+    assert "holds samples that are no numbers" in capsys.readouterr().err
+
+
 def test_models_are_compared_and_enrolled_with_several(run, voices_folder, here):
     shutil.copytree(run / "model", here / "other" / "model")
     speakers = sorted(path.name for path in (voices_folder / "test").iterdir())
@@ -241,17 +270,23 @@ def test_metadata_say_who_is_drawn_anew(run, voices_folder, here, monkeypatch):
         return sides
 
     monkeypatch.setattr(evaluate, "speakers_of", counted)
-    for column in ("speaker", "nobody"):
-        rows = [f"{path},{name}" for name, own in files.items() for path in own]
+    cases = {"known": "speaker", "unknown": "nobody", "blank": "speaker"}
+    for folder, column in cases.items():
+        rows = [
+            f"{path},{'' if folder == 'blank' else name}"
+            for name, own in files.items()
+            for path in own
+        ]
         (here / "who.csv").write_text(f"path,{column}\n" + "\n".join(rows))
-        more = ("--metadata", "who.csv", "--output_folder", column)
+        more = ("--metadata", "who.csv", "--output_folder", folder)
         arguments = command(run, voices_folder, *more, trials="few.txt")
         assert evaluate.main(arguments) == 0
-    assert counts == [3, 1 + sum(map(len, others))]
+    n_recordings = 1 + sum(map(len, others))
+    assert counts == [3, n_recordings, n_recordings]
     # What says who it is makes no groups.
-    assert set(results_in(here / "speaker")["parts"]) == {
-        "duration of the shorter side"
-    }
+    for folder in ("known", "blank"):
+        parts = results_in(here / folder)["parts"]
+        assert set(parts) == {"duration of the shorter side"}
 
 
 def test_metadata_of_other_recordings(run, voices_folder, here, capsys):
@@ -367,6 +402,10 @@ def test_recordings_of_a_cohort_that_are_of_no_use(run, voices_folder, here, cap
     assert f"left out: {cohort / 'train0' / '0.wav'}: " in output
     counted = "--cohort cohort: 5 of 15 recordings can't be embedded; "
     assert f"{counted}2 speakers are left\n" in output
+    assert evaluate.main([*arguments, "--strict"]) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    bad = cohort / "train0" / "0.wav"
+    assert error.startswith(f"evaluate.py: --cohort cohort: {bad}: ")
     # They are who scores are normalised by, not those that the model was trained on, on
     # whom its ratios rest; and two are too few for PLDA.
     folder = here / "results" / "evaluation" / "test_trials"
@@ -397,6 +436,7 @@ def test_recordings_of_a_cohort_that_are_of_no_use(run, voices_folder, here, cap
         (["--resamples", "x"], "--resamples"),
         (["--window_seconds", "nan"], "--window_seconds nan: has to be above 0"),
         (["--device", "gpu"], "--device gpu: "),
+        (["--mean_of_scores"], "--mean_of_scores: is for --enrolment FILE"),
         (["--data_folder", "nowhere"], "can be scored"),
     ],
 )

@@ -1,5 +1,6 @@
 """export.py as a person runs it, and its file where there is no PyTorch."""
 
+import errno
 import multiprocessing
 import os
 import re
@@ -14,12 +15,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import soundfile
 import torch
 from onnx import numpy_helper
 
 import export
 from local_modules.inference import onnx_export
 from local_modules.inference.extraction import SpeakerModel
+from local_modules.manifest import Utterance, write_manifest
 from local_modules.metrics import equal_error_rate
 from tests.random_models import THRESHOLD, write_model
 
@@ -168,6 +171,32 @@ def test_trials_of_ones_own(run, made, voices_folder, tmp_path, capsys):
     assert not (tmp_path / "b.onnx").exists()
 
 
+def test_stretches_of_files_are_read_as_in_training(
+    run, made, voices_folder, tmp_path, capsys
+):
+    """What is around them is no sound."""
+    data, cut = tmp_path / "data", []
+    for file in sorted(voices_folder.glob("test/*/*.wav")):
+        samples, rate = soundfile.read(file, dtype="float32")
+        path = file.relative_to(voices_folder)
+        (data / path).parent.mkdir(parents=True, exist_ok=True)
+        around = np.pad(samples, (100, 50), constant_values=np.nan)
+        soundfile.write(data / path, around, rate, subtype="FLOAT")
+        end, speaker = 100 + len(samples), file.parent.name
+        cut.append(Utterance(f"{path}", 1.0, f"{path}", 100, end, speaker))
+    write_manifest(tmp_path / "cut.csv", cut)
+    trials = shutil.copy(
+        run / "manifests" / "test_trials.txt", tmp_path / "cut_trials.txt"
+    )
+    more = ("--trials", f"{trials}", "--data_folder", f"{data}", "--quantize", "int8")
+    assert export.main(command(run, tmp_path / "a.onnx", *more)) == 0
+    said = capsys.readouterr().out
+    model = SpeakerModel(str(run / "model"))
+    (before,) = re.findall(r"on 66 trials: (.*) % before", said)
+    expected = eer_of(model, run, voices_folder)
+    assert float(before) / 100 == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_bad_recording_is_left_out(run, made, voices_folder, tmp_path, capsys):
     lines = (run / "manifests" / "test_trials.txt").read_text().splitlines()
     (tmp_path / "list.txt").write_text("\n".join(lines))
@@ -230,7 +259,7 @@ def test_a_graph_that_is_not_the_model_is_not_written(
     assert (tmp_path / "model.onnx").read_bytes() == b"old"
 
 
-def test_a_full_disk_is_one_line(run, made, tmp_path, capsys):
+def test_a_file_too_large_for_its_place_is_one_line(run, made, tmp_path, capsys):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (made.ByteSize() - 1, limits[1]))
     try:
@@ -241,6 +270,21 @@ def test_a_full_disk_is_one_line(run, made, tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.startswith("export.py: ") and error.count("\n") == 1
     assert "model.onnx: can't be written: File too large" in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_one_line_and_a_run_that_failed(
+    run, made, tmp_path, capsys, monkeypatch
+):
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert export.main(command(run, tmp_path / "model.onnx")) == 1
+    assert capsys.readouterr().err == (
+        f"export.py: {tmp_path / 'model.onnx'}: No space left on device; make room. "
+        "Nothing was written.\n"
+    )
     assert not list(tmp_path.iterdir())
 
 

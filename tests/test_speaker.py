@@ -219,6 +219,14 @@ def test_embed_folders_files_and_lists(suffix, here, words, voices_folder, capsy
     assert not list(here.glob(".*"))  # nothing half done is left
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="argparse reads any name")
+def test_a_list_with_a_name_that_is_not_utf8_is_one_line(here, capsys):
+    Path("list.txt").write_bytes(b"caf\xe9.wav\n")
+    assert run("embed", "@list.txt", "-o", "out.npy") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("speaker.py: list.txt: has a name that is not UTF-8: ")
+
+
 def test_a_file_of_many_names_is_embedded_under_each(here, words, capsys):
     Path("recordings").mkdir()
     shutil.copy(words["test0"][0], "recordings/a.wav")

@@ -105,6 +105,7 @@ def no_audio():
     yield "a picture.wav", b"\x89PNG\r\n\x1a\n" + rng.bytes(5000)
     yield "a pickle.wav", b"\x80\x04cposix\nsystem\n."
     yield "a name alone.ogg", b"OggS"
+    yield "no header.raw", bytes(100_000)
     for suffix in ("wav", "flac", "ogg", "aiff", "au", "caf"):
         yield f"words.{suffix}", (words * 100).encode()
         yield f"noise.{suffix}", rng.bytes(20_000)

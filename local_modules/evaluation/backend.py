@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch.nn import functional as F
 
-from local_modules.errors import InputError
+from local_modules.errors import InputError, one_line
 from local_modules.evaluation.calibration import (
     Calibration,
     fit_calibration,
@@ -74,12 +73,8 @@ class Recordings:
     def vectors(self, mean: torch.Tensor | None = None) -> torch.Tensor:
         """One vector of length one for each model, after the mean is taken out if there
         is one, [models, emb_dim]."""
-        embeddings = self.embeddings.float()
-        if mean is not None:
-            embeddings = subtract_mean(embeddings, mean)
-        if self.members is None:
-            return F.normalize(embeddings, dim=-1)
-        return enrol(embeddings, self.members)
+        vectors = subtract_mean(self.embeddings, mean)
+        return vectors if self.members is None else enrol(vectors, self.members)
 
 
 def cosines(
@@ -256,7 +251,7 @@ class Backend:
         Raises
         ------
         InputError
-            A file is broken.
+            A file is broken, or what it holds makes no sense.
         """
         path = Path(folder) / STATISTICS
         if not path.is_file():
@@ -270,17 +265,34 @@ class Backend:
                 plda = Plda(*parts)
         except (OSError, KeyError, SafetensorError) as error:
             raise InputError(f"{path}: can't be read: {error}") from None
+        _check(path, statistics)
         backend = cls(mean, cohort, plda)
-        path = Path(folder) / CALIBRATION
-        if not path.is_file():
-            return backend
-        backend = replace(backend, calibration=Calibration.load(path))
+        calibration = Path(folder) / CALIBRATION
+        if calibration.is_file():
+            backend = replace(backend, calibration=Calibration.load(calibration))
         some, first = Recordings(cohort[:1], np.ones(1)), np.zeros(1, int)
         try:
             backend.scores(some, some, first, first)
         except KeyError as error:
-            raise InputError(f"{path}: weighs {error}, which is no score") from None
+            problem = f"{calibration}: weighs {error}, which is no score"
+            raise InputError(problem) from None
+        except (RuntimeError, IndexError) as error:
+            problem = f"{path}: its parts don't fit together: {one_line(error)}"
+            raise InputError(problem) from None
         return backend
+
+
+def _check(path: Path, statistics: Mapping[str, torch.Tensor]) -> None:
+    """Makes sure that what a file holds makes sense: it may come from anywhere."""
+    for name, values in statistics.items():
+        if not values.isfinite().all():
+            raise InputError(f"{path}: {name} has values that are no finite numbers")
+    mean, cohort = list(statistics["mean"].shape), list(statistics["cohort"].shape)
+    if len(mean) != 1 or cohort[1:] != mean or cohort[0] < 2:
+        raise InputError(
+            f"{path}: mean is {mean} and cohort {cohort}; they have to be [emb_dim] "
+            "and [speakers, emb_dim], of two speakers or more"
+        )
 
 
 def fit_backend(

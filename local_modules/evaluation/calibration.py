@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from local_modules.metrics import cllr
 N_HALVINGS = 10  # of the speakers, in cross-validation
 N_BINS = 50  # of the histograms of the ratios
 CLEARLY = 0.75  # of the halves in which quality has to make better ratios
+DENSITIES = ("edges", "target", "nontarget")
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,25 @@ class Calibration:
             llrs = llrs + weight * values
         return llrs
 
+    def _check(self) -> None:
+        """Makes sure that it makes sense, which a file from anywhere may not.
+
+        Raises
+        ------
+        ValueError, TypeError, LookupError
+            It does not.
+        """
+        numbers = [self.offset, *self.weights.values(), *chain(*self.ranges.values())]
+        if self.densities is not None:
+            edges, *heights = (self.densities[name] for name in DENSITIES)
+            if any(len(values) != len(edges) - 1 for values in heights):
+                raise ValueError("the densities have other bins than edges")
+            numbers += chain(edges, *heights)
+        if not np.isfinite(numbers).all():
+            raise ValueError("it has values that are no finite numbers")
+        none = dict.fromkeys(self.weights, np.zeros(1))
+        float(self(none)[0])
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes it as JSON."""
         with replacing(path) as file:
@@ -86,14 +107,21 @@ class Calibration:
         Raises
         ------
         InputError
-            The file can't be read, or holds something else.
+            The file can't be read, holds something else, or no finite numbers.
         """
         try:
             calibration = cls(**json.loads(Path(path).read_text(encoding="utf-8")))
-            none = dict.fromkeys(calibration.weights, np.zeros(1))
-            float(calibration(none)[0])
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as e:
-            raise InputError(f"{path}: is no calibration: {e}") from None
+            calibration._check()
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            LookupError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
+            raise InputError(f"{path}: is no calibration: {error}") from None
         return calibration
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
-from local_modules.metrics import cost_of_ratio, crossing
+from local_modules.metrics import cost_of_ratio, crossing, detection_cost
 
 LEVEL = 0.95
 
@@ -179,8 +179,7 @@ class Bootstrap:
             far = 1.0 - np.r_[0.0, np.cumsum(nontargets)[ends] / n_nontarget]
             row[0] = crossing(far, frr)[0]
             for index, p in enumerate(p_targets, start=1):
-                cost = p * frr + (1 - p) * far
-                row[index] = cost.min() / min(p, 1 - p)
+                row[index] = detection_cost(far, frr, p).min()
             if are_llrs:
                 row[-1] = bits @ (targets / n_target + nontargets / n_nontarget) / 2
         return dict(zip(names, found.T, strict=True))

@@ -27,16 +27,18 @@ from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
 from local_modules.embedder import UnpaddedEmbedder
-from local_modules.errors import InputError, one_line
+from local_modules.errors import InputError, RunError, is_disk_full, one_line
 from local_modules.evaluation.backend import CALIBRATION, STATISTICS, Backend
-from local_modules.inference.speech import read_waveform
-from local_modules.inference.trust import HPARAMS, checked_copy
+from local_modules.inference.speech import NO_HEADER, read_waveform
+from local_modules.inference.trust import HPARAMS, checked_copy, tensors_only
 from local_modules.inference.verifier import SpeakerVerifier
+from local_modules.manifest import COLUMNS, read_manifest
 
 logger = get_logger(__name__)
 
 INTERFACE = "custom.py"  # of a folder that training has written
 EMBEDDINGS = "embeddings.db"  # what a store of a model's is called
+TRIALS = "_trials.txt"  # after the name of a split
 KNOW_NO_PADDING = (ResNet, Xvector)  # as models on a hub have them, unwrapped
 
 
@@ -79,7 +81,7 @@ class SpeakerModel:
     InputError
         There is no such device, no model that can be loaded, or it isn't trusted and
         holds more than plain parameters of known parts
-        (`local_modules.inference.trust`).
+        (`local_modules.inference.trust`); or its backend is another model's.
     """
 
     def __init__(self, source: str, device: str = "cpu", trust: bool = False):
@@ -107,7 +109,10 @@ class SpeakerModel:
                     text = (Path(savedir) / HPARAMS).read_text(encoding="utf-8")
                     is_ours = re.search("^threshold:", text, re.MULTILINE)
                     interface = SpeakerVerifier if is_ours else EncoderClassifier
-                    self.classifier = interface.from_hparams(source=savedir, **options)
+                    with tensors_only():
+                        self.classifier = interface.from_hparams(
+                            source=savedir, **options
+                        )
                 text = (Path(savedir) / HPARAMS).read_bytes()
                 self.backend = _backend_of(source, savedir)
             except InputError:
@@ -121,6 +126,8 @@ class SpeakerModel:
             mods.embedding_model = UnpaddedEmbedder(mods.embedding_model).eval()
         self.sample_rate = self.classifier.audio_normalizer.sample_rate
         self.fingerprint = self._fingerprint(text)
+        if self.backend is not None:
+            self._check_backend()
 
     def _fingerprint(self, text: bytes) -> str:
         """Differs between models that may embed differently."""
@@ -131,15 +138,28 @@ class SpeakerModel:
             digest.update(octets.numpy().tobytes())
         return digest.hexdigest()
 
-    def read(self, path: Path) -> torch.Tensor:
-        """A file's waveform, mono and at the model's rate, [time].
+    def _check_backend(self) -> None:
+        """Makes sure that it is of this model."""
+        try:
+            width = self.embed([torch.zeros(self.sample_rate)]).shape[-1]
+        except RuntimeError:
+            return  # what it can't embed is told of each file
+        if width != len(self.backend.mean):
+            raise InputError(
+                f"{self.source}: its {STATISTICS} is of embeddings of "
+                f"{len(self.backend.mean)} numbers; the model makes {width}"
+            )
+
+    def read(self, path: Path, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """The waveform of a file, from sample `start` up to before `stop`, mono and at
+        the model's rate, [time].
 
         Raises
         ------
         InputError
             It can't be decoded, breaks off, or holds nothing, NaN or infinity.
         """
-        return read_waveform(path, self.sample_rate)
+        return read_waveform(path, self.sample_rate, start, stop)
 
     @torch.no_grad()
     def embed(self, wavs: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -198,8 +218,10 @@ class EmbeddingStore:
     def __exit__(self, kind, error, traceback) -> None:
         self.close()
 
-    def get(self, model: str, window: float, path: Path) -> Embedded | None:
-        """What is kept of a file, unless it has changed since.
+    def get(
+        self, model: str, window: float, path: Path, stretch: Sequence[int] = ()
+    ) -> Embedded | None:
+        """What is kept of a file or of a stretch of it, unless it has changed since.
 
         Raises
         ------
@@ -210,7 +232,7 @@ class EmbeddingStore:
             row = self._database.execute(
                 "SELECT size, mtime_ns, seconds, vector FROM embeddings "
                 "WHERE model = ? AND window = ? AND path = ?",
-                (model, window, str(path)),
+                (model, window, _key(path, stretch)),
             ).fetchone()
         if row is None or row[:2] != _stamp(path):
             return None
@@ -222,19 +244,25 @@ class EmbeddingStore:
         window: float,
         embedded: Iterable[tuple[Path, Embedded]],
         stamps: Mapping[Path, tuple[int, int]],
+        stretches: Mapping[Path, Sequence[int]] | None = None,
     ) -> None:
         """Keeps files, all of them or, if it is killed meanwhile, none.
 
         `stamps` are their sizes and times before they were read: one that has changed
-        meanwhile is embedded again the next time.
+        meanwhile is embedded again the next time. `stretches` has the parts of those
+        that were not embedded whole.
 
         Raises
         ------
         InputError
             The file can't be written to.
+        RunError
+            The disk is full.
         """
+        stretches = stretches or {}
         rows = [
-            (model, window, str(p), *stamps[p], e.seconds, e.vector.tobytes())
+            (model, window, _key(p, stretches.get(p, ())), *stamps[p])
+            + (e.seconds, e.vector.tobytes())
             for p, e in embedded
         ]
         with self._told(), self._database:
@@ -253,9 +281,10 @@ class EmbeddingStore:
         try:
             yield
         except (OSError, sqlite3.Error) as error:
-            raise InputError(
-                f"{self.path}: embeddings can't be kept there: {error}"
-            ) from None
+            told = f"{self.path}: embeddings can't be kept there: {error}"
+            if is_disk_full(error):
+                raise RunError(f"{told}; make room") from None
+            raise InputError(told) from None
 
 
 def kept_beside(source: str | os.PathLike, name: str) -> Path:
@@ -283,6 +312,46 @@ def kept_beside(source: str | os.PathLike, name: str) -> Path:
     return Path("results") / f"{str(source).replace('/', '--')}.{name}"
 
 
+def stretches_beside(
+    trials: str | os.PathLike, folder: Path
+) -> dict[Path, tuple[int, int]]:
+    """What training compares of the recordings in a trial list of its own.
+
+    Arguments
+    ---------
+    trials : str or os.PathLike
+        A trial list.
+    folder : Path
+        Where its paths begin.
+
+    Returns
+    -------
+    dict
+        First sample and the one after the last, at the file's own rate, by file, as in
+        the manifest `<split>.csv` beside a list `<split>_trials.txt`; of other lists
+        nothing, for their recordings are whole files.
+
+    Raises
+    ------
+    InputError
+        The manifest is broken.
+    """
+    trials = Path(trials)
+    manifest = trials.with_name(f"{trials.name.removesuffix(TRIALS)}.csv")
+    if not trials.name.endswith(TRIALS) or not manifest.is_file():
+        return {}
+    # It may be a table of something else.
+    with open(manifest, encoding="utf-8", errors="replace") as file:
+        if file.readline().strip() != ",".join(COLUMNS):
+            return {}
+    return {folder / u.path: (u.start, u.stop) for u in read_manifest(manifest)}
+
+
+def _key(path: Path, stretch: Sequence[int]) -> str:
+    """What a store calls a file or a stretch of it; nothing lies below a file."""
+    return "/".join([str(path), *map(str, stretch)])
+
+
 def _stamp(path: Path) -> tuple[int, int]:
     """Size and time of a file, which change with it."""
     stat = path.stat()
@@ -295,6 +364,7 @@ def embed_files(
     store: EmbeddingStore,
     window_seconds: float = 20.0,
     batch_seconds: float = 120.0,
+    stretches: Mapping[Path, Sequence[int]] | None = None,
 ) -> tuple[dict[Path, Embedded], dict[Path, str]]:
     """Embeds files, those of about one length together.
 
@@ -311,6 +381,9 @@ def embed_files(
         the mean of theirs.
     batch_seconds : float
         Speech in a batch, padding included.
+    stretches : mapping of Path to sequence of int | None
+        Of files that are not embedded whole, first sample and the one after the last,
+        at the file's own rate.
 
     Returns
     -------
@@ -320,17 +393,22 @@ def embed_files(
         Why, by path, for those that can't be embedded.
     """
     embedded, failures, lengths, stamps = {}, {}, {}, {}
+    stretches = stretches or {}
     for path in dict.fromkeys(paths):
         try:
-            kept = store.get(model.fingerprint, window_seconds, path)
+            stretch = stretches.get(path, ())
+            kept = store.get(model.fingerprint, window_seconds, path, stretch)
             if kept is None:
                 stamps[path] = _stamp(path)
                 info = soundfile.info(path)
-                lengths[path] = info.frames / info.samplerate
+                start, stop = stretch or (0, info.frames)
+                lengths[path] = (stop - start) / info.samplerate
             else:
                 embedded[path] = kept
         except UnicodeEncodeError:
             failures[path] = "has a name that is not UTF-8"
+        except TypeError:  # of what soundfile takes for samples without a header
+            failures[path] = NO_HEADER
         except (OSError, RuntimeError) as error:
             failures[path] = one_line(error)
     order = sorted(lengths, key=lengths.get, reverse=True)
@@ -342,8 +420,11 @@ def embed_files(
         disable=not order,
     ) as progress:
         for batch in _batches(order, lengths, window_seconds, batch_seconds):
-            found = _embed_batch(model, batch, window_seconds, batch_seconds, failures)
-            store.put(model.fingerprint, window_seconds, found.items(), stamps)
+            found = _embed_batch(
+                model, batch, stretches, window_seconds, batch_seconds, failures
+            )
+            done = found.items()
+            store.put(model.fingerprint, window_seconds, done, stamps, stretches)
             embedded |= found
             progress.update(len(batch))
     return embedded, failures
@@ -373,12 +454,12 @@ def windows_of(
 
 
 def _embed_batch(
-    model, batch, window_seconds, batch_seconds, failures
+    model, batch, stretches, window_seconds, batch_seconds, failures
 ) -> dict[Path, Embedded]:
     windows, owners, seconds = [], [], {}
     for path in batch:
         try:
-            wav = model.read(path)
+            wav = model.read(path, *stretches.get(path, ()))
         except (OSError, RuntimeError, MemoryError, InputError) as error:
             failures[path] = one_line(error).removeprefix(f"{path}: ")
             continue

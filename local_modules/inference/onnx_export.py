@@ -93,11 +93,21 @@ class OnnxModel:
         self.read = model.read
 
     def embed(self, wavs: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Embeddings of waveforms, [n, emb_dim]."""
+        """Embeddings of waveforms, [n, emb_dim].
+
+        Raises
+        ------
+        RuntimeError
+            The graph can't embed them; as of PyTorch.
+        """
         padded = nn.utils.rnn.pad_sequence(list(wavs), batch_first=True)
         lengths = np.array([len(wav) for wav in wavs], dtype=np.int64)
         inputs = {"waveforms": padded.numpy(), "lengths": lengths}
-        return torch.from_numpy(self.session.run(["embeddings"], inputs)[0])
+        try:
+            (found,) = self.session.run(["embeddings"], inputs)
+        except Exception as error:  # a class for each status, none a RuntimeError
+            raise RuntimeError(_reason(error)) from None
+        return torch.from_numpy(found)
 
 
 def shortest_input(model: SpeakerModel) -> int:

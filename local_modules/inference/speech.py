@@ -36,6 +36,7 @@ MIN_PEAK = 10 ** (-50 / 20)  # of full scale
 MIN_SPREAD_DB = 2.0  # of the level of frames: that of speech is 5 and more
 CLIPPED = 0.999  # of full scale
 AUDIBLY_CLIPPED = 0.01  # share of samples beyond which a person should know
+NO_HEADER = "can't be decoded: does not say what it holds"
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,13 @@ class Quality:
     speech_seconds: float
     level_db: float
     clipped: float
+
+    @property
+    def warning(self) -> str | None:
+        """What makes answers about it less sure, if anything."""
+        if self.clipped <= AUDIBLY_CLIPPED:
+            return None
+        return f"is clipped, {100 * self.clipped:.0f} % of it: the answer is less sure"
 
 
 @dataclass(frozen=True)
@@ -126,8 +134,13 @@ def read_speech(path: str | os.PathLike, sample_rate: int) -> Speech:
     return Speech(torch.from_numpy(samples), quality)
 
 
-def read_waveform(path: str | os.PathLike, sample_rate: int) -> torch.Tensor:
-    """Reads a recording, pauses and all.
+def read_waveform(
+    path: str | os.PathLike,
+    sample_rate: int,
+    start: int = 0,
+    stop: int | None = None,
+) -> torch.Tensor:
+    """Reads a recording, or a stretch of it, pauses and all.
 
     Arguments
     ---------
@@ -135,6 +148,9 @@ def read_waveform(path: str | os.PathLike, sample_rate: int) -> torch.Tensor:
         Any format that libsndfile reads, of any number of channels.
     sample_rate : int
         To resample to, in Hz.
+    start, stop : int | None
+        First sample and the one after the last, at the file's own rate; None for its
+        end.
 
     Returns
     -------
@@ -144,16 +160,22 @@ def read_waveform(path: str | os.PathLike, sample_rate: int) -> torch.Tensor:
     Raises
     ------
     InputError
-        There is no such file; it can't be decoded, breaks off, or holds nothing, NaN
-        or infinity.
+        There is no such file; it can't be decoded, breaks off, ends before `stop`, or
+        holds nothing, NaN or infinity.
     """
-    blocks = list(_blocks(Path(path), sample_rate))
+    blocks = list(_blocks(Path(path), sample_rate, start=start, stop=stop))
     if not blocks:
         raise InputError(f"{path}: holds no samples")
     return torch.from_numpy(np.concatenate(blocks))
 
 
-def _blocks(path: Path, sample_rate: int, max_channels: int | None = None):
+def _blocks(
+    path: Path,
+    sample_rate: int,
+    max_channels: int | None = None,
+    start: int = 0,
+    stop: int | None = None,
+):
     """Mono blocks of a recording at the sample rate."""
     try:
         status = path.stat()
@@ -168,16 +190,25 @@ def _blocks(path: Path, sample_rate: int, max_channels: int | None = None):
     try:
         with soundfile.SoundFile(path) as file:
             _check_header(path, file, max_channels)
-            n_frames = 0
-            # Not file.blocks, which gives back what was in memory where samples lack.
+            end = file.frames if stop is None else stop
+            if (start, end) != (0, file.frames):
+                if not 0 <= start < end <= file.frames:
+                    raise InputError(
+                        f"{path}: has no samples {start} to {end}, only {file.frames}"
+                    )
+                file.seek(start)
+            left = wanted = end - start
             n = BLOCK_SECONDS * file.samplerate
-            while len(block := file.read(n, dtype="float32", always_2d=True)):
+            # Not file.blocks, which gives back what was in memory where samples lack.
+            while len(block := file.read(min(n, left), "float32", always_2d=True)):
                 if not np.isfinite(block).all():
                     raise InputError(f"{path}: holds samples that are no numbers")
-                n_frames += len(block)
+                left -= len(block)
                 yield normalise(torch.from_numpy(block), file.samplerate).numpy()
-            if n_frames < file.frames:
-                raise InputError(f"{path}: {_breaks_off(n_frames, file.frames)}")
+            if left:
+                raise InputError(f"{path}: {_breaks_off(wanted - left, wanted)}")
+    except TypeError:  # of what soundfile takes for samples without a header
+        raise InputError(f"{path}: {NO_HEADER}") from None
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "error_string", None) or str(error)
         if reason.startswith("File does not exist"):  # so it says of some that do

@@ -12,9 +12,11 @@ as its YAML says.
 """
 
 import ast
+import contextlib
 import io
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from pickle import UnpicklingError
 from typing import NamedTuple
@@ -99,14 +101,17 @@ NAME = re.compile(r"\w+", re.ASCII)
 MAX_BYTES = 256 * 1024
 MAX_NODES = 20_000  # with every alias written out
 WAY_OUT = "--trust loads a folder that you have made or audited yourself"
+# Variables of the environment that torch.load looks at each time.
+TENSORS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+ANY_PICKLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 class Loadable(NamedTuple):
-    """What has to be loaded: its class, its file, and what the copy is called."""
+    """What has to be loaded: its class, its name, and its file."""
 
     kind: str
+    name: str
     filename: str
-    copy: str
 
 
 def checked_copy(source: str | os.PathLike, folder: str | os.PathLike) -> None:
@@ -134,13 +139,28 @@ def checked_copy(source: str | os.PathLike, folder: str | os.PathLike) -> None:
     path = folder / _fetched(HPARAMS, source, folder, HPARAMS)
     for part in _check_hparams(path, f"{source}/{HPARAMS}"):
         filename = part.filename
-        copy = _fetched(filename, source, folder, part.copy)
+        # SpeechBrain takes a file of this name for it before any other.
+        copy = _fetched(filename, source, folder, f"{part.name}.ckpt")
         if part.kind == ENCODER:
             _check_labels(copy, f"{source}/{filename}")
         elif filename.endswith(".safetensors"):
             _rewrite_tensors(copy, f"{source}/{filename}")
         else:
             _rewrite_weights(copy, f"{source}/{filename}")
+
+
+@contextlib.contextmanager
+def tensors_only() -> Iterator[None]:
+    """While a checked copy is loaded, torch makes nothing but tensors of its files,
+    whatever the environment says of pickles."""
+    names = TENSORS_ONLY, ANY_PICKLE
+    before = {name: os.environ.pop(name) for name in names if name in os.environ}
+    os.environ[TENSORS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[TENSORS_ONLY]
+        os.environ.update(before)
 
 
 def _fetched(filename, source, folder, save_filename) -> Path:
@@ -229,9 +249,7 @@ class _Tree:
             if not NAME.fullmatch(name) or kind == node.tag or kind in PRETRAINERS:
                 self._refuse(node, f"the loadable {name!r}", "parts under plain names")
             path = paths[name].value if name in paths else f"{name}.ckpt"
-            filename = PurePosixPath(path).name
-            copy = filename if in_folder else f"{name}.ckpt"
-            found.append(Loadable(kind, filename, copy))
+            found.append(Loadable(kind, name, PurePosixPath(path).name))
         return found
 
     def _check_node(self, node) -> int:
@@ -393,8 +411,8 @@ def _rewrite_weights(path: Path, name: str) -> None:
 
     `weights_only` reads a pickle with an interpreter of torch's own that can make
     tensors and plain containers and calls nothing else, which is as good as none.
-    SpeechBrain leaves it to torch's default, which the environment can switch off
-    (TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD): what it reads is therefore written here.
+    SpeechBrain leaves it to torch's default, which depends on the environment
+    (`tensors_only`): what it reads is therefore written here.
     """
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)

@@ -3,12 +3,12 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.special import expit
-from torch.nn import functional
 
 from local_modules.errors import InputError
 from local_modules.evaluation.backend import (
@@ -112,7 +112,8 @@ class Verifier:
     Raises
     ------
     InputError
-        There is no model that can be loaded, or that is safe to load.
+        There is no model that can be loaded, or that is safe to load; or its threshold
+        is no finite number.
 
     Example
     -------
@@ -132,6 +133,11 @@ class Verifier:
         self.backend = self.model.backend
         hparams = self.model.classifier.hparams
         self.threshold = getattr(hparams, "threshold", THRESHOLD)
+        if type(self.threshold) not in (int, float) or not isfinite(self.threshold):
+            raise InputError(
+                f"{source}: its threshold is {self.threshold!r}; it has to be a finite "
+                "number"
+            )
 
     @property
     def is_calibrated(self) -> bool:
@@ -141,10 +147,8 @@ class Verifier:
     def directions(self, vectors: np.ndarray) -> torch.Tensor:
         """What the cosine compares of embeddings [count, emb_dim]: of length one, the
         mean of the validation recordings subtracted where the model has it."""
-        vectors = torch.from_numpy(vectors)
-        if self.backend is None:
-            return functional.normalize(vectors, dim=-1)
-        return subtract_mean(vectors, self.backend.mean)
+        mean = None if self.backend is None else self.backend.mean
+        return subtract_mean(torch.from_numpy(vectors), mean)
 
     def listen(self, path: str | os.PathLike) -> Voice:
         """Embeds the speech of a recording, a long one in windows.

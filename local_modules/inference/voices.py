@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from local_modules.errors import InputError
+from local_modules.errors import InputError, RunError, is_disk_full
 from local_modules.inference.speech import Quality
 from local_modules.inference.verification import Voice
 
@@ -71,7 +71,7 @@ class VoiceStore:
     Raises
     ------
     InputError
-        The file is of another model, or no such file.
+        The file has another model's voices, or is no such file.
 
     Example
     -------
@@ -87,6 +87,7 @@ class VoiceStore:
 
     def __init__(self, path: str | os.PathLike, fingerprint: str, source: str):
         self.path = Path(path)
+        self._fingerprint, self._source = fingerprint, source
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Voices say who somebody is: they are nobody else's to read. A file that is
@@ -99,19 +100,12 @@ class VoiceStore:
                 self._database.execute("BEGIN IMMEDIATE")
                 for statement in SCHEMA.split(";"):
                     self._database.execute(statement)
-                made_with = self._database.execute("SELECT * FROM model").fetchone()
-                if made_with is None:
-                    made_with = fingerprint, source
-                    self._database.execute("INSERT INTO model VALUES (?, ?)", made_with)
+                self._claim()
+        except InputError:
+            self.close()
+            raise
         except (OSError, sqlite3.Error) as error:
             raise InputError(f"{path}: is no file of voices: {error}") from None
-        if made_with[0] != fingerprint:
-            self.close()
-            raise InputError(
-                f"{path}: the voices were enrolled with another model, {made_with[1]} "
-                "as it was then; use that one, or enrol them anew into another "
-                "--voices file"
-            )
 
     def __enter__(self) -> "VoiceStore":
         return self
@@ -120,6 +114,8 @@ class VoiceStore:
         """Closes the file; a disk that is full or broken is a person's to know."""
         self.close()
         if isinstance(error, sqlite3.Error):
+            if is_disk_full(error):
+                raise RunError(f"{self.path}: {error}; make room") from None
             raise InputError(f"{self.path}: {error}") from None
 
     def add(self, name: str, voices: Sequence[Voice]) -> None:
@@ -128,7 +124,8 @@ class VoiceStore:
         Raises
         ------
         InputError
-            The name is empty, or has a character that can't be printed.
+            The name is empty, or has a character that can't be printed; or the file
+            has another model's voices by now.
         """
         if not name.strip() or not name.isprintable():
             raise InputError(f"{name!r}: is no name to enrol")
@@ -138,6 +135,8 @@ class VoiceStore:
             for v in voices
         ]
         with self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._claim()  # another model may have taken it while it was empty
             self._database.executemany(
                 "INSERT INTO recordings (name, enrolled_on, vector, seconds, "
                 "speech_seconds, level_db, clipped) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -217,6 +216,28 @@ class VoiceStore:
                 self._mark_changed()
         if not gone.rowcount:
             raise InputError(f"{name}: is not enrolled in {self.path}")
+
+    def _claim(self) -> None:
+        """Makes a file without voices this model's, within a transaction.
+
+        Raises
+        ------
+        InputError
+            It has another model's.
+        """
+        made_with = self._database.execute("SELECT * FROM model").fetchone()
+        if made_with is not None and made_with[0] == self._fingerprint:
+            return
+        found = self._database.execute("SELECT 1 FROM recordings LIMIT 1").fetchone()
+        if made_with is not None and found is not None:
+            raise InputError(
+                f"{self.path}: the voices were enrolled with another model, "
+                f"{made_with[1]} as it was then; use that one, or enrol them anew into "
+                "another --voices file"
+            )
+        self._database.execute("DELETE FROM model")
+        values = self._fingerprint, self._source
+        self._database.execute("INSERT INTO model VALUES (?, ?)", values)
 
     def _mark_changed(self) -> None:
         # Not a count: another file in this one's place may have as many changes.

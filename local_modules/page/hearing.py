@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 
 from local_modules.errors import InputError
-from local_modules.inference.speech import AUDIBLY_CLIPPED, read_waveform
+from local_modules.inference.speech import read_waveform
 from local_modules.inference.verification import Verifier, Voice
 
 MAX_MEGABYTES = 30
@@ -61,17 +61,13 @@ def hear(verifier: Verifier, path: str | None, what: str) -> Heard:
                 )
         voice = verifier.listen(path)
         samples = read_waveform(path, verifier.model.sample_rate).numpy()
-    except soundfile.LibsndfileError:
+    except (soundfile.LibsndfileError, TypeError):  # the latter without a header
         raise InputError(
             f"{what}: can't be read. Save it as WAV, FLAC, OGG or MP3."
         ) from None
     except InputError as error:
         raise InputError(f"{what}: {str(error).removeprefix(f'{path}: ')}") from None
-    warning = None
-    if voice.quality.clipped > AUDIBLY_CLIPPED:
-        share = 100 * voice.quality.clipped
-        warning = (
-            f"{what}: is clipped, {share:.0f} % of it: the answer is less sure. Record "
-            "it again from farther away."
-        )
+    warning = voice.quality.warning
+    if warning:
+        warning = f"{what}: {warning}. Record it again from farther away."
     return Heard(voice, samples, warning)

@@ -1,3 +1,4 @@
+import errno
 import os
 
 import pytest
@@ -93,3 +94,12 @@ def test_places_that_take_no_file(tmp_path):
     ):
         pass
     assert file.read_text() == "kept"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_no_mistake_of_a_persons(number, tmp_path):
+    """And is told as such, with the place, by whoever started the program."""
+    with pytest.raises(OSError) as error, writing_to(tmp_path / "a"):
+        raise OSError(number, os.strerror(number))
+    assert error.value.errno == number
+    assert error.value.filename == f"{tmp_path / 'a'}"

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from local_modules.errors import InputError
@@ -243,3 +244,24 @@ def test_it_is_kept_in_a_folder(backend, tmp_path, test_trials):
     (tmp_path / "backend.safetensors").write_bytes(b"broken")
     with pytest.raises(InputError, match="backend.safetensors: can't be read"):
         Backend.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"mean": torch.full((16,), torch.nan)}, "mean has values that are no finite"),
+        ({"plda.residual": torch.tensor([[torch.inf]])}, "plda.residual has values"),
+        ({"cohort": torch.eye(16)[:1]}, r"mean is \[16\] and cohort \[1, 16\]; they"),
+        ({"cohort": torch.eye(8)}, r"mean is \[16\] and cohort \[8, 8\]; they have to"),
+        ({"mean": torch.zeros(1)}, r"mean is \[1\] and cohort \[120, 16\]; they"),
+        ({"cohort": torch.tensor(1.0)}, r"mean is \[16\] and cohort \[\]; they"),
+        ({"plda.centre": torch.zeros(5)}, "its parts don't fit together: "),
+    ],
+)
+def test_a_backend_that_makes_no_sense_is_one_line(changed, message, backend, tmp_path):
+    backend.save(tmp_path)
+    path = tmp_path / "backend.safetensors"
+    save_file(load_file(path) | changed, path)
+    with pytest.raises(InputError, match=f"backend.safetensors: {message}") as error:
+        Backend.load(tmp_path)
+    assert "\n" not in str(error.value)

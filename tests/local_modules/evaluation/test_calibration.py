@@ -138,7 +138,12 @@ def test_it_is_kept_in_a_file(tmp_path):
     (tmp_path / "old.json").write_text(old)
     loaded = Calibration.load(tmp_path / "old.json")
     assert loaded == Calibration({"score": 1.5}, 0.125)
-    wrong = ("weights", 1), ("weights", {"a": "b"}), ("offset", "c"), ("offset", None)
+    bins = {"edges": [0, 1], "target": [1], "nontarget": [1]}
+    wrong = [("weights", 1), ("weights", {"a": "b"}), ("offset", "c"), ("offset", None)]
+    wrong += [("offset", np.nan), ("weights", {"a": np.inf}), ("offset", 10**400)]
+    wrong += [("ranges", {"score": [0, np.nan]}), ("ranges", {"other": ["a", "b"]})]
+    wrong += [("densities", bins | {"target": [np.nan]}), ("densities", {"edges": []})]
+    wrong += [("densities", bins | {"target": [1, 2]}), ("densities", [1, 2, 3])]
     mistaken = [
         json.dumps({"weights": {"score": 1.5}, "offset": 0.0} | {key: value})
         for key, value in wrong

@@ -11,13 +11,16 @@ import soundfile
 import torch
 from speechbrain.inference.classifiers import EncoderClassifier
 
-from local_modules.errors import InputError
+from local_modules.errors import InputError, RunError
 from local_modules.inference.extraction import (
+    Embedded,
     EmbeddingStore,
     SpeakerModel,
     embed_files,
     kept_beside,
+    stretches_beside,
 )
+from local_modules.manifest import Utterance, write_manifest
 from tests.random_models import write_model
 
 
@@ -85,6 +88,33 @@ def test_a_long_file_is_the_mean_of_its_windows(model, store, files):
     )
 
 
+def test_a_stretch_is_not_the_file(model, store, files):
+    path, expected = files[1], model.embed([model.read(files[1])[16000:40000]])[0]
+    whole, _ = embed_files(model, files[:2], store)
+    for _ in range(2):  # computed, and out of the store
+        stretches = {path: (16000, 40000)}
+        found, _ = embed_files(model, files[:2], store, stretches=stretches)
+        np.testing.assert_allclose(found[path].vector, expected, atol=1e-5)
+        assert found[path].seconds == 1.5
+        again, _ = embed_files(model, files[:2], store)
+        for file in files[:2]:
+            np.testing.assert_array_equal(again[file].vector, whole[file].vector)
+    found, failures = embed_files(model, [path], store, stretches={path: (9, 80001)})
+    assert not found
+    assert failures == {path: "has no samples 9 to 80001, only 80000"}
+
+
+def test_what_a_manifest_beside_a_list_says(tmp_path):
+    one = Utterance("a1", 0.5, "a.wav", 8000, 16000, "ann")
+    write_manifest(tmp_path / "test.csv", [one])
+    (tmp_path / "valid.csv").write_text("path,sex\na.wav,f\n")
+    folder = tmp_path / "data"
+    found = stretches_beside(tmp_path / "test_trials.txt", folder)
+    assert found == {folder / "a.wav": (8000, 16000)}
+    for name in ("valid_trials.txt", "dev_trials.txt", "test.txt", "test.csv"):
+        assert stretches_beside(tmp_path / name, folder) == {}
+
+
 def test_what_is_stored_is_not_computed_again(model, store, files, monkeypatch):
     first, _ = embed_files(model, files[:3], store)
     seen = []
@@ -121,12 +151,15 @@ def test_another_model_never_gets_them(model, store, files, tmp_path):
 
 
 def test_bad_files_are_named_and_the_others_embedded(model, store, files, tmp_path):
-    broken, short, missing = (tmp_path / name for name in ("b.wav", "s.wav", "m.wav"))
+    names = "b.wav", "s.wav", "m.wav", "h.raw"
+    broken, short, _, headless = bad = [tmp_path / name for name in names]
     broken.write_bytes(b"RIFF of nothing")
+    headless.write_bytes(bytes(32000))
     soundfile.write(short, np.zeros(100), 16000)
-    found, failures = embed_files(model, [broken, short, missing, *files], store)
+    found, failures = embed_files(model, [*bad, *files], store)
     assert set(found) == set(files)
-    assert set(failures) == {broken, short, missing}
+    assert set(failures) == {*bad}
+    assert failures[headless] == "can't be decoded: does not say what it holds"
     assert all(reason and "\n" not in reason for reason in failures.values())
     np.testing.assert_allclose(
         found[files[2]].vector, alone(model, files[2]), atol=1e-5
@@ -228,6 +261,16 @@ def test_a_place_for_no_store_is_one_line(model, store, files, tmp_path):
     store._database.execute("PRAGMA query_only = ON")
     with pytest.raises(InputError, match="embeddings.db: embeddings can't be kept"):
         embed_files(model, files[:1], store)
+
+
+def test_a_full_disk_is_a_run_that_failed(model, store, files):
+    """Made so by a limit on the file, of which SQLite says the same."""
+    store._database.execute("PRAGMA max_page_count = 2")
+    large = Embedded(np.zeros(5000, np.float32), 1.0)
+    with pytest.raises(RunError, match="disk is full; make room$") as error:
+        store.put(model.fingerprint, 20.0, [(files[0], large)], {files[0]: (1, 1)})
+    assert str(error.value).startswith(f"{store.path}: embeddings can't be kept there")
+    assert error.value.exit_status == 1
 
 
 def test_what_is_kept_of_a_model_in_a_place_that_cannot_be_written_to(

@@ -6,13 +6,18 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import soundfile
 import torch
 from onnx import numpy_helper
 from speechbrain.processing.features import STFT
 
 from local_modules.errors import RunError
 from local_modules.evaluation.calibration import Calibration
-from local_modules.inference.extraction import SpeakerModel
+from local_modules.inference.extraction import (
+    EmbeddingStore,
+    SpeakerModel,
+    embed_files,
+)
 from local_modules.inference.onnx_export import (
     OnnxModel,
     check_int8,
@@ -143,6 +148,24 @@ class TestCheck:
         with pytest.raises(RunError, match="in ONNX: ") as error:
             check_parity(graph, exported.model)
         assert "\n" not in str(error.value)
+
+
+def test_what_a_graph_can_not_embed_is_left_out(exported, tmp_path):
+    """As by a model: ONNX Runtime's errors are of kinds of its own."""
+    model = OnnxModel(exported.graph, exported.model)
+    for name in ("good.wav", "bad.wav"):
+        soundfile.write(tmp_path / name, noise(16000)[0], 16000)
+
+    def read(path):
+        wav = exported.model.read(path)
+        return wav.double() if path.name == "bad.wav" else wav
+
+    model.read = read
+    paths = [tmp_path / "bad.wav", tmp_path / "good.wav"]
+    with EmbeddingStore(tmp_path / "kept.db") as store:
+        found, failures = embed_files(model, paths, store)
+    assert list(found) == paths[1:] and list(failures) == paths[:1]
+    assert "double" in failures[paths[0]] and "\n" not in failures[paths[0]]
 
 
 def tampered(graph):

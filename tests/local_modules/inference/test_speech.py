@@ -110,6 +110,7 @@ def test_what_can_not_be_read(spoken, tmp_path):
         "cut.wav": (good[: len(good) // 2], "breaks off after 49 %"),
         "cut.flac": (flac[: len(flac) // 2], "can't be decoded|breaks off"),
         "noise.ogg": (bytes(range(256)) * 40, "can't be decoded"),
+        "a.raw": (bytes(1000), "can't be decoded: does not say what it holds"),
     }
     for name, (octets, words) in files.items():
         (tmp_path / name).write_bytes(octets)

@@ -15,8 +15,9 @@ from speechbrain.dataio.encoder import CategoricalEncoder
 from speechbrain.lobes.models import ECAPA_TDNN, ResNet, Xvector
 
 from local_modules.errors import InputError
+from local_modules.evaluation.backend import Backend
 from local_modules.inference.extraction import SpeakerModel
-from local_modules.inference.trust import checked_copy
+from local_modules.inference.trust import checked_copy, tensors_only
 from local_modules.inference.verification import Verifier
 from tests.random_models import THRESHOLD, write_model
 
@@ -319,6 +320,43 @@ def test_pickles(file, is_raw, folder, marker, monkeypatch):
     assert "posix.system" in message or is_raw
 
 
+# A label to one reader, a pickle to another: to both, U and the quote begin a string.
+CALL = b"U\x05posixU\x06system\x93(U\x0ctouch markertR."
+TWO_FACED = b"U'" + 39 * b"x" + CALL + b"' => 0\n"
+
+
+def test_a_pickle_among_the_labels_is_not_loaded_as_weights(
+    marker, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    monkeypatch.chdir(marker.parent)
+    folder = tmp_path / "model"
+    write_model(folder, "conformer")
+    (folder / "classifier.ckpt").write_bytes(TWO_FACED)
+    path = folder / "hyperparams.yaml"
+    text, *_ = path.read_text().partition("pretrainer:")
+    path.write_text(
+        f"{text}pretrainer: !new:local_modules.inference.pretrainer.FolderPretrainer\n"
+        "    loadables:\n"
+        "        classifier: !ref <classifier>\n"
+        "        label_encoder: !ref <label_encoder>\n"
+        "    files:\n"
+        "        classifier: classifier.safetensors\n"
+        "        label_encoder: classifier.ckpt\n"
+        "    custom_hooks: {}\n"
+    )
+    with pytest.raises(InputError, match="is no speaker model"):
+        SpeakerModel(str(folder))
+    assert not marker.exists()
+    with tensors_only(), pytest.raises(pickle.UnpicklingError):
+        torch.load(folder / "classifier.ckpt")
+    assert not marker.exists()
+    # Neither is the payload of straw, nor the environment changed for good.
+    with contextlib.suppress(Exception):
+        torch.load(folder / "classifier.ckpt")
+    assert marker.exists()
+
+
 def test_label_with_code(folder, marker):
     path = folder / "label_encoder.txt"
     code = f"__import__('os').system('touch {marker}') => 2\n"
@@ -392,7 +430,7 @@ def test_tensors_are_written_anew(tmp_path):
     copy = tmp_path / "copy"
     copy.mkdir()
     checked_copy(source, copy)
-    with safe_open(copy / "embedding_model.safetensors", "pt") as written:
+    with safe_open(copy / "embedding_model.ckpt", "pt") as written:
         assert written.metadata() is None
         for name, tensor in tensors.items():
             assert torch.equal(written.get_tensor(name), tensor)
@@ -461,3 +499,25 @@ def test_what_is_beside_the_model_runs_nothing_either(marker, tmp_path):
         os.mkfifo(folder / name)  # would be waited for for ever
         assert not Verifier(folder).is_calibrated
     assert not marker.exists()
+
+
+def test_a_backend_of_another_model_is_one_line(tmp_path):
+    source, _ = write_model(tmp_path / "model")
+    Backend(torch.zeros(9), torch.eye(9)).save(source)
+    with pytest.raises(InputError) as error:
+        SpeakerModel(str(source))
+    assert str(error.value) == (
+        f"{source}: its backend.safetensors is of embeddings of 9 numbers; the model "
+        "makes 8"
+    )
+
+
+@pytest.mark.parametrize("threshold", [".nan", "[0.2]", "much", "null"])
+def test_a_threshold_that_is_no_number_is_one_line(threshold, tmp_path):
+    source, _ = write_model(tmp_path / "model")
+    path = source / "hyperparams.yaml"
+    text = path.read_text()
+    assert f"threshold: {THRESHOLD}" in text
+    path.write_text(text.replace(f"threshold: {THRESHOLD}", f"threshold: {threshold}"))
+    with pytest.raises(InputError, match="its threshold is .* be a finite number$"):
+        Verifier(source)

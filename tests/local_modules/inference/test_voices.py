@@ -10,7 +10,7 @@ from itertools import count
 import numpy as np
 import pytest
 
-from local_modules.errors import InputError
+from local_modules.errors import InputError, RunError
 from local_modules.inference.speech import Quality
 from local_modules.inference.verification import Voice
 from local_modules.inference.voices import VoiceStore
@@ -64,6 +64,24 @@ def test_voices_are_nobody_elses_to_read(tmp_path):
     store.close()
 
 
+def test_a_file_without_voices_is_any_models(tmp_path):
+    """Also where they are gone; and whoever had it open adds no voices to others'."""
+    path = tmp_path / "voices.db"
+    early = VoiceStore(path, "f", "m")
+    with VoiceStore(path, "g", "n") as store:
+        store.add("ann", [VOICE])
+        with pytest.raises(InputError, match="with another model, n as it was then"):
+            early.add("bob", [VOICE])
+        with pytest.raises(InputError, match="with another model, n as it was then"):
+            VoiceStore(path, "f", "m")
+        assert [voice.name for voice in store.enrolled()] == ["ann"]
+        store.remove("ann")
+    early.add("bob", [VOICE])
+    early.close()
+    with pytest.raises(InputError, match="with another model, m as it was then"):
+        VoiceStore(path, "g", "n")
+
+
 def test_every_change_is_another_state(tmp_path):
     one, other = (VoiceStore(tmp_path / "voices.db", "f", "m") for _ in range(2))
     states = [one.state()]
@@ -95,6 +113,15 @@ def test_a_broken_disk_is_one_line(tmp_path):
     with problem as error, VoiceStore(path, "f", "m") as store:
         store.matrix()
     assert "\n" not in str(error.value)
+
+
+def test_a_full_disk_is_a_run_that_failed(tmp_path):
+    """Made so by a limit on the file, of which SQLite says the same."""
+    full = pytest.raises(RunError, match="voices.db: .*disk is full; make room$")
+    with full as error, VoiceStore(tmp_path / "voices.db", "f", "m") as store:
+        store._database.execute("PRAGMA max_page_count = 4")
+        store.add("ann", [VOICE] * N_RECORDINGS)
+    assert error.value.exit_status == 1
 
 
 def test_a_place_for_no_file_is_one_line(tmp_path):

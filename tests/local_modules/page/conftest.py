@@ -49,4 +49,6 @@ def bad(tmp_path_factory, words):
         soundfile.write(found[name], samples, rate)
     found["broken"] = str(folder / "broken.wav")
     Path(found["broken"]).write_bytes(b"no sound at all")
+    found["headless"] = str(folder / "headless.raw")
+    Path(found["headless"]).write_bytes(bytes(2 * rate))
     return found

@@ -16,6 +16,7 @@ from local_modules.page.hearing import hear
         ("noise", "no speech in its 2.0 s"),
         ("long", "121 s long; here 120 s are the most"),
         ("broken", "can't be read. Save it as WAV"),
+        ("headless", "can't be read. Save it as WAV"),
     ],
 )
 def test_a_recording_of_no_use_is_told_as_a_person_needs_it(
