@@ -177,7 +177,7 @@ class UtteranceReader:
         """
         try:
             samples, rate = self._samples(utt_id, path, int(start), int(stop))
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError, MemoryError) as error:
             logger.warning(f"{path}: skipped, can't be decoded ({error})")
             return None
         wav = torch.from_numpy(samples)

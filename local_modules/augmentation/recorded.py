@@ -80,7 +80,7 @@ def find_noises(folder: str) -> dict[Kind, tuple[str, ...]]:
     Raises
     ------
     InputError
-        There are none.
+        There are none, or others beside MUSAN's three kinds.
     """
     layout = "it holds noises, as MUSAN does in noise/, music/ and speech/, or anyhow"
     paths = find_audio(Path(folder), layout, key="noise_folder")
@@ -93,6 +93,12 @@ def find_noises(folder: str) -> dict[Kind, tuple[str, ...]]:
         # Beside the folder musan there may be anything.
         if n_found == len(paths) or (home and n_found):
             return {kind: of_kind for kind, of_kind in found.items() if of_kind}
+        if all(found.values()):
+            other = min({*paths}.difference(*found.values()))
+            raise InputError(
+                f"noise_folder {folder}: {other} lies beside noise/, music/ and "
+                "speech/; move it to one of them, or these three to a folder musan/"
+            )
     return {KINDS[0]: tuple(paths)}
 
 
@@ -150,6 +156,8 @@ def read_noises(folder: str, sample_rate: int) -> Noises:
         The recordings of a kind can't be read.
     """
     found = find_noises(folder)
+    counts = [f"{len(paths)} {kind.name}" for kind, paths in found.items()]
+    logger.info("%s: %s recordings", folder, ", ".join(counts))
     bytes_each = 2 * NOISE_SECONDS * sample_rate
     limit = int(NOISE_GIB * 2**30 / len(found) / bytes_each)
     rng = random.Random(0)
@@ -237,7 +245,7 @@ def read_responses(folder: str, sample_rate: int) -> torch.Tensor:
             wave, rate = soundfile.read(
                 Path(folder, path), dtype="float32", always_2d=True
             )
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError, MemoryError) as error:
             logger.warning("%s/%s: skipped, can't be decoded (%s)", folder, path, error)
             continue
         wave = normalizer(torch.from_numpy(wave[:, 0].copy()), rate)

@@ -1,5 +1,6 @@
 """Audio that libsndfile can't read becomes FLAC, through ffmpeg."""
 
+import errno
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from filelock import FileLock
 from joblib import cpu_count
 from tqdm import tqdm
 
-from local_modules.errors import InputError, RunError
+from local_modules.errors import InputError, RunError, is_disk_full
 from local_modules.files import put_on_disk
 from local_modules.preparation.recordings import Skipped
 
@@ -48,6 +49,8 @@ def convert(root: Path, source_of: Mapping[str, str]) -> list[Skipped]:
         If there is no ffmpeg.
     RunError
         If nothing can be written.
+    OSError
+        If the disk is full.
     """
     if not source_of:
         return []
@@ -75,6 +78,8 @@ def convert(root: Path, source_of: Mapping[str, str]) -> list[Skipped]:
         with FileLock(root / FOLDER / ".lock"):
             return _in_parallel(one, list(source_of))
     except OSError as error:
+        if is_disk_full(error):
+            raise
         raise RunError(
             f"{error.filename}: cannot be written: {error.strerror}; where the corpus "
             "is read-only, make data_folder a folder of your own with links to it"
@@ -115,6 +120,9 @@ def _convert(ffmpeg: str, source: Path, target: Path) -> str | None:
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace")
         if done.returncode:
+            for number in (errno.ENOSPC, errno.EDQUOT):
+                if os.strerror(number) in done.stderr:
+                    raise OSError(number, os.strerror(number), str(target))
             lines = done.stderr.strip().splitlines() or ["no reason given"]
             return f"cannot be converted: {lines[-1].removeprefix(f'{source}: ')}"
         put_on_disk(part)

@@ -1,9 +1,11 @@
 """Trial lists of a corpus: read from its own, or drawn."""
 
-from collections import Counter
+import hashlib
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import compress
+from itertools import chain, compress, islice, zip_longest
 from pathlib import Path
+from statistics import median_low
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +18,8 @@ from local_modules.preparation.splits import longest_of_each_file
 from local_modules.trials import TrialList, draw_trials, read_trials
 
 logger = get_logger(__name__)
+
+N_COMPARED = 30  # of the recordings of a speaker who has more than the others have
 
 
 class TrialFile(NamedTuple):
@@ -140,9 +144,12 @@ def read_trial_file(
         path_of = {u.path: u.path for u in longest}
         trials = read_trials(file.path, path_of.keys() | skipped)
     else:
-        trials = read_trials(file.path)
         of_id = {u.path: u.path for u in longest} | {u.id: u.path for u in longest}
         shorter = {u.id for u in utterances} - of_id.keys()
+        trials = read_trials(
+            file.path,
+            is_name=lambda name: name in skipped or file.id_of(name) in of_id,
+        )
         named = dict.fromkeys((*trials.enrol, *trials.test))
         path_of = {name: of_id.get(file.id_of(name)) for name in named}
         missing = [name for name, path in path_of.items() if path is None]
@@ -197,6 +204,10 @@ def draw_split_trials(
 ) -> TrialList:
     """Draws the trials of a split, targets across sessions where it has them.
 
+    Of a speaker with more recordings than half of the speakers have, and more than
+    `N_COMPARED`, only some are compared. All pairs are as probable, so whoever has a
+    hundred times as many would be the error rate.
+
     Arguments
     ---------
     split : str
@@ -220,8 +231,18 @@ def draw_split_trials(
     """
     speaker_of = {u.path: u.speaker for u in utterances}
     sessions = {path: session_of.get(path, path) for path in speaker_of}
+    n_all = len(speaker_of)
+    speaker_of = _some_of_each_speaker(speaker_of, sessions, seed)
+    if len(speaker_of) < n_all:
+        logger.info(
+            "%s: trials are drawn from %d of %d recordings, for some speakers have "
+            "very many",
+            split,
+            len(speaker_of),
+            n_all,
+        )
     counts = Counter(
-        speaker for speaker, _ in {(speaker_of[p], sessions[p]) for p in sessions}
+        speaker for speaker, _ in {(speaker_of[p], sessions[p]) for p in speaker_of}
     )
     n_several = sum(n > 1 for n in counts.values())
     if 0 < n_several < len(counts) / 2:
@@ -243,3 +264,25 @@ def draw_split_trials(
         return draw_trials(speaker_of, seed, session_of=sessions)
     except InputError as error:
         raise InputError(f"{split} split: {error}") from None
+
+
+def _some_of_each_speaker(
+    speaker_of: Mapping[str, str], session_of: Mapping[str, str], seed: int
+) -> dict[str, str]:
+    """No more recordings of a speaker than half of the speakers have, or `N_COMPARED`
+    where that is more; of each session as many, as far as it has them."""
+    counts = Counter(speaker_of.values()).values()
+    most = max(N_COMPARED, median_low(counts or [0]))
+
+    def rank(path: str) -> bytes:
+        return hashlib.sha256(f"{seed}:{path}".encode()).digest()
+
+    sessions_of = defaultdict(lambda: defaultdict(list))
+    for path in sorted(speaker_of, key=rank):
+        sessions_of[speaker_of[path]][session_of[path]].append(path)
+    kept = {}
+    for speaker, sessions in sessions_of.items():
+        in_turn = chain.from_iterable(zip_longest(*sessions.values()))
+        some = islice((path for path in in_turn if path is not None), most)
+        kept |= dict.fromkeys(some, speaker)
+    return kept

@@ -1,5 +1,6 @@
 """Recordings before and after their headers are read."""
 
+import contextlib
 import csv
 import math
 import os
@@ -26,6 +27,8 @@ UNUSABLE_NAME = re.compile(r"\$|[^\S ]|  |(^|/) |[\ud800-\udfff]")
 BATCH = 64
 OVERSHOOT_SECONDS = 0.5
 LISTED_SECONDS = 0.1  # every encoder here embeds as much
+MAX_FRAMES = 2**62  # libsndfile says 2**63 - 1 where it knows no number
+BLOCK = 2**16  # samples decoded at once
 N_NAMED = 5
 
 
@@ -185,11 +188,13 @@ def _read_header(
     try:
         # soundfile.info takes half as long again.
         with soundfile.SoundFile(full_path) as file:
-            frames, rate = file.frames, file.samplerate
+            frames, rate = _length(file), file.samplerate
     except soundfile.LibsndfileError as error:
         return Skipped(path, _why_unreadable(full_path, error))
     except TypeError:  # of what soundfile takes for samples without a header
         return Skipped(path, "cannot be decoded: does not say what it holds")
+    if frames >= MAX_FRAMES:
+        return Skipped(path, "does not say how long it is; convert it again")
     if not frames:
         return Skipped(path, "holds no samples")
     start, stop = 0, frames
@@ -206,6 +211,22 @@ def _read_header(
             limit = "too short to embed"
         return Skipped(path, f"is {duration:.3f} s long, {limit}")
     return Utterance(recording.id, duration, path, start, stop, recording.speaker)
+
+
+def _length(file: soundfile.SoundFile) -> int:
+    """How many samples a file holds. Of an MP3 that does not say, libsndfile makes an
+    estimate; where it is too high, they are counted."""
+    if file.format != "MP3":
+        return file.frames
+    with contextlib.suppress(soundfile.LibsndfileError):
+        file.seek(file.frames - 1)
+        if len(file.read(1)):
+            return file.frames
+    file.seek(0)
+    count = 0
+    while n_read := len(file.read(BLOCK)):
+        count += n_read
+    return count
 
 
 def _why_unreadable(path: str, error: soundfile.LibsndfileError) -> str:

@@ -1,8 +1,7 @@
 """Who is trained on, and who is held out."""
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from speechbrain.utils.logger import get_logger
 
@@ -18,9 +17,25 @@ def speakers_of(utterances: Iterable[Utterance]) -> set[str]:
     return {u.speaker for u in utterances}
 
 
-def draw_speakers(utterances: Sequence[Utterance], n: int, seed: int) -> set[str]:
-    """Draws speakers to hold out, those with two utterances first: others give no
-    target trial.
+def with_two(of_speakers: Iterable[tuple[str, str]]) -> set[str]:
+    """The speakers who are in pairs of a speaker and something else with two of it.
+
+    Example
+    -------
+    >>> with_two([("ann", "monday"), ("bob", "monday"), ("ann", "tuesday")])
+    {'ann'}
+    """
+    first = {}
+    return {
+        speaker for speaker, one in of_speakers if first.setdefault(speaker, one) != one
+    }
+
+
+def draw_speakers(
+    utterances: Sequence[Utterance], preferred: Collection[str], n: int, seed: int
+) -> set[str]:
+    """Draws speakers to hold out: the preferred first, then those with two files, for
+    others give no target trial.
 
     Each speaker has its own random rank, so one more speaker in the corpus does not
     redraw the rest.
@@ -29,6 +44,8 @@ def draw_speakers(utterances: Sequence[Utterance], n: int, seed: int) -> set[str
     ---------
     utterances : sequence of Utterance
         Those of all speakers to draw from.
+    preferred : collection of str
+        Speakers who were recorded in two sessions.
     n : int
         How many of them to draw.
     seed : int
@@ -39,13 +56,13 @@ def draw_speakers(utterances: Sequence[Utterance], n: int, seed: int) -> set[str
     set of str
         The speakers.
     """
-    counts = Counter(u.speaker for u in utterances)
+    with_two_files = with_two((u.speaker, u.path) for u in utterances)
 
-    def rank(speaker: str) -> tuple[bool, bytes]:
+    def rank(speaker: str) -> tuple[bool, bool, bytes]:
         digest = hashlib.sha256(f"{seed}:{speaker}".encode()).digest()
-        return counts[speaker] < 2, digest
+        return speaker not in preferred, speaker not in with_two_files, digest
 
-    return set(sorted(counts, key=rank)[:n])
+    return set(sorted(speakers_of(utterances), key=rank)[:n])
 
 
 def remove_speakers(splits: Splits, split: str) -> None:

@@ -30,6 +30,7 @@ from local_modules.preparation.splits import (
     longest_of_each_file,
     remove_speakers,
     speakers_of,
+    with_two,
 )
 from local_modules.trials import TrialList, write_trials
 
@@ -224,6 +225,12 @@ def _complete(
     """
     if "test" in splits:
         remove_speakers(splits, "test")
+    # A recording of which no session is known is one of its own.
+    preferred = with_two(
+        (r.speaker, r.session or r.path)
+        for r in corpus.recordings
+        if r.path not in skipped
+    )
     n_speakers = len(speakers_of(splits["train"]))
     shares = {"test": settings.test_share, "valid": settings.valid_share}
     trial_lists = {}
@@ -246,7 +253,7 @@ def _complete(
                     named = _named(valid, pool)
                     free = [u for u in pool if u.speaker not in named]
                 n_held_out = max(MIN_SPEAKERS, round(share * n_speakers))
-                held_out = draw_speakers(free, n_held_out, settings.seed)
+                held_out = draw_speakers(free, preferred, n_held_out, settings.seed)
             n_left = len(speakers_of(pool) - held_out)
             if n_left < MIN_SPEAKERS:
                 raise InputError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from sys import intern
 
 from local_modules.errors import InputError
-from local_modules.preparation.recordings import Recording
+from local_modules.preparation.recordings import Recording, Skipped
 from local_modules.preparation.scan import check_folder
 from local_modules.preparation.writing import Corpus, Settings, write_corpus
 
@@ -66,11 +66,13 @@ def prepare(
     check_folder(root, LAYOUT)
     if not (root / TABLE).is_file():
         raise InputError(f"data_folder {root}: has no {TABLE}; {LAYOUT}")
-    corpus = Corpus(root, LAYOUT, list(_read_table(root / TABLE)))
-    write_corpus(corpus, save_folder, settings)
+    recordings, skipped = [], []
+    for one in _read_table(root / TABLE):
+        (skipped if isinstance(one, Skipped) else recordings).append(one)
+    write_corpus(Corpus(root, LAYOUT, recordings, skipped), save_folder, settings)
 
 
-def _read_table(path: Path) -> Iterator[Recording]:
+def _read_table(path: Path) -> Iterator[Recording | Skipped]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
             # Sentences hold quotation marks that quote nothing.
@@ -80,9 +82,9 @@ def _read_table(path: Path) -> Iterator[Recording]:
                 raise InputError(f"{path}: has no column {', '.join(sorted(missing))}")
             for row in reader:
                 if not row["client_id"] or not row["path"]:
-                    raise InputError(
-                        f"{path}:{reader.line_num}: lacks client_id or path"
-                    )
+                    where = f"{TABLE}:{reader.line_num}"
+                    yield Skipped(where, "lacks client_id or path")
+                    continue
                 name, suffix = os.path.splitext(row["path"])
                 # The first releases left the suffix out.
                 clip = f"clips/{name}{suffix or '.mp3'}"

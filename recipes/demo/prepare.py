@@ -80,7 +80,7 @@ def prepare(
     ---------
     data_folder : str
         Where the audio goes, as `<split>/<speaker>/<utterance>.wav`, 16 kHz mono
-        16 bit, and `transcripts.csv` (`ID,text`).
+        16 bit, and beside it `transcript.csv` (`ID,text,samples`).
     save_folder : str
         Where `train.csv`, `valid.csv`, `test.csv` and `metadata.csv`
         (`speaker,split,sex`) go.
@@ -228,10 +228,6 @@ def _write_manifests(
 ) -> None:
     """Gather the speakers' transcripts, so that nothing is written too early."""
     transcripts = {one: _read_transcript(data, one) for one in speakers}
-    if not (data / "transcripts.csv").exists():
-        with _csv(data / "transcripts.csv", "ID", "text") as rows:
-            for utterances in transcripts.values():
-                rows.writerows((one["ID"], one["text"]) for one in utterances)
     with _csv(save / "metadata.csv", "speaker", "split", "sex") as rows:
         rows.writerows((one.name, one.split, one.voice().sex) for one in speakers)
     for split in SPLITS:

@@ -72,8 +72,8 @@ def prepare(
     root = Path(data_folder)
     check_folder(root, LAYOUT)
     folders = {"train": root}
+    found = [n for n in SPLIT_FOLDERS if (root / n / "wav.scp").is_file()]
     if not (root / "wav.scp").is_file():
-        found = [n for n in SPLIT_FOLDERS if (root / n / "wav.scp").is_file()]
         if {"valid", "dev"} <= set(found):
             raise InputError(
                 f"data_folder {root}: has both valid/ and dev/; keep one of them"
@@ -83,6 +83,11 @@ def prepare(
             raise InputError(
                 f"data_folder {root}: has neither wav.scp nor train/wav.scp; {LAYOUT}"
             )
+    elif found:
+        raise InputError(
+            f"data_folder {root}: has wav.scp beside {found[0]}/wav.scp; {LAYOUT}: "
+            "move one of them"
+        )
     recordings, skipped = [], []
     for split, folder in folders.items():
         for one in _read_folder(root, folder, split):
@@ -111,10 +116,13 @@ def _read_folder(root: Path, folder: Path, split: str) -> Iterator[Recording | S
     session_of = _read_names(sessions) if sessions.is_file() else None
     segments = folder / "segments"
     if segments.is_file():
-        utterances = _read_segments(segments)
+        listed, utterances = segments, _read_segments(segments)
     else:
+        listed = folder / "wav.scp"
         utterances = ((name, name, None) for name in path_of)
+    unheard = set(speaker_of)
     for utterance, recording, stretch in utterances:
+        unheard.discard(utterance)
         if recording not in path_of:
             yield Skipped(recording, f"is in {segments} and not in wav.scp")
         elif utterance not in speaker_of:
@@ -128,6 +136,8 @@ def _read_folder(root: Path, folder: Path, split: str) -> Iterator[Recording | S
             session = session_of[utterance] if session_of is not None else None
             path = path_of[recording]
             yield Recording(utterance, path, speaker, split, session, stretch)
+    for utterance in sorted(unheard):
+        yield Skipped(utterance, f"is in {folder / 'utt2spk'} and not in {listed}")
 
 
 def _read_names(path: Path) -> dict[str, str]:

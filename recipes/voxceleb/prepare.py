@@ -28,7 +28,7 @@ LAYOUT = (
 UTTERANCE = re.compile(r"(?:^|.*/)(id(\d{5})/([^/]+)/\d{5})\.(?i:wav|flac|m4a)")
 LISTED = re.compile(r"id1\d{4}/[^/]+/\d{5}\.wav")
 # VoxCeleb2 has its own test speakers; the archives keep them in a folder of this name.
-TEST_FOLDER = re.compile(r"(^|.*[/_])test[/_]")
+TEST_FOLDER = re.compile(r"(^|.*/)(?i:vox\w*_)?test(_(aac|txt|wav|flac|m4a))?/")
 SUFFIXES = frozenset({".wav", ".flac", ".m4a"})
 PARTS = {"1": {1}, "2": {2}, "1+2": {1, 2}}
 
@@ -130,6 +130,17 @@ def prepare(
         logger.info("left out %d utterances of VoxCeleb2's test", len(tests_of_2))
         for one in tests_of_2:
             del path_of[one]
+    wanted = PARTS[str(parts)] - ({1} if all_of_1 else set())
+    lacking = wanted - {_part(one) for one in path_of if one[:7] not in tested}
+    if lacking:
+        part = min(lacking)
+        beside = ""
+        if part == 2 and tests_of_2:
+            beside = f", only {len(tests_of_2)} utterances in a folder of its test"
+        raise InputError(
+            f"data_folder {root}: parts is {parts}, and nothing of VoxCeleb{part} is "
+            f"there to train on{beside}; add VoxCeleb{part} dev or take other parts"
+        )
     if not any(one[:7] in tested for one in path_of):
         raise InputError(
             f"data_folder {root}: holds no recording of a test speaker, id10270 to "

@@ -17,6 +17,7 @@ from local_modules.audio import (
     UtteranceReader,
 )
 from local_modules.errors import InputError
+from tests.recordings import write_streamed_flac
 
 RATE = 16000
 SPEEDS = [1.0, 0.9, 1.1]
@@ -211,6 +212,17 @@ def test_undecodable_is_named_and_skipped(tmp_path, caplog, crop_seconds):
         assert UtteranceReader(RATE, crop_seconds)("u", str(path), 0, 9000) is None
         assert str(path) in caplog.text
         assert len(caplog.records) == 1
+
+
+def test_a_length_that_no_memory_holds_is_skipped(tmp_path, caplog):
+    path = tmp_path / "streamed.flac"
+    write_streamed_flac(path, RAMP, RATE)
+    for cache in (None, SpeechCache(1.0)):
+        caplog.clear()
+        reader = UtteranceReader(RATE, cache=cache)
+        assert reader("u", str(path), 0, soundfile.info(path).frames) is None
+        assert str(path) in caplog.text
+        assert reader("u", str(path), 0, RATE) is not None
 
 
 def test_empty_stretch_is_skipped(ramp, caplog):

@@ -60,11 +60,23 @@ def test_a_clip_is_missing_and_one_is_listed_twice(clients):
     ]
 
 
+def test_a_row_that_lacks_something_is_skipped(clients):
+    with open(clients.data / "validated.tsv", "a") as file:
+        file.write("\tcommon_voice_en_99.mp3\nann\n")
+    assert "2 of 18 audio files" in clients.failure(prepare, RunError)
+    prepare(str(clients.data), str(clients.save), max_bad_share=0.2)
+    assert (clients.save / "skipped.csv").read_text().splitlines()[1:] == [
+        "validated.tsv:18,lacks client_id or path",
+        "validated.tsv:19,lacks client_id or path",
+    ]
+
+
 def test_what_is_no_common_voice(clients):
     path = clients.data / "validated.tsv"
     path.write_text("client\tpath\nann\t1.mp3\n")
     assert f"{path}: has no column client_id" in clients.failure(prepare)
     path.write_text("client_id\tpath\n\t1.mp3\n")
-    assert f"{path}:2: lacks client_id or path" in clients.failure(prepare)
+    message = clients.failure(prepare, RunError)
+    assert "validated.tsv:2, lacks client_id or path" in message
     path.unlink()
     assert "has no validated.tsv" in clients.failure(prepare)

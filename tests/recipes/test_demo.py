@@ -166,7 +166,9 @@ def test_no_speaker_and_no_text_in_two_splits(corpus):
         for split in SPLITS
         for row in rows(corpus / "save" / f"{split}.csv")
     }
-    transcripts = rows(corpus / "data" / "transcripts.csv")
+    transcripts = [
+        row for path in corpus.glob("data/*/*/transcript.csv") for row in rows(path)
+    ]
     assert {row["ID"] for row in transcripts} == set(split_of_id)
     assert all(split_of(row["text"]) == split_of_id[row["ID"]] for row in transcripts)
 

@@ -197,6 +197,17 @@ def test_speakers_with_two_utterances_are_held_out_first(tmp_path, save):
     assert speakers(splits["valid"]) | speakers(splits["test"]) == set(names("two", 4))
 
 
+def test_speakers_of_two_sessions_are_held_out_first(tmp_path, save):
+    data = tmp_path / "data"
+    for name in names("one", 16):
+        write_speakers(data / name, ["monday"])
+    for name in names("two", 4):
+        write_speakers(data / name, ["monday", "tuesday"], n_utterances=1)
+    prepare(str(data), str(save))
+    splits = read(save)
+    assert speakers(splits["valid"]) | speakers(splits["test"]) == set(names("two", 4))
+
+
 # Audio
 
 

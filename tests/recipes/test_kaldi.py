@@ -207,6 +207,35 @@ def test_what_is_missing_is_named(corpus):
     assert skipped[1].startswith("wav/s0-0.wav,has no speaker: mute is not in")
 
 
+def test_what_only_utt2spk_has_is_named(corpus):
+    corpus.add(*write(corpus.data))
+    with open(corpus.data / "utt2spk", "a") as file:
+        file.write("s0-8 s0\n")
+    assert "1 of 17 audio files" in corpus.failure(prepare, RunError)
+    prepare(str(corpus.data), str(corpus.save), max_bad_share=0.2)
+    (line,) = (corpus.save / "skipped.csv").read_text().splitlines()[1:]
+    lists = [corpus.data / name for name in ("utt2spk", "wav.scp")]
+    assert line == f"s0-8,is in {lists[0]} and not in {lists[1]}"
+
+
+def test_one_folder_beside_split_folders(corpus):
+    corpus.add(*write(corpus.data), *write(corpus.data / "test", 3, "t"))
+    message = corpus.failure(prepare)
+    assert f"data_folder {corpus.data}: has wav.scp beside test/wav.scp" in message
+
+
+def test_trials_of_paths_with_spaces(corpus):
+    write(corpus.data)
+    scp = corpus.data / "wav.scp"
+    scp.write_text(scp.read_text().replace("wav/", "my wav/"))
+    corpus.add(*[line.split(maxsplit=1)[1] for line in scp.read_text().splitlines()])
+    text = "1 my wav/s3-0.wav my wav/s3-1.wav\n0 my wav/s3-0.wav my wav/s5-1.wav\n"
+    (corpus.data / "valid_trials.txt").write_text(text)
+    prepare(str(corpus.data), str(corpus.save))
+    assert corpus.speakers()["valid"] == {"s3", "s5"}
+    assert (corpus.save / "valid_trials.txt").read_text() == text
+
+
 def test_no_kaldi_folder(corpus):
     assert "has neither wav.scp nor train/wav.scp" in corpus.failure(prepare)
     (corpus.data / "wav.scp").write_text("a b.wav\n")

@@ -1,6 +1,7 @@
 """The names are those of the archives: vox1_dev_wav, vox1_test_wav, vox2_dev_aac and
 vox2_test_aac, unpacked into folders of their own."""
 
+import errno
 import os
 import shutil
 import signal
@@ -133,6 +134,22 @@ def test_parts(vox, caplog):
     assert vox.failure(prepare, parts=3) == "parts is 3; it must be 1, 2 or 1+2"
 
 
+def test_a_part_of_which_nothing_is_there(vox):
+    vox.add(*utterances("vox2/test/aac", 17, 61, suffix="flac"))
+    message = vox.failure(prepare, parts="1+2")
+    assert "parts is 1+2, and nothing of VoxCeleb2 is there to train on" in message
+    assert "only 8 utterances in a folder of its test; add VoxCeleb2 dev" in message
+    shutil.rmtree(vox.data / "vox1/dev")
+    assert "parts is 1, and nothing of VoxCeleb1 is there" in vox.failure(prepare)
+
+
+def test_the_test_of_voxceleb2_is_told_by_its_own_folder(vox):
+    vox.add(*utterances("disk_test_1/vox2/dev/aac", 12, 13, 14, 15, suffix="flac"))
+    vox.add(*utterances("disk_test_1/vox2_test_aac", 17, suffix="flac"))
+    speakers = prepared(vox, parts=2)
+    assert speakers["train"] | speakers["valid"] == {f"id000{n}" for n in range(12, 16)}
+
+
 def test_a_recording_of_the_list_is_missing(vox, caplog):
     (vox.data / "vox1/test/wav/id10309/7gWzIy6yIIk/00002.wav").unlink()
     message = vox.failure(prepare, RunError)
@@ -235,6 +252,19 @@ def test_m4a_that_decodes_in_part_is_skipped(vox2):
 
 
 @needs_ffmpeg
+def test_a_full_disk_is_no_bad_recording(vox2):
+    part = vox2.data / "converted/id00013/1zcIwhmdeo4/.00001.flac.part"
+    part.parent.mkdir(parents=True)
+    part.symlink_to("/dev/full")
+    with pytest.raises(OSError) as error:
+        prepared(vox2, parts=2)
+    assert error.value.errno == errno.ENOSPC
+    assert error.value.filename.endswith("id00013/1zcIwhmdeo4/00001.flac")
+    prepared(vox2, parts=2)  # the same command continues
+    assert len(list(vox2.data.glob("converted/**/*.flac"))) == 20
+
+
+@needs_ffmpeg
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_conversion_that_was_stopped_continues(vox2, how):
     command = (
@@ -242,12 +272,15 @@ def test_a_conversion_that_was_stopped_continues(vox2, how):
         f"prepare({str(vox2.data)!r}, {str(vox2.save)!r}, parts=2)"
     )
     run = subprocess.Popen(
-        [sys.executable, "-c", command], cwd=ROOT, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", command],
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     while not list(vox2.data.glob("converted/**/*.flac")):
         assert run.poll() is None
         time.sleep(0.01)
-    run.send_signal(how)
+    os.killpg(run.pid, how)  # as Ctrl-C does: no ffmpeg goes on writing
     assert run.wait() != 0
     done = {p: p.stat().st_ino for p in vox2.data.glob("converted/**/*.flac")}
     assert all(soundfile.info(path).frames for path in done)

@@ -14,6 +14,7 @@ from local_modules.augmentation.recorded import (
     read_responses,
 )
 from local_modules.errors import InputError
+from tests.recordings import write_streamed_flac
 
 RATE = 16000
 MUSAN = {
@@ -89,6 +90,12 @@ def test_beside_musan_there_may_be_anything(musan):
     assert sum(map(len, find_noises(str(musan)).values())) == 24
 
 
+def test_beside_the_three_kinds_there_is_nothing_else(musan):
+    write(musan / "musan" / "mine" / "1.wav", tone(500, 1))
+    with pytest.raises(InputError, match="mine/1.wav lies beside noise/, music/ and"):
+        find_noises(str(musan / "musan"))
+
+
 def test_rirs_noises_without_its_noises(tmp_path):
     for path in RIRS_NOISES:
         write(tmp_path / path, tone(500, 0.1))
@@ -121,9 +128,11 @@ def peaks(samples):
     return sorted({round(f, -2) for f in hertz[spectrum > 0.1 * spectrum.max()]})
 
 
-def test_stretches_of_each_kind(musan):
+def test_stretches_of_each_kind(musan, caplog):
+    caplog.set_level("INFO")
     samples, kinds = read_noises(str(musan), RATE)
     assert kinds.tolist() == [[0, 2, 0, 15], [2, 2, 5, 15], [4, 20, 13, 20]]
+    assert f"{musan}: 2 noise, 2 music, 20 speech recordings" in caplog.text
     assert samples.shape == (24, 10 * RATE) and samples.dtype == torch.int16
     # Of 3 s, repeated.
     assert [peaks(row) for row in samples[:4]] == [[1000], [1000], [2000], [2000]]
@@ -160,10 +169,12 @@ def test_what_cannot_be_read_is_named_and_left_out(tmp_path, caplog):
     write(tmp_path / "a.wav", tone(500, 1))
     write(tmp_path / "silent.wav", np.zeros(RATE))
     (tmp_path / "broken.wav").write_text("no audio")
+    write_streamed_flac(tmp_path / "streamed.flac", tone(500, 1), RATE)
     samples, _ = read_noises(str(tmp_path), RATE)
     assert len(samples) == 1
     assert len(read_responses(str(tmp_path), RATE)) == 1
     assert sum("broken.wav" in record.message for record in caplog.records) == 2
+    assert sum("streamed.flac" in record.message for record in caplog.records) == 2
     (tmp_path / "a.wav").unlink()
     read_noises.cache_clear(), read_responses.cache_clear()
     for read in (read_noises, read_responses):

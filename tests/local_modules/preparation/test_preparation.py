@@ -11,6 +11,7 @@ import pytest
 import soundfile
 
 import recipes
+from local_modules.audio import UtteranceReader
 from local_modules.corpus import licence
 from local_modules.errors import InputError, RunError
 from local_modules.manifest import Utterance
@@ -27,7 +28,13 @@ from local_modules.preparation.recordings import (
     read_headers,
 )
 from local_modules.preparation.scan import path_from
-from local_modules.preparation.splits import longest_of_each_file, remove_speakers
+from local_modules.preparation.splits import (
+    draw_speakers,
+    longest_of_each_file,
+    remove_speakers,
+)
+from local_modules.trials import draw_trials
+from tests.recordings import write_plain_mp3, write_streamed_flac
 
 RECIPES = [
     module.name for module in pkgutil.iter_modules(recipes.__path__) if module.ispkg
@@ -129,6 +136,32 @@ def test_samples_without_a_header_are_skipped(tmp_path):
     assert result == Skipped("a.raw", "cannot be decoded: does not say what it holds")
 
 
+def test_a_flac_that_does_not_say_how_long_it_is(tmp_path):
+    write_streamed_flac(tmp_path / "a.flac", np.zeros(16000), 16000)
+    assert soundfile.info(tmp_path / "a.flac").frames > 2**62
+    ((_, result),) = read_headers(tmp_path, [Recording("u", "a.flac", "s")], 0.5)
+    reason = "does not say how long it is; convert it again"
+    assert result == Skipped("a.flac", reason)
+
+
+def test_an_mp3_is_as_long_as_what_can_be_read(tmp_path, caplog):
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, 24000)
+    path = tmp_path / "a.mp3"
+    write_plain_mp3(path, noise, 16000)
+    ((_, result),) = read_headers(tmp_path, [Recording("u", "a.mp3", "s")], 0.5)
+    assert soundfile.info(path).frames > result.stop + 1600
+    assert 24000 <= result.stop < 24000 + 3 * 1152
+    wav = UtteranceReader(16000)("u", str(path), 0, result.stop)
+    assert len(wav) == result.stop and not caplog.records
+
+
+def test_an_mp3_that_says_how_long_it_is_is_taken_at_its_word(tmp_path, monkeypatch):
+    soundfile.write(tmp_path / "a.mp3", np.zeros(16000), 16000)
+    monkeypatch.setattr("local_modules.preparation.recordings.BLOCK", None)
+    ((_, result),) = read_headers(tmp_path, [Recording("u", "a.mp3", "s")], 0.5)
+    assert result.stop == 16000
+
+
 def test_longest_of_each_file():
     rows = [
         utterance("a1", duration=1.0, path="x"),
@@ -171,6 +204,51 @@ def test_drawn_targets_join_sessions_where_there_are_some(caplog):
     one_day = dict.fromkeys(days, "day1")
     assert draw_split_trials("test", rows, one_day, seed=1).labels.sum() == 2 * 6
     assert "test: no speaker was recorded in two sessions" in caplog.text
+
+
+def prolific(n_most, n_others):
+    """A speaker with many recordings, two days of them, beside nine others."""
+    counts = {"a": n_most} | dict.fromkeys("bcdefghij", n_others)
+    rows = [utterance(f"{s}{u:04d}") for s, n in counts.items() for u in range(n)]
+    return rows, {row.path: f"day{row.id[1:] < '0010'}" for row in rows}
+
+
+def test_who_has_very_many_recordings_is_not_the_error_rate(caplog):
+    caplog.set_level("INFO")
+    rows, days = prolific(500, 20)
+    trials = draw_split_trials("test", rows, days, seed=1)
+    of_most = {p for p in (*trials.enrol, *trials.test) if p.startswith("a")}
+    assert len(of_most) == 30
+    # All of the few of the other day.
+    assert sum(days[path] == "dayTrue" for path in of_most) == 10
+    pairs = zip(trials.enrol, trials.test, trials.labels, strict=True)
+    targets = [a[0] for a, b, label in pairs if label and a[0] == b[0]]
+    assert len(targets) == 9 * 10 * 10 + 10 * 20
+    assert "test: trials are drawn from 210 of 680 recordings" in caplog.text
+    again = draw_split_trials("test", rows[::-1], days, seed=1)
+    assert (again.enrol, again.test) == (trials.enrol, trials.test)
+
+
+@pytest.mark.parametrize("counts", [(30, 2), (100, 100)])
+def test_where_nobody_stands_out_all_recordings_are_compared(counts, caplog):
+    caplog.set_level("INFO")
+    rows, _ = prolific(*counts)
+    trials = draw_split_trials("test", rows, {}, seed=1)
+    known = {row.path: row.speaker for row in rows}
+    drawn = draw_trials(known, 1, session_of={path: path for path in known})
+    assert (trials.enrol, trials.test) == (drawn.enrol, drawn.test)
+    assert not caplog.text
+
+
+def test_who_is_drawn_was_recorded_in_two_sessions_or_in_two_files():
+    rows = [utterance(f"{s}{u}") for s in "abcdefgh" for u in "12"]
+    rows += [utterance(f"{s}{u}", path=f"{s}.wav") for s in "xyz" for u in "12"]
+    drawn = [draw_speakers(rows, set("gh"), n, seed=1) for n in range(1, 12)]
+    assert drawn[0] < drawn[1] == set("gh") < drawn[4]
+    assert drawn[7] == set("abcdefgh") < drawn[8]
+    # Where no session is known all are sessions of their own, and nothing changes.
+    alike = rows[:16]
+    assert draw_speakers(alike, set("abcdefgh"), 3, seed=1) == set("dga")
 
 
 @pytest.mark.parametrize(("speakers", "n_told"), [("ab", 0), ("abc", 1)])
