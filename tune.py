@@ -51,6 +51,7 @@ from local_modules.tuning.search import (
     make_sampler_and_pruner,
     read_search,
 )
+from local_modules.tuning.storage import point_to_storage
 from local_modules.tuning.study import (
     EPOCHS,
     SLOT,
@@ -151,7 +152,10 @@ def first_screen(job: Job, n_workers: int, n_done: int) -> str:
     if minutes is None:
         takes = "told by the progress bar after the first trials"
     else:
-        takes = f"up to {n_left * minutes / n_workers:.0f} min of training"
+        in_all = n_left * minutes / n_workers
+        if job.deadline is not None:  # what has begun by then goes on
+            in_all = min(in_all, (job.deadline - time.time()) / 60 + minutes)
+        takes = f"up to {in_all:.0f} min of training"
         takes += " and what it takes to read the corpus and to validate"
     ranges = "\n             ".join(
         f"{key}: {distribution_text(space)}" for key, space in search.space.items()
@@ -161,8 +165,8 @@ def first_screen(job: Job, n_workers: int, n_done: int) -> str:
             f"Study      {job.name}: {job.n_trials} trials of {job.recipe}"
             + (f", {n_done} of them done" if n_done else ""),
             f"searched   {ranges}",
-            f"a trial    {outcome.params_text(search.proxy)}; the first has the "
-            "recipe's own values",
+            f"a trial    {outcome.params_text(search.proxy) or 'the full length'}; "
+            "the first has the recipe's own values",
             f"judged by  {', '.join(search.objectives)} on valid; test is not read",
             f"takes      {takes}, with {n_workers} at a time",
             f"results    {job.folder}",
@@ -238,15 +242,14 @@ def finish(job: Job, study: optuna.Study, full: dict) -> None:
         f"Trial {number} of {len(live)}, {value} on valid, from {job.recipe}",
         folder / "best.yaml",
     )
-    best_recipe = str(folder / "best.yaml")
-    command = ["python", "train_speaker.py", best_recipe, *job.option_words()]
-    pictures = make_pictures(study)
+    command = shlex.join(job.command(str(folder / "best.yaml")))
+    pictures = make_pictures(study, job.search.objectives)
     write_pictures(pictures, folder / "plots")
     write_report(
         study,
         job.search,
         job.recipe,
-        shlex.join(command),
+        command,
         pictures,
         read_retrained(folder / RETRAINED, number),
         folder / "report.html",
@@ -257,7 +260,7 @@ def finish(job: Job, study: optuna.Study, full: dict) -> None:
         print(f"own       trial 0: {outcome.objective_text(name, live[0].values[0])}")
     print(f"page      {folder / 'report.html'}")
     print(f"pictures  {folder / 'plots'}")
-    print(f"train it  {shlex.join(command)}")
+    print(f"train it  {command}")
 
 
 def read_retrained(path: Path, best: int) -> dict | None:
@@ -281,7 +284,11 @@ def tune(argv: list[str]) -> None:
         raise InputError("--workers: torchrun's processes run one trial together")
     ranks = Ranks(job, train)
     if if_main_process():
-        lead(job, full, options, ranks.run(), ranks.train)
+        try:
+            lead(job, full, options, ranks.run(), ranks.train)
+        except Exception:  # of a Ctrl-C they hear by themselves
+            ranks.dismiss()
+            raise
         ranks.dismiss()
     else:
         ranks.follow()
@@ -324,6 +331,7 @@ def lead(
     prepare_corpus(settings, begun_with)
     read_corpus(settings["manifest_folder"])
     # Not before all is as it should be: a study can't be begun twice.
+    point_to_storage(job.storage, job.folder)
     claim(study, "settings", job.settings())
     claim(study, "data", {"corpus": checksums(settings["manifest_folder"])})
     enqueue_defaults(study, job.search.defaults)

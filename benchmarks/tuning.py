@@ -52,6 +52,7 @@ from local_modules.errors import (  # noqa: E402
 )
 from local_modules.files import replacing  # noqa: E402
 from local_modules.plots import BLUE, VERMILLION, save_figure, tidy  # noqa: E402
+from local_modules.tuning.outcome import spread_text  # noqa: E402
 from local_modules.tuning.search import (  # noqa: E402
     Search,
     make_sampler_and_pruner,
@@ -122,6 +123,8 @@ def by_hand(
     cpu_seconds = np.cumsum([cost["cpu_seconds"] for cost in costs])
     values = [np.inf if trial.value is None else trial.value for trial in trials]
     best = np.minimum.accumulate(values)
+    if not np.isfinite(best[-1]):
+        raise RunError(f"{folder}: no trial is complete")
     return {
         "best_eer": best[-1],
         "best_params": trials[int(np.argmin(values))].params,
@@ -176,8 +179,11 @@ def train(
     if process.returncode != 0:
         said = one_line(process.stderr[-2000:])
         error = f"{output_folder}: {said}; its log.txt has more"
-        # What isn't the trial's own failure ends the benchmark.
-        is_its_own = process.returncode == RunError.exit_status
+        # What isn't the trial's own failure ends the benchmark; a crash has the same
+        # status, and ends in the last line of a traceback.
+        last = process.stderr.strip().rpartition("\n")[2]
+        has_told = last.startswith("train_speaker.py: ")
+        is_its_own = has_told and process.returncode == RunError.exit_status
         raise RunError(error) if is_its_own else InputError(error)
 
 
@@ -241,6 +247,8 @@ def by_tune(options: argparse.Namespace, seed: int, minutes: float) -> dict:
     study = open_study(None, folder, name, 1)
     trials = [t for t in live_trials(study).values() if t.user_attrs.get(EPOCHS)]
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    if not complete:
+        raise RunError(f"{folder}: no trial is complete")
     begin = trials[0].datetime_start.timestamp()
     span = trials[-1].datetime_complete.timestamp() - begin
     trained = sum(trial.user_attrs[EPOCHS][-1]["seconds"] for trial in trials)
@@ -273,24 +281,19 @@ def table(results: dict[int, tuple[dict, dict]], own: list[float]) -> str:
     ]
     for seed, (hand, tuned) in results.items():
         by_then = [e for used, e in hand["curve"] if used <= tuned["cpu_seconds"]]
+        spreads = [spread_text(way["again"], 100, " %") for way in (hand, tuned)]
         lines.append(
             f"| {seed} | {hand['n_trials']} | {hand['cpu_seconds'] / 60:.1f} "
-            f"| {100 * hand['best_eer']:.2f} % | {spread(hand['again'])} "
+            f"| {100 * hand['best_eer']:.2f} % | {spreads[0]} "
             f"| {tuned['n_trials']} ({tuned['n_pruned']}) "
             f"| {tuned['cpu_seconds'] / 60:.1f} "
             f"| {100 * tuned['cpu_seconds'] / hand['cpu_seconds']:.0f} % "
-            f"| {100 * tuned['best_eer']:.2f} % | {spread(tuned['again'])} "
+            f"| {100 * tuned['best_eer']:.2f} % | {spreads[1]} "
             f"| {tuned['overhead_seconds']:.2f} s "
             f"| {f'{100 * by_then[-1]:.2f} %' if by_then else 'none'} |"
         )
-    return "\n".join([*lines, "", f"The recipe's own values again: {spread(own)}"])
-
-
-def spread(eers: list[float]) -> str:
-    """Mean and, of several, standard deviation in percent."""
-    if len(eers) == 1:
-        return f"{100 * eers[0]:.2f} %"
-    return f"{100 * np.mean(eers):.2f} ± {100 * np.std(eers, ddof=1):.2f} %"
+    own_spread = spread_text(own, 100, " %")
+    return "\n".join([*lines, "", f"The recipe's own values again: {own_spread}"])
 
 
 def picture(results: dict[int, tuple[dict, dict]], path: Path) -> None:

@@ -71,7 +71,7 @@ def here(tmp_path, monkeypatch, voices_folder):
 @pytest.fixture
 def no_study_pictures(no_pictures, monkeypatch):
     """Nor are any of the study drawn."""
-    monkeypatch.setattr(tune, "make_pictures", lambda study: [])
+    monkeypatch.setattr(tune, "make_pictures", lambda study, objectives: [])
 
 
 def command(*more):
@@ -105,6 +105,7 @@ def test_a_study_and_what_it_leaves(here):
     assert program.status == 130
     assert "python tune.py small.yaml --search search.yaml" in output.splitlines()[-1]
     assert "Traceback" not in output
+    assert "Stopping at a checkpoint; " in output
 
     # Nothing of the test recordings is left, though they look as when scanned.
     for path in (here / "data" / "test").rglob("*.wav"):
@@ -197,22 +198,28 @@ pruner: !new:optuna.pruners.ThresholdPruner {upper: -1.0}
 """
 
 
-def test_torchrun_trains_each_trial_on_all_processes(here):
+def test_torchrun_trains_each_trial_on_all_processes(here, capsys):
     """A trial that is complete, for the first is never pruned, one whose values are
     wrong, and one that is pruned."""
     (here / "search.yaml").write_text(SEARCH_OF_KERNELS)
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     options = ("--retrain", "1", "--number_of_epochs", "1")
     arguments = command("--distributed_backend", "gloo", *options)
-    process = subprocess.run(
-        [sys.executable, *launcher, str(ROOT / "tune.py"), *arguments],
-        cwd=here,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=300,
-    )
+
+    def launch(*more):
+        return subprocess.run(
+            [sys.executable, *launcher, str(ROOT / "tune.py"), *arguments, *more],
+            cwd=here,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=300,
+        )
+
+    process = launch()
     assert process.returncode == 0, process.stdout
+    trains = "torchrun --nproc_per_node 2 train_speaker.py results/tune/small/best.yaml"
+    assert f"train it  {trains} --distributed_backend gloo\n" in process.stdout
     folder = here / "results" / "tune" / "small"
     complete, *others = live_trials(open_study(None, folder, "small", 1)).values()
     assert complete.state.name == "COMPLETE"
@@ -224,6 +231,14 @@ def test_torchrun_trains_each_trial_on_all_processes(here):
     assert pruned.intermediate_values == {1: 0.5}
     for result in json.loads((folder / "retrained.json").read_text()).values():
         assert len(result["test_eer"]) == 1
+
+    # It is not continued on another number of processes, nor with other values, of
+    # which the first process alone knows: it lets the others end.
+    assert tune.main(arguments) == 2
+    assert "option: processes 2, not 1" in capsys.readouterr().err
+    process = launch("--batch_size", "4")
+    assert process.returncode != 0 and "batch_size 8, not 4" in process.stdout
+    assert "broadcast" not in process.stdout
 
 
 def test_defaults_that_fail_end_the_study(here, capsys):
@@ -243,7 +258,6 @@ def test_a_first_trial_that_was_pruned_is_not_shown_for_the_own_values(here, cap
     job, full = tune.make_job(*tune.parse(command()))
     job.folder.mkdir(parents=True)
     study = job.open_study()
-    study.set_user_attr("settings", {"objectives": ["eer"]})
     study.enqueue_trial(job.search.defaults)
     for slot, (eer, state) in enumerate(
         [(0.4, TrialState.PRUNED), (0.3, TrialState.COMPLETE)]
@@ -344,11 +358,41 @@ def test_a_study_is_not_continued_as_another(here, no_study_pictures, capsys):
     (here / "search.yaml").write_text(wider)
     assert tune.main(command("--trials", "2")) == 2
     assert "was begun with searched: lr " in capsys.readouterr().err
+    (here / "search.yaml").write_text(SEARCH)
+    assert (here / "results/tune/small/storage.txt").read_text() == "study.journal\n"
+    database = ("--storage", f"sqlite:///{here}/study.db")
+    assert tune.main(command("--trials", "2", *database)) == 2
+    error = capsys.readouterr().err
+    assert "is in study.journal, not in sqlite:///" in error and error.count("\n") == 1
 
 
 def test_the_time_is_in_minutes(here):
     job, _ = tune.make_job(*tune.parse(command("--timeout", "90")))
     assert job.deadline - time.time() == pytest.approx(90 * 60, abs=30)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ((), "up to 40 min of training"),
+        (("--timeout", "15"), "up to 25 min of training"),
+        (("--timeout", "90", "--workers", "2"), "up to 20 min of training"),
+    ],
+)
+def test_the_first_screen_says_how_long_it_takes(options, told, here):
+    """A trial that has begun before the timeout goes on after it."""
+    minutes = "train_time_limit_minutes: 10"
+    (here / "search.yaml").write_text(SEARCH.replace("number_of_epochs: 2", minutes))
+    options, rest = tune.parse(command(*options))
+    job, _ = tune.make_job(options, rest)
+    assert told in tune.first_screen(job, options.workers, 0)
+
+
+def test_the_first_screen_of_trials_in_full(here):
+    text = SEARCH.replace("proxy:\n    number_of_epochs: 2", "proxy: {}")
+    (here / "search.yaml").write_text(text)
+    job, _ = tune.make_job(*tune.parse(command()))
+    assert "\na trial    the full length; the first" in tune.first_screen(job, 1, 0)
 
 
 def test_the_best_is_retrained_with_what_was_found(here):

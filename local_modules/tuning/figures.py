@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,17 +22,11 @@ from plotly.offline import get_plotlyjs
 from local_modules.files import replacing
 from local_modules.plots import BLUE, VERMILLION, save_figure, tidy
 from local_modules.tuning.outcome import best_trial
+from local_modules.tuning.search import OBJECTIVES
 from local_modules.tuning.study import EPOCHS, live_trials
 
 OTHERS_GREY = "#BBBBBB"
 N_IMPORTANT = 4  # parameters that contour and slice show
-LABELS = {
-    "eer": "valid EER (%)",
-    "min_dcf": "valid minDCF",
-    "n_parameters": "parameters (M)",
-    "train_seconds": "training (min)",
-}
-FACTOR = {"eer": 100, "min_dcf": 1, "n_parameters": 1e-6, "train_seconds": 1 / 60}
 
 # Name, title, key of an epoch's row, factor, axis.
 OVERLAYS = (
@@ -68,10 +62,9 @@ class Picture:
     draw: Callable[[], Figure]
 
 
-def view(study: optuna.Study) -> optuna.Study:
+def view(study: optuna.Study, objectives: Sequence[str]) -> optuna.Study:
     """A copy of a study for looking at: live trials only, rates in percent."""
-    objectives = study.user_attrs["settings"]["objectives"]
-    factors = [FACTOR[name] for name in objectives]
+    factors = [OBJECTIVES[name].factor for name in objectives]
     shown = optuna.create_study(directions=study.directions)
     for trial in live_trials(study).values():
         trial = copy.deepcopy(trial)
@@ -83,21 +76,22 @@ def view(study: optuna.Study) -> optuna.Study:
     return shown
 
 
-def make_pictures(study: optuna.Study) -> list[Picture]:
+def make_pictures(study: optuna.Study, objectives: Sequence[str]) -> list[Picture]:
     """The pictures that a study has trials enough for.
 
     Arguments
     ---------
     study : optuna.Study
         With at least one complete trial.
+    objectives : sequence of str
+        Names of its objectives.
 
     Returns
     -------
     list of Picture
     """
-    shown = view(study)
-    objectives = study.user_attrs["settings"]["objectives"]
-    label = LABELS[objectives[0]]
+    shown = view(study, objectives)
+    label = OBJECTIVES[objectives[0]].axis
     target = None if len(objectives) == 1 else lambda trial: trial.values[0]
     options = {"target": target, "target_name": label}
     complete = shown.get_trials(states=(TrialState.COMPLETE,))
@@ -120,7 +114,7 @@ def make_pictures(study: optuna.Study) -> list[Picture]:
                 "No trial beats one of the marked ones in every objective: choose one "
                 "of them.",
                 shown,
-                target_names=[LABELS[name] for name in objectives],
+                target_names=[OBJECTIVES[name].axis for name in objectives],
             ),
         )
     important = _important(shown, target) if len(complete) > 3 else []

@@ -8,6 +8,7 @@ from speechbrain.utils.run_opts import RunOptions
 
 from local_modules import config
 from local_modules.command_line import parse_command_line
+from local_modules.distributed import rank_and_count
 from local_modules.tuning.search import Search
 from local_modules.tuning.storage import open_study
 
@@ -80,9 +81,11 @@ class Job:
     def settings(self) -> dict:
         """What the trials of a study have in common."""
         texts, run_opts = config.texts(self.recipe, self.overrides), self.run_opts()
+        options = {name: run_opts[name] for name in sorted(RUN_OPTIONS)}
         return {
             "recipe": {k: v for k, v in texts.items() if k not in FREE_KEYS},
-            "option": {name: run_opts[name] for name in sorted(RUN_OPTIONS)},
+            # A batch is one for each process.
+            "option": {**options, "processes": rank_and_count()[1]},
             "searched": {
                 key: optuna.distributions.distribution_to_json(distribution)
                 for key, distribution in self.search.space.items()
@@ -95,11 +98,17 @@ class Job:
         arguments = [self.recipe, *self.arguments, "--noprogressbar"]
         return parse_command_line(arguments)[1]
 
-    def option_words(self) -> list[str]:
-        """The run options of the command line that a training's outcome depends on."""
+    def command(self, recipe: str) -> list[str]:
+        """Trains a recipe as the trials are: on as many processes, and with the run
+        options that a training's outcome depends on."""
+        n_processes = rank_and_count()[1]
+        words, names = ["python"], RUN_OPTIONS
+        if n_processes > 1:
+            words = ["torchrun", "--nproc_per_node", str(n_processes)]
+            names = names | {"distributed_backend"}
+        words += ["train_speaker.py", recipe]
         given, usual = self.run_opts(), RunOptions()
-        words = []
-        for name in sorted(RUN_OPTIONS):
+        for name in sorted(names):
             if given[name] != usual[name]:
                 words.append(f"--{name}")
                 words += [] if given[name] is True else [str(given[name])]

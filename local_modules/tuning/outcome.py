@@ -2,9 +2,10 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
@@ -32,12 +33,22 @@ def objective_text(name: str, value: float) -> str:
     >>> objective_text("eer", 0.0412), objective_text("n_parameters", 1050000)
     ('EER 4.12 %', '1.05 M parameters')
     """
-    return {
-        "eer": f"EER {100 * value:.2f} %",
-        "min_dcf": f"minDCF {value:.3f}",
-        "n_parameters": f"{value / 1e6:.2f} M parameters",
-        "train_seconds": f"{value / 60:.1f} min of training",
-    }[name]
+    objective = OBJECTIVES[name]
+    return objective.text.format(objective.factor * value)
+
+
+def spread_text(values: Sequence[float], factor: float, unit: str) -> str:
+    """The mean of several values, and their standard deviation if there are two.
+
+    Example
+    -------
+    >>> spread_text([0.01, 0.02, 0.03], 100, " %"), spread_text([0.5], 1, "")
+    ('2.00 ± 1.00 %', '0.50')
+    """
+    text = f"{factor * np.mean(values):.2f}"
+    if len(values) > 1:
+        text += f" ± {factor * np.std(values, ddof=1):.2f}"
+    return text + unit
 
 
 def params_text(params: Mapping) -> str:
@@ -67,15 +78,23 @@ def trial_line(trial: FrozenTrial, objectives: tuple[str, ...]) -> str:
         what = f"pruned: {value} after {share} % of its budget"
     else:
         what = f"failed: {failure_reason(trial)}"
-    number, minutes = trial.user_attrs[SLOT], trial.duration.total_seconds() / 60
+    number, minutes = trial.user_attrs[SLOT], seconds_taken(trial) / 60
     return f"trial {number}: {what}; {params_text(trial.params)}; {minutes:.1f} min"
+
+
+def seconds_taken(trial: FrozenTrial) -> float | None:
+    """How long a trial has trained, over all its attempts: Optuna knows the last one
+    only, which is told of a trial without an epoch; None if it hasn't ended either."""
+    if epochs := trial.user_attrs.get(EPOCHS):
+        return epochs[-1]["seconds"]
+    return trial.duration.total_seconds() if trial.duration else None
 
 
 def latest_value(trial: FrozenTrial, objective: str) -> float | None:
     """An objective after the last epoch of a trial that has no value; None if it has no
     epoch, or its epochs don't tell."""
     epochs = trial.user_attrs.get(EPOCHS, ())
-    return epochs[-1].get(OBJECTIVES[objective]) if epochs else None
+    return epochs[-1].get(OBJECTIVES[objective].by_epoch) if epochs else None
 
 
 def write_trials(study: optuna.Study, objectives: tuple[str, ...], path: Path) -> None:
@@ -104,6 +123,7 @@ def write_trials(study: optuna.Study, objectives: tuple[str, ...], path: Path) -
             if trial.state == TrialState.PRUNED:
                 values = [latest_value(trial, objectives[0])]
             found = trial.user_attrs.get("metrics", {})
+            seconds = seconds_taken(trial)
             failed = trial.state == TrialState.FAIL
             rows.writerow(
                 (
@@ -112,7 +132,7 @@ def write_trials(study: optuna.Study, objectives: tuple[str, ...], path: Path) -
                     *values,
                     *(found.get(name, "") for name in metrics),
                     *(trial.params.get(name, "") for name in params),
-                    f"{trial.duration.total_seconds():.1f}" if trial.duration else "",
+                    "" if seconds is None else f"{seconds:.1f}",
                     failure_reason(trial) if failed else "",
                 )
             )

@@ -121,8 +121,10 @@ class Ranks:
                     sys.exit(f"rank {torch.distributed.get_rank()} alone: {error}")
 
     def dismiss(self) -> None:
-        """On the first rank: lets the others end."""
-        self._broadcast(None)
+        """On the first rank: lets the others end, unless they are in the middle of a
+        training, where they hear nothing: `torchrun` ends them."""
+        if not self._is_broken:
+            self._broadcast(None)
 
     def _broadcast(self, value):
         box = [value]

@@ -15,6 +15,8 @@ from local_modules.tuning.outcome import (
     best_trial,
     latest_value,
     objective_text,
+    seconds_taken,
+    spread_text,
     value_text,
 )
 from local_modules.tuning.search import Search, distribution_text
@@ -102,7 +104,7 @@ def _summary(live: Mapping[int, FrozenTrial], recipe: str, search: Search) -> st
         )
         if state in states
     ]
-    seconds = sum(t.duration.total_seconds() for t in live.values() if t.duration)
+    seconds = sum(seconds_taken(trial) or 0.0 for trial in live.values())
     proxy = ", ".join(f"{key} {value}" for key, value in search.proxy.items())
     return (
         f"{len(live)} trials of {recipe}: {', '.join(counts)}; {seconds / 60:.0f} "
@@ -160,9 +162,9 @@ def _retrained(retrained: Mapping, live, best: FrozenTrial, search: Search) -> d
         {
             "name": f"{name} (trial {row['trial']})",
             "seeds": len(row["seeds"]),
-            "valid": _spread(row["valid_eer"], 100, " %"),
-            "test": _spread(row["test_eer"], 100, " %"),
-            "min_dcf": _spread(row["test_min_dcf"], 1, ""),
+            "valid": spread_text(row["valid_eer"], 100, " %"),
+            "test": spread_text(row["test_eer"], 100, " %"),
+            "min_dcf": spread_text(row["test_min_dcf"], 1, ""),
         }
         for name, row in retrained.items()
     ]
@@ -195,21 +197,12 @@ def _retrained(retrained: Mapping, live, best: FrozenTrial, search: Search) -> d
     return {"rows": rows, "text": text}
 
 
-def _spread(values: list[float], factor: float, unit: str) -> str:
-    mean = sum(values) / len(values)
-    text = f"{factor * mean:.2f}"
-    if len(values) > 1:
-        variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-        text += f" ± {factor * variance**0.5:.2f}"
-    return text + unit
-
-
 def _row(number: int, trial: FrozenTrial, best: FrozenTrial, search: Search) -> dict:
     if trial.state == TrialState.COMPLETE:
         values = trial.values
     else:
         values = [latest_value(trial, name) for name in search.objectives]
-    seconds = trial.duration.total_seconds() if trial.duration else None
+    seconds = seconds_taken(trial)
     failed = trial.state == TrialState.FAIL
     cells = [
         _cell(number),

@@ -24,17 +24,45 @@ TYPES = {
     "int": (IntDistribution, {"low", "high"}, {"step", "log"}),
     "categorical": (CategoricalDistribution, {"choices"}, set()),
 }
-# How a metric of a trial is called, and where its rows by epoch have it.
-OBJECTIVES = {
-    "eer": "valid_eer",
-    "min_dcf": "valid_min_dcf",
-    "n_parameters": None,
-    "train_seconds": "seconds",
-}
-# What their rows would say before the first epoch; an untrained network guesses.
-UNTRAINED = {"valid_eer": 0.5, "valid_min_dcf": 1.0, "seconds": 0.0}
 PLAIN = {"trials", "objective", "proxy", "space"}
 KEYS = PLAIN | {"sampler_seed", "sampler", "pruner"}
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A metric that a trial may be judged by.
+
+    Arguments
+    ---------
+    by_epoch : str | None
+        Which figure of an epoch's row it is; None where epochs don't tell.
+    untrained : float | None
+        What a row would say before the first epoch: an untrained network guesses.
+    factor : float
+        Makes of it what people read.
+    text : str
+        How they read it.
+    axis : str
+        How a picture calls it.
+    """
+
+    by_epoch: str | None
+    untrained: float | None
+    factor: float
+    text: str
+    axis: str
+
+
+OBJECTIVES = {
+    "eer": Objective("valid_eer", 0.5, 100, "EER {:.2f} %", "valid EER (%)"),
+    "min_dcf": Objective("valid_min_dcf", 1.0, 1, "minDCF {:.3f}", "valid minDCF"),
+    "n_parameters": Objective(
+        None, None, 1e-6, "{:.2f} M parameters", "parameters (M)"
+    ),
+    "train_seconds": Objective(
+        "seconds", 0.0, 1 / 60, "{:.1f} min of training", "training (min)"
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -118,6 +146,11 @@ def read_search(
         distribution = _distribution(place, entry)
         for value in _ends(distribution):
             config.check_overrides(hparams_file, {key: value}, f"{place}: ")
+            try:
+                config.check_ranges({key: value})
+            except InputError as error:
+                told = str(error).removeprefix("--")
+                raise InputError(f"{place}: {told}") from None
         if key in overrides:
             continue
         if not _contains(distribution, values[key]):

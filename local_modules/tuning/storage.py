@@ -1,7 +1,6 @@
 """Where a study is stored: a journal in its folder, or a database that many machines
 reach, which may be away for a while."""
 
-import contextlib
 import functools
 import os
 import time
@@ -11,6 +10,7 @@ import optuna
 from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages.journal import JournalFileBackend, JournalStorage
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import (
     DBAPIError,
     IntegrityError,
@@ -22,9 +22,11 @@ from sqlalchemy.exc import (
 )
 
 from local_modules.errors import InputError
+from local_modules.files import replacing
 from local_modules.tuning.study import experimental, put_back
 
 JOURNAL = "study.journal"
+POINTER = "storage.txt"  # in a study's folder: where the study is
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 40
 CREATIONS = 10  # tries to create the tables of a database
@@ -55,9 +57,11 @@ def open_study(
     Raises
     ------
     InputError
-        The storage can't be used, or the study has another number of objectives.
+        The storage can't be used or is not the folder's, or the study has another
+        number of objectives.
     """
     try:
+        _check_pointer(storage, folder)
         with experimental():
             study = optuna.create_study(
                 study_name=name,
@@ -73,7 +77,8 @@ def open_study(
         RuntimeError,
     ) as error:
         where = folder / JOURNAL if storage is None else f"--storage {storage}"
-        words = str(error).strip().splitlines()[0]
+        # Optuna tells a database's error as its cause.
+        words = str(error.__cause__ or error).strip().splitlines()[0]
         raise InputError(f"{where}: can't be opened ({words})") from None
     if len(study.directions) != n_objectives:
         raise InputError(
@@ -81,6 +86,31 @@ def open_study(
             f"{n_objectives}; choose another name"
         )
     return study
+
+
+def point_to_storage(storage: str | None, folder: Path) -> None:
+    """Notes in a study's folder where the study is, for whoever opens it."""
+    with replacing(folder / POINTER) as file:
+        file.write(f"{_place(storage)}\n")
+
+
+def _check_pointer(storage: str | None, folder: Path) -> None:
+    path = folder / POINTER
+    earlier = path.read_text(encoding="utf-8").strip() if path.exists() else None
+    now = _place(storage)
+    if earlier not in (None, now):
+        raise InputError(
+            f"{path}: the study of this folder is in {earlier}, not in {now}; continue "
+            "it with its own --storage, or choose another --study name"
+        )
+
+
+def _place(storage: str | None) -> str:
+    if storage is None:
+        return JOURNAL
+    # The file is for others to read, a password isn't.
+    url = make_url(storage)._replace(password=None)  # set() knows no None
+    return url.difference_update_query(["password"]).render_as_string()
 
 
 class _JournalLock:
@@ -120,9 +150,8 @@ def _journal(folder: Path) -> JournalStorage:
 
 
 def _database(url: str) -> optuna.storages.RDBStorage:
-    for _ in range(CREATIONS):
-        # Two may create the tables at the same time, and one finds them there.
-        with contextlib.suppress(IntegrityError, ProgrammingError):
+    for n_left in reversed(range(CREATIONS)):
+        try:
             return _PatientStorage(
                 url,
                 engine_kwargs={"pool_pre_ping": True},
@@ -130,8 +159,11 @@ def _database(url: str) -> optuna.storages.RDBStorage:
                 grace_period=GRACE_SECONDS,
                 heartbeat_stale_trial_callback=put_back,
             )
+        except (IntegrityError, ProgrammingError):
+            # Two may create the tables at the same time, and one finds them there.
+            if n_left == 0:
+                raise
         time.sleep(1.0)
-    raise ValueError("its tables can't be created")
 
 
 def _patient(method):

@@ -143,7 +143,8 @@ def live_trials(study: optuna.Study) -> dict[int, FrozenTrial]:
 
 def is_surplus(study: optuna.Study, trial: optuna.Trial, n_trials: int) -> bool:
     """Whether a trial just begun is one too many: two processes, on machines that
-    share nothing but the storage, may begin the last one at the same time."""
+    share nothing but the storage, may begin the last one at the same time, and one may
+    wait that is beyond a smaller number of trials than before."""
     live = list(live_trials(study).values())
     return trial.number not in {one.number for one in live[:n_trials]}
 

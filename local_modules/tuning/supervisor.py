@@ -3,22 +3,25 @@
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from joblib import cpu_count
 from optuna.trial import FrozenTrial
+from tqdm import tqdm
 
 from local_modules.errors import RunError
 from local_modules.tuning.job import Job
 from local_modules.tuning.study import Turnstile, live_trials
-from local_modules.tuning.worker import run_process
+from local_modules.tuning.worker import log_file, run_process
 
 CONTEXT = multiprocessing.get_context("spawn")
 SECONDS_BETWEEN_LOOKS = 0.5
-SECONDS_TO_STOP = 60.0
+SECONDS_TO_STOP = 300.0  # of a validation, say; a second Ctrl-C doesn't wait
 STOPPED = 130  # the status of a worker that a signal has stopped
 MAX_DEATHS = 3  # in a row, of workers that had not begun a trial
 
@@ -74,9 +77,11 @@ def run_workers(
                 n_begun = begun
                 has_failed = worker.exitcode > 0 and worker.exitcode != STOPPED
                 if has_failed or deaths > MAX_DEATHS:
+                    log = log_file(job, index)
                     raise RunError(
                         f"{job.folder}: worker {index} has ended (status "
-                        f"{worker.exitcode}); {job.folder / 'logs'} says why"
+                        f"{worker.exitcode}); {log} says why"
+                        + (_last_words(log) if has_failed else "")
                     )
                 workers[index] = start(index)
             yield live_trials(study)
@@ -84,6 +89,12 @@ def run_workers(
         stop.set()
         _end(workers)
     yield live_trials(study)
+
+
+def _last_words(log: Path) -> str:
+    """The last line of what a worker has printed, its error."""
+    text = log.read_text(errors="replace") if log.exists() else ""
+    return "".join(f": {line}" for line in text.splitlines()[-1:])
 
 
 @contextmanager
@@ -118,11 +129,17 @@ def _environment(index: int, n_workers: int, deals_gpus: bool) -> Iterator[None]
 
 def _end(workers) -> None:
     """Lets the workers put their trials back, and ends those that don't."""
+    under_way = [worker for worker in workers if worker.exitcode is None]
+    for worker in under_way:
+        os.kill(worker.pid, signal.SIGINT)
+    if under_way:
+        told = "Stopping at a checkpoint; Ctrl-C now stops at once."
+        tqdm.write(told, file=sys.stderr)  # above the progress bar
     deadline = time.monotonic() + SECONDS_TO_STOP
-    for worker in workers:
-        if worker.exitcode is None:
-            os.kill(worker.pid, signal.SIGINT)
-    for worker in workers:
-        worker.join(max(0.0, deadline - time.monotonic()))
-        worker.kill()
-        worker.join()
+    try:
+        for worker in under_way:
+            worker.join(max(0.0, deadline - time.monotonic()))
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.join()

@@ -18,21 +18,29 @@ from pathlib import Path
 import numpy as np
 import optuna
 import torch
+from filelock import Timeout
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 from torch.utils.tensorboard import SummaryWriter
 
 from local_modules.audio import SpeechCache
-from local_modules.errors import InputError, RunError, one_line
+from local_modules.errors import (
+    InputError,
+    RunError,
+    exit_status,
+    is_disk_full,
+    one_line,
+)
 from local_modules.training.history import best_row
 from local_modules.tuning.job import Job
 from local_modules.tuning.search import (
     OBJECTIVES,
-    UNTRAINED,
+    Objective,
     make_sampler_and_pruner,
     suggest,
 )
 from local_modules.tuning.study import (
+    BEGUN,
     EPOCHS,
     REASON,
     SLOT,
@@ -49,11 +57,15 @@ from local_modules.tuning.study import (
 
 BEST_OF_A_TRIAL = ("valid_eer", "valid_min_dcf", "train_accuracy")  # TensorBoard's
 SECONDS_BETWEEN_LOOKS = 2.0  # at trials that others have under way
+MAX_FAILURES = 3  # in a row: then it is more than the doing of each
+# Until a file server frees the lock of a machine that is gone, or one that was taken
+# for dead is through with its epoch.
+SECONDS_TO_LET_GO = 600.0
 
 
 def run_process(job: Job, index: int, train: Callable[..., dict], stop: Event) -> None:
     """Runs trials in a process of its own until the study is complete; what they print
-    goes to `logs/` in the study's folder. It is started with Ctrl-C ignored.
+    goes to its `log_file`. It is started with Ctrl-C ignored.
 
     Arguments
     ---------
@@ -66,18 +78,24 @@ def run_process(job: Job, index: int, train: Callable[..., dict], stop: Event) -
     stop : multiprocessing.Event
         Set where a Ctrl-C may have come too early to be noticed.
     """
-    folder = job.folder / "logs"
-    folder.mkdir(exist_ok=True)
-    with open(folder / f"{socket.gethostname()}-{index}.log", "a") as log:
+    path = log_file(job, index)
+    path.parent.mkdir(exist_ok=True)
+    with open(path, "a") as log:
         for stream in (sys.stdout, sys.stderr):
             os.dup2(log.fileno(), stream.fileno())
-    try:
+
+    def run():
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if not stop.is_set():
             for _ in Worker(job, index, train).run():
                 pass
-    except KeyboardInterrupt:
-        sys.exit(130)
+
+    sys.exit(exit_status(f"worker {index}", run))
+
+
+def log_file(job: Job, index: int) -> Path:
+    """What a process of this machine prints."""
+    return job.folder / "logs" / f"{socket.gethostname()}-{index}.log"
 
 
 class Worker:
@@ -108,9 +126,14 @@ class Worker:
         key = np.random.SeedSequence(
             [job.seed, index, n_begun, zlib.crc32(start.encode())]
         )
-        self.study.sampler, self.study.pruner = make_sampler_and_pruner(
+        sampler, self.study.pruner = make_sampler_and_pruner(
             job.search_file, int(key.generate_state(1)[0])
         )
+        if isinstance(sampler, optuna.samplers.GridSampler):
+            # Its seed numbers the points, for all that draw from the grid.
+            sampler, _ = make_sampler_and_pruner(job.search_file, job.seed)
+        self.study.sampler = sampler
+        self.n_failures = 0  # since a trial was complete or pruned
 
     def run(self) -> Iterator[None]:
         """Runs trials until the study is complete, those of others included: they may
@@ -120,6 +143,12 @@ class Worker:
         ------
         None
             After each trial.
+
+        Raises
+        ------
+        RunError
+            Trial after trial has failed here, or another process has a trial and
+            doesn't let go of it. Whatever is raised, the trial under way is put back.
         """
         # What is imported stays: no collection of a trial's garbage looks it through.
         gc.freeze()
@@ -127,8 +156,9 @@ class Worker:
             yield from self._run_trials()
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
-            self.turnstile.recover(self.study)
             raise
+        finally:
+            self.turnstile.recover(self.study)
 
     def _run_trials(self) -> Iterator[None]:
         job = self.job
@@ -178,17 +208,29 @@ class Worker:
 
             def objective(trial):
                 begun.append(trial)
+                was_under_way = BEGUN in trial.user_attrs
                 number = begin_attempt(self.study, trial)
-                if number is None:
-                    trial.set_user_attr(REASON, SURPLUS)
+                if is_surplus(self.study, trial, self.job.n_trials):
+                    if number is not None and was_under_way:
+                        forgive_attempt(trial)  # it is put back behind the others
+                    else:
+                        trial.set_user_attr(REASON, SURPLUS)
                     raise _TrialFailed(SURPLUS)
                 lock = self.turnstile.trial_lock(number)
                 if not is_journal(self.study):
                     # One taken for dead may still hold it, and nobody waits for that.
                     turn.close()
-                trial_lock.enter_context(lock)
+                folder = Path(lock.lock_file).parent
+                try:
+                    trial_lock.enter_context(lock.acquire(timeout=SECONDS_TO_LET_GO))
+                except Timeout:
+                    forgive_attempt(trial)
+                    raise RunError(
+                        f"{folder}: another process is training there; once it has "
+                        "ended, the same command continues"
+                    ) from None
                 turn.close()
-                return self._objective(trial, Path(lock.lock_file).parent)
+                return self._objective(trial, folder)
 
             # The lock is held until Optuna has the outcome.
             try:
@@ -212,28 +254,39 @@ class Worker:
 
     def _objective(self, trial: optuna.Trial, folder: Path) -> list[float]:
         try:
-            if is_surplus(self.study, trial, self.job.n_trials):
-                # Its place may be another's later.
-                shutil.rmtree(folder / "save", ignore_errors=True)
-                raise InputError(SURPLUS)
             metrics = self._train(trial, folder)
             trial.set_user_attr("metrics", metrics)
             values = [objective_value(metrics, o) for o in self.job.search.objectives]
             if not np.isfinite(values).all():
                 raise RunError(f"the objective is {values}")
-            return values
+        except UpdateFinishedTrialError:
+            raise  # no failure: it is another's by now
         except optuna.TrialPruned:
+            self.n_failures = 0
             raise
         except KeyboardInterrupt:
             forgive_attempt(trial)
             raise
         except Exception as error:
+            # What is this machine's own doing leaves no reason: it is tried again.
+            if has_no_room(error):
+                forgive_attempt(trial)
+                raise
             reason = one_line(error)
             if not isinstance(error, InputError):
                 traceback.print_exc()
                 reason = f"{type(error).__name__}: {reason}"
+            self.n_failures += 1
+            if self.n_failures == MAX_FAILURES:
+                forgive_attempt(trial)
+                raise RunError(
+                    f"{MAX_FAILURES} trials in a row have failed on "
+                    f"{socket.gethostname()}: {reason}"
+                ) from error
             trial.set_user_attr(REASON, reason)
             raise _TrialFailed(reason) from error
+        self.n_failures = 0
+        return values
 
     def _train(self, trial: optuna.Trial, folder: Path) -> dict:
         self.last_step = -1
@@ -273,9 +326,9 @@ class Worker:
         has to be asked after each: of two trials that it prunes, the sampler takes for
         better the one with the later report. Optuna knows no pruning by several
         objectives."""
-        by_epoch = OBJECTIVES[self.job.search.objectives[0]]
-        if len(self.job.search.objectives) == 1 and by_epoch is not None:
-            for step, value in by_budget(epochs, by_epoch).items():
+        first, *others = (OBJECTIVES[name] for name in self.job.search.objectives)
+        if not others and first.by_epoch is not None:
+            for step, value in by_budget(epochs, first).items():
                 if step > self.last_step:
                     self.last_step = step
                     yield step, value
@@ -298,7 +351,7 @@ class Worker:
                 writer.add_hparams(params, metrics, run_name=".")
 
 
-def by_budget(epochs: Sequence[Mapping], key: str) -> dict[int, float]:
+def by_budget(epochs: Sequence[Mapping], objective: Objective) -> dict[int, float]:
     """What is known of a trial at each tenth of its budget, so that one whose epochs
     take long is compared with what others have reached in the same time.
 
@@ -306,31 +359,32 @@ def by_budget(epochs: Sequence[Mapping], key: str) -> dict[int, float]:
     ---------
     epochs : sequence of mapping
         Rows of `RunHistory`.
-    key : str
-        Which of their figures.
+    objective : Objective
+        One that epochs tell of.
 
     Returns
     -------
     dict
-        The figure of the latest epoch so far, by tenths from the first on: what took
+        Its figure after the latest epoch so far, by tenths from the first on: what took
         longer for its first epoch had nothing to show until then.
 
     Example
     -------
     >>> rows = [{"valid_eer": 0.3, "budget_used": 0.25}]
     >>> rows += [{"valid_eer": 0.2, "budget_used": 0.5}]
-    >>> by_budget(rows, "valid_eer")
+    >>> by_budget(rows, OBJECTIVES["eer"])
     {1: 0.5, 2: 0.3, 3: 0.3, 4: 0.3, 5: 0.2}
     """
     known: dict[int, float] = {}
-    latest = UNTRAINED[key]
+    latest = objective.untrained
     for row in epochs:
         # Shares such as 3 / 10 are a little less than they should be.
         step = int(STEPS * row["budget_used"] + 1e-6)
         known |= dict.fromkeys(range(len(known) + 1, step), latest)
         if step > 0:
-            known.setdefault(step, row[key])  # what the pruner has been told stays
-        latest = row[key]
+            # What the pruner has been told stays.
+            known.setdefault(step, row[objective.by_epoch])
+        latest = row[objective.by_epoch]
     return known
 
 
@@ -340,5 +394,17 @@ def objective_value(metrics: dict, objective: str) -> float:
     return float(rates[objective] if objective in rates else metrics[objective])
 
 
+def has_no_room(error: Exception) -> bool:
+    """Whether a training has ended because a disk is full.
+
+    Example
+    -------
+    >>> has_no_room(OSError(28, "No space left on device")), has_no_room(MemoryError())
+    (True, False)
+    """
+    # The checkpointer tells it by torch.save's words.
+    return is_disk_full(error) or "inline_container" in str(error.__cause__)
+
+
 class _TrialFailed(Exception):
-    """A trial that ended with a reason; the study goes on."""
+    """A trial that has failed; the study goes on."""

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import tuning
 from local_modules.config import plain_values
-from local_modules.errors import RunError
+from local_modules.errors import InputError, RunError
 from local_modules.tuning.search import read_search
 from tests.programs import benchmark
 
@@ -90,3 +90,36 @@ def test_a_trial_that_fails_is_one_of_the_study(tmp_path, monkeypatch):
     assert tried == ["0", "1"]
     assert [eer for _, eer in found["curve"]] == [float("inf"), 0.25]
     assert found["best_eer"] == 0.25 and found["n_trials"] == 2
+
+
+@pytest.mark.parametrize(
+    ("end", "kind"),
+    [
+        ("sys.exit('train_speaker.py: the loss is not finite')", RunError),
+        ("raise ValueError('train_speaker.py: is broken')", InputError),
+    ],
+)
+def test_a_crash_is_no_failed_trial(end, kind, tmp_path, monkeypatch):
+    """It has the status of one."""
+    (tmp_path / "train_speaker.py").write_text(f"import sys\n{end}\n")
+    monkeypatch.setattr(tuning, "ROOT", tmp_path)
+    search_file = str(ROOT / "hparams" / "search.yaml")
+    options = tuning.parse(["--recipe", RECIPE, "--search", search_file])
+    search = read_search(options.search, RECIPE, {}, ["eer"])
+    with pytest.raises(InputError) as error:
+        tuning.train(options, search, {}, 1, tmp_path)
+    assert type(error.value) is kind
+
+
+def test_a_study_without_a_complete_trial_has_no_result(tmp_path, monkeypatch):
+    (tmp_path / "search.yaml").write_text(SEARCH)
+    search_file = str(tmp_path / "search.yaml")
+    options = tuning.parse(["--recipe", RECIPE, "--search", search_file])
+    search = read_search(options.search, RECIPE, {}, ["eer"])
+
+    def train(options, search, params, seed, folder, reports):
+        raise RunError("the loss is not finite")
+
+    monkeypatch.setattr(tuning, "train", train)
+    with pytest.raises(RunError, match="no trial is complete"):
+        tuning.by_hand(tmp_path, search, options, 1)

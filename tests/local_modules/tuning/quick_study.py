@@ -3,11 +3,13 @@ program that the tests kill.
 
 Its mishaps are {"kill": {"<trial>": [epochs after which its process is killed]},
 "always_kill": [trials, in their second epoch], "raise": [trials], "nan": [trials],
-"interrupt": {"<trial>": epoch}, "taken_for_dead": {"<trial>": epoch}, "seconds": of an
-epoch, "sampler": in place of a random one, "pruner": in place of none, "late": whether
-its time is over, "attempts": how many a trial has}.
+"full_disk": {"<trial>": epoch}, "interrupt": {"<trial>": epoch}, "taken_for_dead":
+{"<trial>": epoch}, "seconds": of an epoch, "sampler": in place of a random one,
+"pruner": in place of none, "late": whether its time is over, "attempts": how many a
+trial has}.
 """
 
+import errno
 import json
 import math
 import multiprocessing
@@ -61,7 +63,7 @@ def train(hparams_file, run_opts, overrides, cache, on_epoch, test):
         eer = 0.01 * (math.log10(overrides["lr"]) + 3) ** 2 + 0.1 / epoch
         rows.append({"epoch": epoch, "valid_eer": eer, "valid_min_dcf": 1.0})
         rows[-1] |= {"train_loss": 1.0, "train_accuracy": 0.5, "learning_rate": 0.1}
-        rows[-1] |= {"budget_used": epoch / N_EPOCHS}
+        rows[-1] |= {"budget_used": epoch / N_EPOCHS, "seconds": 10.0 * epoch}
         with replacing(saved) as file:
             json.dump(rows, file)
         taken = folder / f"taken_{epoch}"
@@ -78,6 +80,9 @@ def train(hparams_file, run_opts, overrides, cache, on_epoch, test):
             os.kill(os.getpid(), signal.SIGKILL)
         if int(number) in mishaps.get("raise", ()):
             raise MemoryError("no room for\nthis")
+        if mishaps.get("full_disk", {}).get(number) == epoch and not killed.exists():
+            killed.touch()
+            raise OSError(errno.ENOSPC, "No space left on device", str(saved))
         if mishaps.get("interrupt", {}).get(number) == epoch and not killed.exists():
             killed.touch()
             os.kill(os.getppid(), signal.SIGINT)

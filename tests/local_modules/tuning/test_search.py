@@ -127,6 +127,11 @@ def test_the_proxy_counts_before_the_command_line(tmp_path):
         ("{n_blocks: {type: float, low: 2, high: 6}}", ["n_blocks", "an integer"]),
         ("{emb_dim: {type: categorical, choices: [256, big]}}", ["big", "an integer"]),
         ("{emb_dim: {type: categorical, choices: abc}}", ["'abc'", "no list"]),
+        ("{lr: {type: float, low: -0.1, high: 0.1}}", ["lr -0.1", "0 or more"]),
+        (
+            "{crop_seconds: {type: categorical, choices: [2.0, 0.01]}}",
+            ["space: crop_seconds", "0.01", "0.1 or more"],
+        ),
         ("{}", ["nothing"]),
         ("[lr]", ["space", "mapping"]),
     ],

@@ -1,5 +1,6 @@
 """Studies in a journal and in a real PostgreSQL: opened by many, old or damaged."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ import sqlalchemy
 from optuna.study import StudyDirection
 
 from local_modules.errors import InputError
-from local_modules.tuning.storage import open_study
+from local_modules.tuning import storage
+from local_modules.tuning.storage import open_study, point_to_storage
 from local_modules.tuning.study import enqueue_defaults, live_trials
 from tests.programs import Program
 
@@ -89,6 +91,44 @@ def test_a_database_that_takes_nothing_is_one_line(tmp_path):
     with pytest.raises(InputError, match="can't be opened") as caught:
         open_study(f"sqlite:///file:{tmp_path}/s.db?mode=ro&uri=true", tmp_path, "t", 1)
     assert "\n" not in str(caught.value)
+    assert "attempt to write a readonly database" in str(caught.value)
+
+
+def test_a_database_without_the_right_to_create_tables_says_so(
+    server, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(storage, "CREATIONS", 2)
+    url = server.new_database()
+    with sqlalchemy.create_engine(url).begin() as connection:
+        connection.exec_driver_sql("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+        connection.exec_driver_sql("CREATE ROLE reader LOGIN")
+    told = r"can't be opened \(permission denied for schema public\)"
+    with pytest.raises(InputError, match=told):
+        open_study(url.replace("tester@", "reader@"), tmp_path, "s", 1)
+
+
+@pytest.mark.parametrize(
+    ("url", "noted"),
+    [
+        (None, "study.journal"),
+        ("postgresql+psycopg://me:s3cret@h/d", "postgresql+psycopg://me@h/d"),
+        ("postgresql+psycopg://h/d?user=me&password=s3cret", None),
+    ],
+)
+def test_a_folder_belongs_to_one_storage(url, noted, tmp_path):
+    point_to_storage(url, tmp_path)
+    path = tmp_path / "storage.txt"
+    pointer = path.read_text().strip()
+    assert pointer == (noted or pointer) and "s3cret" not in pointer
+    other = f"sqlite:///{tmp_path}/s.db" if url is None else None
+    told = f"is in {pointer}, not in {other or 'study.journal'}; "
+    with pytest.raises(InputError, match=re.escape(told)) as caught:
+        open_study(other, tmp_path, "s", 1)
+    assert "\n" not in str(caught.value)
+    # Nothing of the other study is begun.
+    assert [path] == [one for one in tmp_path.iterdir() if one.name[0] != "."]
+    if url is None:
+        open_study(url, tmp_path, "s", 1)
 
 
 def test_a_connection_lost_between_two_queries_of_a_transaction(server, tmp_path):

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import time
 from collections import Counter
 
@@ -196,6 +197,38 @@ def test_a_trial_that_fails_says_why_and_the_study_goes_on(tmp_path):
     assert ran[1] == [1]
 
 
+def test_three_failures_in_a_row_end_the_study_on_their_machine(tmp_path):
+    """As where it lacks a folder; the last of them is tried again."""
+    program = start(tmp_path, None, 8, 1, **{"raise": [1, 3, 4, 5]})
+    output = program.output()
+    assert program.status == 1
+    told = f"3 trials in a row have failed on {socket.gethostname()}"
+    assert output.rstrip().endswith(f"{told}: MemoryError: no room for this")
+    live, ran = outcome(tmp_path)
+    failed = {1: "FAIL", 3: "FAIL", 4: "FAIL"}
+    states = {number: trial.state.name for number, trial in live.items()}
+    assert states == {0: "COMPLETE", 2: "COMPLETE", 5: "WAITING", **failed}
+    finished(tmp_path, None, 8, 1)
+    live, ran = outcome(tmp_path)
+    states = {number: trial.state.name for number, trial in live.items()}
+    assert states == dict.fromkeys(range(8), "COMPLETE") | failed
+    assert ran[5] == [1, 2, 3, 4]
+    assert live[5].user_attrs[ATTEMPTS] == 1
+
+
+def test_a_full_disk_ends_the_study_on_its_machine_and_costs_no_trial(tmp_path):
+    program = start(tmp_path, None, 3, 1, full_disk={"1": 2})
+    output = program.output()
+    assert program.status == 1
+    assert "rows.json: No space left on device; make room." in output.splitlines()[-1]
+    live, ran = outcome(tmp_path)
+    assert [trial.state.name for trial in live.values()] == ["COMPLETE", "WAITING"]
+    finished(tmp_path, None, 3, 1)
+    live, ran = outcome(tmp_path)
+    assert [trial.state for trial in live.values()] == 3 * [TrialState.COMPLETE]
+    assert ran[1] == [1, 2, 3, 4]
+
+
 def test_a_trial_taken_for_dead_is_carried_on_with(tmp_path):
     """As after a sleep of the machine, or while a database was away."""
     finished(tmp_path, None, 3, 1, taken_for_dead={"1": 2})
@@ -213,6 +246,17 @@ def test_a_grid_is_run_once(tmp_path):
         assert [t.params["lr"] for t in live.values()][0] == 0.0096
         assert sorted(t.params["lr"] for t in live.values()) == [0.0005, 0.001, 0.0096]
         assert {t.state for t in live.values()} == {TrialState.COMPLETE}
+
+
+def test_a_grid_is_numbered_alike_by_all_who_draw_from_it(tmp_path):
+    """Whatever seed its sampler is given by the search file."""
+    points = [0.0001, 0.0002, 0.0004, 0.0008, 0.001, 0.002, 0.004]
+    grid = f"GridSampler {{search_space: {{lr: {points}}}, seed: !ref <sampler_seed>}}"
+    for n_trials, n_workers in ((3, 1), (5, 1), (99, 2)):
+        finished(tmp_path, None, n_trials, n_workers, sampler=grid)
+    own, *drawn = outcome(tmp_path)[0].values()
+    assert own.params == {"lr": 0.0096}
+    assert sorted(trial.params["lr"] for trial in drawn) == points
 
 
 def test_all_are_compared_with_the_recipes_own_values(tmp_path):

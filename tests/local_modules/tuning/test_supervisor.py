@@ -4,6 +4,8 @@ death is no end."""
 import multiprocessing
 import os
 import signal
+import threading
+import time
 
 import pytest
 import torch
@@ -97,6 +99,20 @@ def test_workers_that_die_before_they_begin_a_trial_end_the_study(
     with pytest.raises(RunError) as error:
         for _ in running:
             assert len(deaths.read_text() if deaths.exists() else "") <= n_deaths
-    told = f"worker 0 has ended (status {status}); {job.folder / 'logs'} says why"
+    log = supervisor.log_file(job, 0)
+    assert log.parent == job.folder / "logs"
+    told = f"worker 0 has ended (status {status}); {log} says why"
     assert str(error.value) == f"{job.folder}: {told}"
     assert len(deaths.read_text()) == n_deaths
+
+
+def test_a_second_ctrl_c_waits_for_no_worker(capsys):
+    fork = multiprocessing.get_context("fork")
+    worker = fork.Process(target=time.sleep, args=(60,))
+    with supervisor._interrupts_ignored():
+        worker.start()
+    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        supervisor._end([worker])
+    assert worker.exitcode == -signal.SIGKILL
+    assert capsys.readouterr().err.startswith("Stopping at a checkpoint; ")

@@ -1,18 +1,25 @@
 """What a worker tells Optuna of a trial, and which trials its pruner sees."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 from optuna.trial import TrialState
 
+from local_modules.errors import RunError
+from local_modules.training.checkpoints import WholeCheckpointer
+from local_modules.tuning import worker as module
 from local_modules.tuning.study import (
+    ATTEMPTS,
     Turnstile,
     begin_attempt,
     live_trials,
     put_back,
 )
-from local_modules.tuning.worker import Worker, objective_value
+from local_modules.tuning.worker import Worker, has_no_room, objective_value
 from tests.local_modules.tuning import quick_study
+from tests.programs import Program
 
 RATES = {"eer": 0.1, "min_dcf": 0.4}
 METRICS = {"valid": RATES, "n_parameters": 7, "train_seconds": 3.5}
@@ -97,3 +104,56 @@ def test_a_trial_that_was_put_back_competes_once(begun):
         is_pruned(eer)
     assert study.trials[1].system_attrs["retry_history"] == [0]
     assert not is_pruned(0.28)
+
+
+def test_what_waits_beyond_a_smaller_number_of_trials_is_kept(begun):
+    """Also where Optuna would have it before the others."""
+    job = begun()
+    study, space = job.open_study(), job.search.space
+    for slot in (0, 1):
+        assert begin_attempt(study, study.ask(space)) == slot
+    for slot in (1, 0):
+        Turnstile._fail(study, study.trials[slot])
+        put_back(study, study.trials[slot])
+    params = live_trials(study)[1].params
+    checkpoint = job.folder / "trials" / "1" / "save" / "CKPT"
+    checkpoint.mkdir(parents=True)
+    list(Worker(job, 0, train).run())
+    live = live_trials(study)
+    assert [trial.state.name for trial in live.values()] == ["COMPLETE", "WAITING"]
+    assert live[1].params == params and checkpoint.exists()
+    list(Worker(replace(job, n_trials=2), 0, train).run())
+    live = live_trials(study)
+    assert [trial.state.name for trial in live.values()] == 2 * ["COMPLETE"]
+    # Neither its killed process nor its turn too early is held against it twice.
+    assert live[1].params == params and live[1].user_attrs[ATTEMPTS] == 2
+
+
+def test_a_trial_that_another_process_does_not_let_go_of(begun, monkeypatch):
+    """As one on a machine that is gone, whose file server keeps the lock."""
+    monkeypatch.setattr(module, "SECONDS_TO_LET_GO", 0.1)
+    job = begun()
+    told = "trials/0: another process is training"
+    with Turnstile(job.folder).trial_lock(0), pytest.raises(RunError, match=told):
+        list(Worker(job, 0, train).run())
+    (trial,) = live_trials(job.open_study()).values()
+    assert trial.state == TrialState.WAITING
+    assert len(list(Worker(job, 0, train).run())) == 1
+
+
+def save_on_a_full_disk(folder):
+    (folder / "CKPT+full").mkdir()
+    (folder / "CKPT+full" / "net.ckpt").symlink_to("/dev/full")
+    checkpointer = WholeCheckpointer(folder, {"net": torch.nn.Linear(300, 300)})
+    try:
+        checkpointer.save_checkpoint(name="full")
+    except RunError as error:
+        return 0 if has_no_room(error) else 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_checkpoint_without_room_is_no_doing_of_its_trial(tmp_path):
+    program = Program(save_on_a_full_disk, tmp_path)
+    output = program.output()
+    assert program.status == 0, output
+    assert not has_no_room(RunError("the loss is not finite"))
