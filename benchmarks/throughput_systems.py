@@ -161,7 +161,7 @@ def ours(
         hparams["averaged_model"] = RecentAverage(hparams["embedding_model"], age)
     opt_class = functools.partial(hparams["opt_class"], fused=mode.fused)
     brain = SpeakerBrain(hparams["modules"], opt_class, hparams, mode.run_opts(device))
-    brain.n_train, brain.steps_per_epoch, brain.total_steps = 1, 1, 10**9
+    brain.n_train, brain.total_steps = 1, 10**9
     return brain
 
 

@@ -15,11 +15,12 @@ import speechbrain as sb
 import torch
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from speechbrain.utils.run_opts import HELP_TEXTS
 
 from local_modules.errors import InputError
 from local_modules.yaml_trees import read_plain
 
-EQUALS = "\ue000"  # in its place: SpeechBrain's parser makes spaces of "="
+EQUALS = "\ua78a"  # in place of "=", of which SpeechBrain's parser makes spaces
 
 
 def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, dict]:
@@ -61,9 +62,14 @@ def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, di
         if stop.code == 0:  # --help
             raise
         last_line = complaint.getvalue().strip().splitlines()[-1]
-        raise InputError(last_line.partition(" error: ")[2]) from None
+        complaint = last_line.partition(" error: ")[2].replace(EQUALS, "=")
+        raise InputError(complaint) from None
     hparams_file, overrides = (
         text.replace(EQUALS, "=") for text in (hparams_file, overrides)
+    )
+    texts = {name: text for name, text in run_opts.items() if isinstance(text, str)}
+    run_opts = dataclasses.replace(
+        run_opts, **{name: text.replace(EQUALS, "=") for name, text in texts.items()}
     )
     _check_run_options(run_opts)
     keys = re.findall(r"^(\w+):", overrides, re.MULTILINE)
@@ -103,7 +109,7 @@ def _without_equals(word: str) -> str:
 def _check_whole_names(argv: Sequence[str]) -> None:
     """Checks that no run option is shortened: SpeechBrain's parser would take it, and
     its Brain then not know that it was given."""
-    names = [field.name for field in dataclasses.fields(sb.core.RunOptions)]
+    names = [*HELP_TEXTS, "jit_module_keys", "compile_module_keys"]
     for word in argv:
         given = word.partition("=")[0].removeprefix("--")
         if not word.startswith("--") or not given or given in names:

@@ -183,7 +183,8 @@ def test_stretches_of_files_are_read_as_in_training(
         around = np.pad(samples, (100, 50), constant_values=np.nan)
         soundfile.write(data / path, around, rate, subtype="FLOAT")
         end, speaker = 100 + len(samples), file.parent.name
-        cut.append(Utterance(f"{path}", 1.0, f"{path}", 100, end, speaker))
+        seconds = len(samples) / rate
+        cut.append(Utterance(f"{path}", seconds, f"{path}", 100, end, speaker))
     write_manifest(tmp_path / "cut.csv", cut)
     trials = shutil.copy(
         run / "manifests" / "test_trials.txt", tmp_path / "cut_trials.txt"

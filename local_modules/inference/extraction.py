@@ -328,8 +328,8 @@ def stretches_beside(
     -------
     dict
         First sample and the one after the last, at the file's own rate, by file, as in
-        the manifest `<split>.csv` beside a list `<split>_trials.txt`; of other lists
-        nothing, for their recordings are whole files.
+        the manifest `<split>.csv` beside a list `<split>_trials.txt`; whole files are
+        not among them, and those of other lists are all whole.
 
     Raises
     ------
@@ -344,7 +344,19 @@ def stretches_beside(
     with open(manifest, encoding="utf-8", errors="replace") as file:
         if file.readline().strip() != ",".join(COLUMNS):
             return {}
-    return {folder / u.path: (u.start, u.stop) for u in read_manifest(manifest)}
+    stretches = {}
+    for u in read_manifest(manifest):
+        path = folder / u.path
+        try:
+            info = soundfile.info(path)
+        except (OSError, RuntimeError, TypeError):  # told where it is read
+            continue
+        # Copies may have another rate, and a few samples more or less.
+        rate = round((u.stop - u.start) / u.duration)
+        start, stop = (n * info.samplerate // rate for n in (u.start, u.stop))
+        if start > 0 or stop < info.frames:
+            stretches[path] = start, min(stop, info.frames)
+    return stretches
 
 
 def _key(path: Path, stretch: Sequence[int]) -> str:

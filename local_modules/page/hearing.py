@@ -55,16 +55,17 @@ def hear(verifier: Verifier, path: str | None, what: str) -> Heard:
     try:
         with soundfile.SoundFile(path) as file:
             seconds = file.frames / file.samplerate
-            if seconds > MAX_SECONDS:
-                raise InputError(
-                    f"{path}: {seconds:.0f} s long; here {MAX_SECONDS} s are the most"
-                )
-        voice = verifier.listen(path)
-        samples = read_waveform(path, verifier.model.sample_rate).numpy()
     except (soundfile.LibsndfileError, TypeError):  # the latter without a header
         raise InputError(
             f"{what}: can't be read. Save it as WAV, FLAC, OGG or MP3."
         ) from None
+    if seconds > MAX_SECONDS:
+        raise InputError(
+            f"{what}: {seconds:.0f} s long; here {MAX_SECONDS} s are the most"
+        )
+    try:
+        voice = verifier.listen(path)
+        samples = read_waveform(path, verifier.model.sample_rate).numpy()
     except InputError as error:
         raise InputError(f"{what}: {str(error).removeprefix(f'{path}: ')}") from None
     warning = voice.quality.warning

@@ -39,7 +39,8 @@ class RepeatableBrain(sb.Brain):
     `compute_objectives` has to `count` each training batch.
     """
 
-    signals, is_stopping, losses_are_finite = (), False, True
+    signals, is_stopping = (), False
+    losses_are_finite, bad_gradients = True, 0  # of this step; steps in a row
 
     @property
     def progress(self):
@@ -73,6 +74,8 @@ class RepeatableBrain(sb.Brain):
         if self.hparams.train_time_limit_minutes is not None:
             # All ranks have to agree on the rate and on the end.
             self.seconds = ddp_broadcast(self.hparams.history.seconds)
+        if (self.step - 1) % self.grad_accumulation_factor == 0:  # begins a step
+            self.losses_are_finite = True
         for group in self.optimizer.param_groups:
             group["lr"] = self.hparams.lr_schedule(self.progress)
         epoch = self.hparams.epoch_counter.current
@@ -137,10 +140,11 @@ class RepeatableBrain(sb.Brain):
         norm = gradient_norm(self.modules)
         torch.nn.utils.clip_grads_with_norm_(self.modules.parameters(), limit, norm)
         self.gradient_is_finite = bool(torch.isfinite(norm))
-        is_news = self.losses_are_finite and not self.scaler.is_enabled()
-        if is_news and not self.gradient_is_finite:
-            self.lose_patience("gradient")
-        self.losses_are_finite = True
+        if self.gradient_is_finite:
+            self.bad_gradients = 0
+        elif self.losses_are_finite and not self.scaler.is_enabled():
+            self.bad_gradients += 1
+            self.lose_patience("gradient", self.bad_gradients, "in a row")
         if self.gradient_is_finite or self.scaler.is_enabled():
             self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -152,17 +156,18 @@ class RepeatableBrain(sb.Brain):
         patience is exhausted."""
         if not torch.isfinite(self.batch_loss):
             self.losses_are_finite = False
-            self.lose_patience("loss")
+            self.nonfinite_count += 1
+            self.lose_patience("loss", self.nonfinite_count, "of one epoch")
 
-    def lose_patience(self, what):
-        """Counts a step whose loss, or whose gradient, is not finite."""
-        self.nonfinite_count += 1
-        if self.nonfinite_count > self.nonfinite_patience:
+    def lose_patience(self, what, n_steps, of):
+        """Warns of the latest of some steps whose loss, or whose gradient, was not
+        finite; ends the run if they are too many."""
+        if n_steps > self.nonfinite_patience:
             raise RunError(
-                f"{self.hparams.output_folder}: the {what} was not finite in "
-                f"{self.nonfinite_count} steps of one epoch; the last good checkpoint "
-                f"is kept in {self.hparams.save_folder}. A lower --lr or "
-                "--max_grad_norm may help"
+                f"{self.hparams.output_folder}: the {what} was not finite in {n_steps} "
+                f"steps {of}; the last good checkpoint is kept in "
+                f"{self.hparams.save_folder}. A lower --lr or --max_grad_norm in "
+                "another run, or in this one a higher --nonfinite_patience, may help"
             )
         logger.warning(
             "epoch %d, batch %d: the %s is not finite; the step is left out",

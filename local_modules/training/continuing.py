@@ -16,6 +16,7 @@ from local_modules.yaml_trees import differences, load_plain, read_plain
 
 OPTIONS = "options.json"
 BUDGET_KEYS = {"number_of_epochs", "train_time_limit_minutes"}
+PROCESSES = "a number of processes of"
 # What may change when a run is continued; the schedules follow.
 FREE_KEYS = BUDGET_KEYS | {
     "num_workers",
@@ -24,6 +25,7 @@ FREE_KEYS = BUDGET_KEYS | {
     "shard_cache",
     "skip_prep",
     "max_bad_share",
+    "nonfinite_patience",
     "epoch_counter",
     "checkpointer",  # holds the epoch counter; its other parts have keys of their own
 }
@@ -98,10 +100,15 @@ def check_same_options(run_opts: RunOptions, settings: Mapping) -> None:
     if not path.is_file():  # begun before they were noted
         return
     noted = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in _lasting(run_opts, settings).items():
+    lasting = _lasting(run_opts, settings)
+    if run_opts["test_only"]:  # no step follows
+        for name in ("grad_accumulation_factor", PROCESSES):
+            lasting.pop(name, None)
+    for name, value in lasting.items():
         if noted.get(name, value) != value:
+            called = f"--{name}" if name in run_opts else name
             raise InputError(
-                f"{Path(save_folder).parent}: holds a run with {name} {noted[name]}, "
+                f"{Path(save_folder).parent}: holds a run with {called} {noted[name]}, "
                 f"not {value}; continue it with its own options, or choose another "
                 "--output_folder"
             )
@@ -111,8 +118,8 @@ def _lasting(run_opts: RunOptions, settings: Mapping) -> dict:
     """What a run keeps to its end beside its recipe, whose keys are compared as such.
     How many steps it has is free, as its epochs and minutes are."""
     names = {"precision", "remove_vector_weight_decay", "grad_accumulation_factor"}
-    lasting = {f"--{name}": run_opts[name] for name in sorted(names - settings.keys())}
-    lasting["a number of processes of"] = rank_and_count()[1]
+    lasting = {name: run_opts[name] for name in sorted(names - settings.keys())}
+    lasting[PROCESSES] = rank_and_count()[1]
     if pretrained := settings.get("pretrained"):
         weights = Path(pretrained, WEIGHTS)
         if weights.is_file():  # else it is told when they are loaded

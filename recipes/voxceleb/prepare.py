@@ -28,7 +28,9 @@ LAYOUT = (
 UTTERANCE = re.compile(r"(?:^|.*/)(id(\d{5})/([^/]+)/\d{5})\.(?i:wav|flac|m4a)")
 LISTED = re.compile(r"id1\d{4}/[^/]+/\d{5}\.wav")
 # VoxCeleb2 has its own test speakers; the archives keep them in a folder of this name.
-TEST_FOLDER = re.compile(r"(^|.*/)(?i:vox\w*_)?test(_(aac|txt|wav|flac|m4a))?/")
+TEST_FOLDER = re.compile(
+    r"(^|.*/)(test(_(aac|txt|wav|flac|m4a))?|(?i:v(ox|c)\w*_test(_\w+)?))/"
+)
 SUFFIXES = frozenset({".wav", ".flac", ".m4a"})
 PARTS = {"1": {1}, "2": {2}, "1+2": {1, 2}}
 

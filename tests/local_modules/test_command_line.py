@@ -127,6 +127,12 @@ class TestCommandLine:
         assert file == "a=b.yaml"
         assert overrides == {"shards": value, "lr": 1}
 
+    def test_equals_within_a_run_option(self):
+        text = message(parse_command_line, ["a.yaml", "--device", "a=b"])
+        assert text.startswith("--device a=b: has to be one of")
+        text = message(parse_command_line, ["a.yaml", "--precision=a=b"])
+        assert "'a=b'" in text
+
     def test_nothing_but_the_file(self):
         assert parse_command_line(["a.yaml"])[2] == {}
 

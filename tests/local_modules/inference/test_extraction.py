@@ -105,12 +105,27 @@ def test_a_stretch_is_not_the_file(model, store, files):
 
 
 def test_what_a_manifest_beside_a_list_says(tmp_path):
-    one = Utterance("a1", 0.5, "a.wav", 8000, 16000, "ann")
-    write_manifest(tmp_path / "test.csv", [one])
+    rows = [
+        Utterance("part", 0.5, "part.wav", 8000, 16000, "ann"),
+        Utterance("whole", 2.0, "whole.wav", 0, 32000, "ann"),
+        Utterance("gone", 0.5, "gone.wav", 8000, 16000, "bob"),
+        Utterance("broken", 0.5, "broken.wav", 8000, 16000, "bob"),
+    ]
+    write_manifest(tmp_path / "test.csv", rows)
     (tmp_path / "valid.csv").write_text("path,sex\na.wav,f\n")
     folder = tmp_path / "data"
-    found = stretches_beside(tmp_path / "test_trials.txt", folder)
-    assert found == {folder / "a.wav": (8000, 16000)}
+    folder.mkdir()
+    (folder / "broken.wav").write_bytes(b"no header")
+    for rate, n_less, stretch in (
+        (16000, 0, (8000, 16000)),
+        (48000, 0, (24000, 48000)),
+        (8000, 7, (4000, 8000)),
+    ):
+        for name in ("part", "whole"):
+            silence = np.zeros(2 * rate - n_less)
+            soundfile.write(folder / f"{name}.wav", silence, rate)
+        found = stretches_beside(tmp_path / "test_trials.txt", folder)
+        assert found == {folder / "part.wav": stretch}
     for name in ("valid_trials.txt", "dev_trials.txt", "test.txt", "test.csv"):
         assert stretches_beside(tmp_path / name, folder) == {}
 

@@ -57,7 +57,7 @@ def test_another_ranks_loss_counts_as_ones_own(brain):
 
 def test_gradients_that_are_never_finite_end_the_run(brain):
     """With a finite loss, SpeechBrain's check has nothing to see."""
-    brain.nonfinite_count, brain.nonfinite_patience = 0, 2
+    brain.nonfinite_patience = 2
     brain.hparams.output_folder, brain.hparams.save_folder = "run", "run/save"
     layer = brain.modules.layer
     before = layer.weight.detach().clone()
@@ -68,7 +68,16 @@ def test_gradients_that_are_never_finite_end_the_run(brain):
         brain.optimizers_step()
     assert torch.equal(layer.weight, before)
     layer.weight.grad = torch.full_like(layer.weight, torch.nan)
-    with pytest.raises(RunError, match="run: the gradient was not finite in 3 steps"):
+    with pytest.raises(
+        RunError, match="run: the gradient was not finite in 3 steps in a row"
+    ):
+        brain.optimizers_step()
+
+
+def test_a_good_step_restores_the_patience(brain):
+    brain.nonfinite_patience, layer = 1, brain.modules.layer
+    for grad in (torch.inf, 0.5, torch.inf, 0.5, torch.inf):
+        layer.weight.grad = torch.full_like(layer.weight, grad)
         brain.optimizers_step()
 
 
@@ -78,7 +87,7 @@ def test_a_bad_loss_and_its_gradient_are_one_bad_step(brain):
     layer = brain.modules.layer
     layer.weight.grad = torch.full_like(layer.weight, torch.nan)
     brain.optimizers_step()
-    assert brain.nonfinite_count == 1
+    assert (brain.nonfinite_count, brain.bad_gradients) == (1, 0)
 
 
 @pytest.mark.parametrize("because", ["of the interval", "of a signal"])

@@ -157,6 +157,15 @@ class TestOptions:
         told = message(check_same_options, options(), settings)
         assert "a number of processes of 1, not 2" in told
 
+    def test_a_test_may_have_another_number(self, settings, monkeypatch):
+        note_options(options(grad_accumulation_factor=4), settings)
+        monkeypatch.setattr(continuing, "rank_and_count", lambda: (0, 2))
+        check_same_options(options(test_only=True), settings)
+        told = message(
+            check_same_options, options(test_only=True, precision="bf16"), settings
+        )
+        assert "--precision fp32, not bf16" in told
+
     def test_other_pretrained_weights(self, settings):
         """Of the same folder, which another training has written anew."""
         note_options(options(), settings)
