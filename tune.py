@@ -187,16 +187,20 @@ def watch(
             total=job.n_trials, initial=len(shown), unit="trial", smoothing=0
         ) as progress,
     ):
-        for live in running:
-            for number, trial in live.items():
-                if not has_ended(trial) or number in shown:
-                    continue
-                shown.add(number)
-                progress.write(outcome.trial_line(trial, job.search.objectives))
-                progress.update()
-            check_first(live)
-            progress.set_postfix_str(standing(job, study, live), refresh=False)
-            progress.refresh()
+        try:
+            for live in running:
+                for number, trial in live.items():
+                    if not has_ended(trial) or number in shown:
+                        continue
+                    shown.add(number)
+                    progress.write(outcome.trial_line(trial, job.search.objectives))
+                    progress.update()
+                check_first(live)
+                progress.set_postfix_str(standing(job, study, live), refresh=False)
+                progress.refresh()
+        except RunError:
+            check_first(live_trials(study))  # workers may have gone on to fail
+            raise
 
 
 def check_first(live: dict[int, FrozenTrial]) -> None:
