@@ -138,6 +138,21 @@ def begin_run(
     ddp_barrier()  # the first rank writes what the others have just read
 
     hparams = config.load_hparams(hparams_file, overrides)
+    _check_parts(hparams_file, hparams, run_opts)
+    if if_main_process():
+        Path(hparams["output_folder"]).mkdir(parents=True, exist_ok=True)
+        # SpeechBrain's own way would leave half of it to a kill.
+        with replacing(Path(hparams["output_folder"], "hyperparams.yaml")) as file:
+            file.write(hparams_text)
+        if not continues:
+            note_corpus(hparams["save_folder"], hparams["manifest_folder"])
+            note_options(run_opts, settings)
+    return hparams, hparams_text, splits, trials
+
+
+def _check_parts(hparams_file: str, hparams: Mapping, run_opts: RunOptions) -> None:
+    """Checks that a recipe is wired of what a Brain will look up, while nothing is lost
+    by it."""
     for key in OF_A_BRAIN:
         hparams[key]  # what the recipe lacks is told
     if not hasattr(hparams["compute_features"], "compute_STFT"):
@@ -156,12 +171,3 @@ def begin_run(
             f"{hparams_file}: its checkpointer has no averaged_model among its "
             "recoverables; hparams/conformer.yaml shows where it belongs"
         )
-    if if_main_process():
-        Path(hparams["output_folder"]).mkdir(parents=True, exist_ok=True)
-        # SpeechBrain's own way would leave half of it to a kill.
-        with replacing(Path(hparams["output_folder"], "hyperparams.yaml")) as file:
-            file.write(hparams_text)
-        if not continues:
-            note_corpus(hparams["save_folder"], hparams["manifest_folder"])
-            note_options(run_opts, settings)
-    return hparams, hparams_text, splits, trials

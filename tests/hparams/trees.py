@@ -5,6 +5,11 @@ from pathlib import Path
 from local_modules.yaml_trees import as_lines, read_plain
 
 HPARAMS = Path(__file__).parents[2] / "hparams"
+SYSTEMS = sorted(
+    str(path)
+    for path in HPARAMS.glob("*.yaml")
+    if "embedding_model:" in path.read_text(encoding="utf-8")
+)
 
 
 def tree(name):

@@ -1,21 +1,14 @@
 """Command lines: what becomes of them, and of mistakes in them."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 
 from local_modules.command_line import parse_command_line
 from local_modules.config import plain_values
+from tests.hparams.trees import HPARAMS, SYSTEMS
 from tests.mistakes import message
 
-ROOT = Path(__file__).parents[2]
-CONFORMER = str(ROOT / "hparams" / "conformer.yaml")
-SYSTEMS = sorted(
-    str(path)
-    for path in (ROOT / "hparams").glob("*.yaml")
-    if "embedding_model:" in path.read_text(encoding="utf-8")
-)
+CONFORMER = str(HPARAMS / "conformer.yaml")
 
 
 class TestCommandLine:

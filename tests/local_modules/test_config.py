@@ -11,15 +11,10 @@ from local_modules.config import (
     plain_values,
     texts,
 )
+from tests.hparams.trees import HPARAMS, SYSTEMS
 from tests.mistakes import message
 
-ROOT = Path(__file__).parents[2]
-CONFORMER = str(ROOT / "hparams" / "conformer.yaml")
-SYSTEMS = sorted(
-    str(path)
-    for path in (ROOT / "hparams").glob("*.yaml")
-    if "embedding_model:" in path.read_text(encoding="utf-8")
-)
+CONFORMER = str(HPARAMS / "conformer.yaml")
 
 
 class TestOverrides:
