@@ -5,6 +5,7 @@ import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from sys import intern
 
 from local_modules.errors import InputError
 from local_modules.files import replacing
@@ -116,7 +117,7 @@ def _parse_row(row: Mapping[str, str], where: str) -> Utterance:
             path=wav.removeprefix(DATA_ROOT),
             start=int(row["start"]),
             stop=int(row["stop"]),
-            speaker=row["spk_id"],
+            speaker=intern(row["spk_id"]),  # one text for all of theirs
         )
     except (TypeError, ValueError):
         raise InputError(
