@@ -246,12 +246,8 @@ def dataio_prep(
 
     Arguments
     ---------
-    hparams : dict
-        The loaded hyperparameters.
-    splits : mapping of str to list of Utterance
-        What the manifests hold.
-    cache : SpeechCache
-        Keeps decoded speech of `train` and `valid`, without data workers.
+    hparams, splits, cache
+        See `make_datasets`.
 
     Returns
     -------

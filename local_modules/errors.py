@@ -84,16 +84,20 @@ def exit_status(
 
 
 def is_disk_full(error: Exception) -> bool:
-    """Whether the system, or SQLite, whose errors have no number before Python 3.11,
-    says that there is no room.
+    """Whether the system says that there is no room, or SQLite, whose errors have no
+    number before Python 3.11, or `torch.save`, which has words of its own; or whether
+    one of them is what caused the error.
 
     Example
     -------
     >>> is_disk_full(OSError(errno.ENOSPC, "")), is_disk_full(OSError(errno.EACCES, ""))
     (True, False)
     """
-    number = getattr(error, "errno", None)
-    return number in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(error)
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    if any(words in str(error) for words in ("disk is full", "inline_container")):
+        return True
+    return error.__cause__ is not None and is_disk_full(error.__cause__)
 
 
 def one_line(error: object) -> str:

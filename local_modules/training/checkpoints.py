@@ -7,7 +7,7 @@ from pathlib import Path
 from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpointer
 from speechbrain.utils.distributed import ddp_barrier, if_main_process
 
-from local_modules.errors import RunError, one_line
+from local_modules.errors import RunError, is_disk_full, one_line
 from local_modules.files import put_on_disk, replacing
 
 MARKER = "complete.json"
@@ -46,7 +46,7 @@ class WholeCheckpointer(Checkpointer):
         try:
             checkpoint = super().save_checkpoint(*args, **kwargs)
         except RuntimeError as error:
-            if "inline_container" not in str(error):  # of torch.save
+            if not is_disk_full(error):
                 raise
             raise RunError(
                 f"{self.checkpoints_dir}: a checkpoint can't be written, as on a full "

@@ -269,7 +269,7 @@ class Worker:
             raise
         except Exception as error:
             # What is this machine's own doing leaves no reason: it is tried again.
-            if has_no_room(error):
+            if is_disk_full(error):
                 forgive_attempt(trial)
                 raise
             reason = one_line(error)
@@ -392,18 +392,6 @@ def objective_value(metrics: dict, objective: str) -> float:
     """What a trial's metrics say of one of `OBJECTIVES`."""
     rates = metrics["valid"]
     return float(rates[objective] if objective in rates else metrics[objective])
-
-
-def has_no_room(error: Exception) -> bool:
-    """Whether a training has ended because a disk is full.
-
-    Example
-    -------
-    >>> has_no_room(OSError(28, "No space left on device")), has_no_room(MemoryError())
-    (True, False)
-    """
-    # The checkpointer tells it by torch.save's words.
-    return is_disk_full(error) or "inline_container" in str(error.__cause__)
 
 
 class _TrialFailed(Exception):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from optuna.trial import TrialState
 
-from local_modules.errors import RunError
+from local_modules.errors import RunError, is_disk_full
 from local_modules.training.checkpoints import WholeCheckpointer
 from local_modules.tuning import worker as module
 from local_modules.tuning.study import (
@@ -17,7 +17,7 @@ from local_modules.tuning.study import (
     live_trials,
     put_back,
 )
-from local_modules.tuning.worker import Worker, has_no_room, objective_value
+from local_modules.tuning.worker import Worker, objective_value
 from tests.local_modules.tuning import quick_study
 from tests.programs import Program
 
@@ -148,7 +148,7 @@ def save_on_a_full_disk(folder):
     try:
         checkpointer.save_checkpoint(name="full")
     except RunError as error:
-        return 0 if has_no_room(error) else 1
+        return 0 if is_disk_full(error) else 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
@@ -156,4 +156,4 @@ def test_a_checkpoint_without_room_is_no_doing_of_its_trial(tmp_path):
     program = Program(save_on_a_full_disk, tmp_path)
     output = program.output()
     assert program.status == 0, output
-    assert not has_no_room(RunError("the loss is not finite"))
+    assert not is_disk_full(RunError("the loss is not finite"))
