@@ -43,15 +43,13 @@ from local_modules.evaluation.results import (
     read_metadata,
 )
 from local_modules.files import check_writable, replacing, writing_to
+from local_modules.inference.embedding_store import EMBEDDINGS, Embedded, EmbeddingStore
 from local_modules.inference.extraction import (
-    EMBEDDINGS,
-    Embedded,
-    EmbeddingStore,
-    SpeakerModel,
+    WINDOW_SECONDS,
     embed_files,
-    kept_beside,
     stretches_beside,
 )
+from local_modules.inference.speaker_model import SpeakerModel, kept_beside
 from local_modules.manifest import spread_utterances
 from local_modules.preparation.recordings import printable
 from local_modules.preparation.scan import find_audio
@@ -91,7 +89,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--output_folder", metavar="DIR", help="default: results/evaluation/<LIST>")
     add("--strict", action="store_true", help="end at the first line of no use")
     add("--resamples", type=int, default=1000, help="for the intervals")
-    add("--window_seconds", type=float, default=20.0, help="longer files are cut")
+    add(
+        "--window_seconds",
+        type=float,
+        default=WINDOW_SECONDS,
+        help="longer files are cut; default: %(default)g",
+    )
     add("--batch_seconds", type=float, default=120.0, help="speech in a batch")
     add("--device", default="cpu")
     add(

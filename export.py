@@ -19,14 +19,8 @@ import torch
 
 from local_modules.errors import InputError, LineParser, exit_status
 from local_modules.files import check_writable, replacing, writing_to
-from local_modules.inference.extraction import (
-    EMBEDDINGS,
-    EmbeddingStore,
-    SpeakerModel,
-    embed_files,
-    kept_beside,
-    stretches_beside,
-)
+from local_modules.inference.embedding_store import EMBEDDINGS, EmbeddingStore
+from local_modules.inference.extraction import embed_files, stretches_beside
 from local_modules.inference.onnx_export import (
     OnnxModel,
     check_int8,
@@ -34,6 +28,7 @@ from local_modules.inference.onnx_export import (
     int8_graph,
     onnx_graph,
 )
+from local_modules.inference.speaker_model import SpeakerModel, kept_beside
 from local_modules.metrics import equal_error_rate
 from local_modules.scoring import score_trials, trial_rows
 from local_modules.trials import TrialList, read_trials

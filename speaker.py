@@ -132,7 +132,7 @@ def listen(verifier: "Verifier", path: str) -> "Voice":
 
 def open_voices(options: argparse.Namespace, verifier: "Verifier") -> "VoiceStore":
     """The file of enrolled voices, for a `with`."""
-    from local_modules.inference.extraction import kept_beside
+    from local_modules.inference.speaker_model import kept_beside
     from local_modules.inference.voices import VoiceStore
 
     model = verifier.model

@@ -70,11 +70,9 @@ from local_modules.evaluation.backend import (  # noqa: E402
 from local_modules.evaluation.confidence import speakers_of  # noqa: E402
 from local_modules.evaluation.results import Scored  # noqa: E402
 from local_modules.files import replacing  # noqa: E402
-from local_modules.inference.extraction import (  # noqa: E402
-    EmbeddingStore,
-    SpeakerModel,
-    embed_files,
-)
+from local_modules.inference.embedding_store import EmbeddingStore  # noqa: E402
+from local_modules.inference.extraction import embed_files  # noqa: E402
+from local_modules.inference.speaker_model import SpeakerModel  # noqa: E402
 from local_modules.metrics import equal_error_rate, min_dcf  # noqa: E402
 from local_modules.scoring import trial_rows  # noqa: E402
 

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 import evaluate
 from local_modules.evaluation import confidence
-from local_modules.inference.extraction import SpeakerModel
+from local_modules.inference.speaker_model import SpeakerModel
 from local_modules.manifest import read_manifest, write_manifest
 from local_modules.metrics import equal_error_rate
 

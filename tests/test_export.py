@@ -21,7 +21,7 @@ from onnx import numpy_helper
 
 import export
 from local_modules.inference import onnx_export
-from local_modules.inference.extraction import SpeakerModel
+from local_modules.inference.speaker_model import SpeakerModel
 from local_modules.manifest import Utterance, write_manifest
 from local_modules.metrics import equal_error_rate
 from tests.random_models import THRESHOLD, write_model

@@ -22,7 +22,7 @@ from safetensors.numpy import load_file
 
 import speaker
 from local_modules.inference import embedding_files, verification
-from local_modules.inference.extraction import EmbeddingStore
+from local_modules.inference.embedding_store import EmbeddingStore
 from local_modules.inference.speech import read_speech
 from local_modules.inference.verification import ListeningModel, Verifier
 from local_modules.page import server

@@ -15,7 +15,7 @@ from torch.distributed.launcher.api import elastic_launch
 from torch.distributed.run import config_from_args, parse_args
 
 import train_speaker
-from local_modules.inference.extraction import SpeakerModel
+from local_modules.inference.speaker_model import SpeakerModel
 from local_modules.training.checkpoints import WholeCheckpointer
 from tests.programs import Program
 

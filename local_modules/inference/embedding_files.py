@@ -8,7 +8,10 @@ from safetensors.numpy import save
 
 from local_modules.errors import InputError
 from local_modules.files import replacing, writing_to
-from local_modules.inference.extraction import EmbeddingStore, SpeakerModel, embed_files
+from local_modules.inference.embedding_store import EmbeddingStore
+from local_modules.inference.extraction import embed_files
+from local_modules.inference.speaker_model import SpeakerModel
+from local_modules.inference.verification import WINDOW_SECONDS
 from local_modules.preparation.recordings import printable
 from local_modules.preparation.scan import find_audio
 
@@ -72,7 +75,9 @@ def embed_to_file(
     kept = output.with_name(f".{output.name}.db")
     with writing_to(output):
         with EmbeddingStore(kept) as store:
-            embedded, failed = embed_files(model, absolute.values(), store)
+            embedded, failed = embed_files(
+                model, absolute.values(), store, WINDOW_SECONDS
+            )
         vectors = {p: embedded[q].vector for p, q in absolute.items() if q in embedded}
         if vectors:
             _write(vectors, output)

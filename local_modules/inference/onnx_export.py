@@ -23,8 +23,8 @@ from torch import nn
 
 from local_modules.embedder import UnpaddedEmbedder
 from local_modules.errors import RunError, one_line
-from local_modules.inference.extraction import SpeakerModel
 from local_modules.inference.onnx_parts import traceable
+from local_modules.inference.speaker_model import SpeakerModel
 
 OPSET = 23  # of ONNX: the first with operators for rotation and for attention
 TOLERANCE = 1e-4  # of any number of an embedding

@@ -16,7 +16,8 @@ from local_modules.evaluation.backend import (
     Recordings,
     cosines,
 )
-from local_modules.inference.extraction import SpeakerModel, windows_of
+from local_modules.inference.extraction import windows_of
+from local_modules.inference.speaker_model import SpeakerModel
 from local_modules.inference.speech import MODEL_RATES, Quality, read_speech
 from local_modules.metrics import bayes_threshold
 from local_modules.scoring import subtract_mean

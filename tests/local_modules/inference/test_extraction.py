@@ -12,14 +12,13 @@ import torch
 from speechbrain.inference.classifiers import EncoderClassifier
 
 from local_modules.errors import InputError, RunError
+from local_modules.inference.embedding_store import Embedded, EmbeddingStore
 from local_modules.inference.extraction import (
-    Embedded,
-    EmbeddingStore,
-    SpeakerModel,
+    WINDOW_SECONDS,
     embed_files,
-    kept_beside,
     stretches_beside,
 )
+from local_modules.inference.speaker_model import SpeakerModel
 from local_modules.manifest import Utterance, write_manifest
 from tests.random_models import write_model
 
@@ -86,6 +85,16 @@ def test_a_long_file_is_the_mean_of_its_windows(model, store, files):
     np.testing.assert_allclose(
         found[files[0]].vector, alone(model, files[0]), atol=1e-5
     )
+
+
+def test_half_a_minute_is_embedded_at_once_as_in_training(model, store, tmp_path):
+    path = tmp_path / "long.wav"
+    noise = 0.1 * np.random.default_rng(0).standard_normal(30 * 16000)
+    soundfile.write(path, noise * np.linspace(0, 1, len(noise)), 16000)
+    found, _ = embed_files(model, [path], store)
+    np.testing.assert_allclose(found[path].vector, alone(model, path), atol=1e-5)
+    halves, _ = embed_files(model, [path], store, window_seconds=15.0)
+    assert np.abs(halves[path].vector - found[path].vector).max() > 1e-3
 
 
 def test_a_stretch_is_not_the_file(model, store, files):
@@ -225,8 +234,8 @@ def test_a_killed_batch_leaves_a_whole_store(model, store, files):
 
     with pytest.raises(KeyboardInterrupt):
         store.put(model.fingerprint, 20.0, dies(), {files[2]: (1, 1)})
-    assert store.get(model.fingerprint, 20.0, files[2]) is None
-    assert store.get(model.fingerprint, 20.0, files[1]) is not None
+    assert store.get(model.fingerprint, WINDOW_SECONDS, files[2]) is None
+    assert store.get(model.fingerprint, WINDOW_SECONDS, files[1]) is not None
 
 
 def test_a_file_that_changes_while_it_is_embedded(model, store, files, monkeypatch):
@@ -260,7 +269,7 @@ def test_a_file_that_breaks_off_is_not_scored(model, store, files, tmp_path):
 def test_two_processes_use_one_store(model, store, files, tmp_path):
     other = EmbeddingStore(tmp_path / "cache" / "embeddings.db")
     embed_files(model, files[:2], store)
-    assert other.get(model.fingerprint, 20.0, files[1]) is not None
+    assert other.get(model.fingerprint, WINDOW_SECONDS, files[1]) is not None
     other.close()
     with sqlite3.connect(tmp_path / "cache" / "embeddings.db") as database:
         assert database.execute("SELECT count(*) FROM embeddings").fetchone() == (2,)
@@ -283,23 +292,11 @@ def test_a_full_disk_is_a_run_that_failed(model, store, files):
     store._database.execute("PRAGMA max_page_count = 2")
     large = Embedded(np.zeros(5000, np.float32), 1.0)
     with pytest.raises(RunError, match="disk is full; make room$") as error:
-        store.put(model.fingerprint, 20.0, [(files[0], large)], {files[0]: (1, 1)})
+        store.put(
+            model.fingerprint, WINDOW_SECONDS, [(files[0], large)], {files[0]: (1, 1)}
+        )
     assert str(error.value).startswith(f"{store.path}: embeddings can't be kept there")
     assert error.value.exit_status == 1
-
-
-def test_what_is_kept_of_a_model_in_a_place_that_cannot_be_written_to(
-    tmp_path, monkeypatch
-):
-    folder = tmp_path / "run" / "model"
-    folder.mkdir(parents=True)
-    assert kept_beside(folder, "voices.db") == tmp_path / "run" / "voices.db"
-    # Root may write anywhere, so the system's answer is made up.
-    monkeypatch.setattr(os, "access", lambda path, mode: path != folder.parent)
-    kept = kept_beside(folder, "voices.db")
-    assert kept.parent == Path("results")
-    assert kept.name == f"{str(folder)[1:].replace('/', '--')}.voices.db"
-    assert kept_beside("owner/x", "a.db") == Path("results/owner--x.a.db")
 
 
 def test_a_damaged_store_is_one_line(model, store, files):
@@ -323,17 +320,4 @@ def test_a_store_is_closed_after_its_with(model, store, files):
     with store as same:
         embed_files(model, files[:1], same)
     with pytest.raises(InputError, match="closed"):
-        store.get(model.fingerprint, 20.0, files[0])
-
-
-@pytest.mark.parametrize("name", ["nothing", "empty"])
-def test_no_model_is_one_line(name, tmp_path):
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="is no speaker model") as error:
-        SpeakerModel(str(tmp_path / name))
-    assert "\n" not in str(error.value)
-
-
-def test_a_wrong_device_is_not_the_models_fault(tmp_path):
-    with pytest.raises(InputError, match="^--device gpu: Expected one of cpu"):
-        SpeakerModel(str(write_model(tmp_path / "model")[0]), device="gpu")
+        store.get(model.fingerprint, WINDOW_SECONDS, files[0])

@@ -13,11 +13,8 @@ from speechbrain.processing.features import STFT
 
 from local_modules.errors import RunError
 from local_modules.evaluation.calibration import Calibration
-from local_modules.inference.extraction import (
-    EmbeddingStore,
-    SpeakerModel,
-    embed_files,
-)
+from local_modules.inference.embedding_store import EmbeddingStore
+from local_modules.inference.extraction import embed_files
 from local_modules.inference.onnx_export import (
     OnnxModel,
     check_int8,
@@ -27,6 +24,7 @@ from local_modules.inference.onnx_export import (
     shortest_input,
 )
 from local_modules.inference.onnx_parts import FoldedSTFT
+from local_modules.inference.speaker_model import SpeakerModel
 from tests.random_models import THRESHOLD, write_model
 
 ROOT = Path(__file__).parents[3]

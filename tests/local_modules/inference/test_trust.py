@@ -16,7 +16,7 @@ from speechbrain.lobes.models import ECAPA_TDNN, ResNet, Xvector
 
 from local_modules.errors import InputError
 from local_modules.evaluation.backend import Backend
-from local_modules.inference.extraction import SpeakerModel
+from local_modules.inference.speaker_model import SpeakerModel
 from local_modules.inference.trust import checked_copy, tensors_only
 from local_modules.inference.verification import Verifier
 from tests.random_models import THRESHOLD, write_model

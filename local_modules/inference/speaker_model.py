@@ -1,0 +1,182 @@
+"""A trained speaker model, ready to embed: a folder that training has written, or any
+other that SpeechBrain's `EncoderClassifier` loads."""
+
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from speechbrain.inference.classifiers import EncoderClassifier
+from speechbrain.inference.interfaces import foreign_class
+from speechbrain.lobes.models.ResNet import ResNet
+from speechbrain.lobes.models.Xvector import Xvector
+from speechbrain.utils.fetching import LocalStrategy, fetch
+from speechbrain.utils.logger import get_logger
+
+from local_modules.embedder import UnpaddedEmbedder
+from local_modules.errors import InputError, one_line
+from local_modules.evaluation.backend import CALIBRATION, STATISTICS, Backend
+from local_modules.inference.speech import read_waveform
+from local_modules.inference.trust import HPARAMS, checked_copy, tensors_only
+from local_modules.inference.verifier import SpeakerVerifier
+
+logger = get_logger(__name__)
+
+INTERFACE = "custom.py"  # of a folder that training has written
+KNOW_NO_PADDING = (ResNet, Xvector)  # as models on a hub have them, unwrapped
+
+
+class SpeakerModel:
+    """A trained model, ready to embed.
+
+    Arguments
+    ---------
+    source : str
+        A folder, or a name on the Hugging Face hub.
+    device : str
+        Where to compute.
+    trust : bool
+        Loads the model unchecked, and runs its `custom.py` if it has one. Both can
+        run any code.
+
+    Attributes
+    ----------
+    backend : Backend | None
+        What it has for scores beyond the cosine.
+
+    Raises
+    ------
+    InputError
+        There is no such device, no model that can be loaded, or it isn't trusted and
+        holds more than plain parameters of known parts
+        (`local_modules.inference.trust`); or its backend is another model's.
+    """
+
+    def __init__(self, source: str, device: str = "cpu", trust: bool = False):
+        self.source = source
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:
+            raise InputError(f"--device {device}: {one_line(error)}") from None
+        with tempfile.TemporaryDirectory() as savedir:
+            options = {"savedir": savedir, "run_opts": {"device": device}}
+            try:
+                if trust and (Path(source) / INTERFACE).exists():
+                    self.classifier = foreign_class(
+                        source=str(source),
+                        pymodule_file=INTERFACE,
+                        classname="SpeakerVerifier",
+                        **options,
+                    )
+                elif trust:
+                    self.classifier = EncoderClassifier.from_hparams(
+                        source=str(source), **options
+                    )
+                else:
+                    checked_copy(source, savedir)
+                    text = (Path(savedir) / HPARAMS).read_text(encoding="utf-8")
+                    is_ours = re.search("^threshold:", text, re.MULTILINE)
+                    interface = SpeakerVerifier if is_ours else EncoderClassifier
+                    with tensors_only():
+                        self.classifier = interface.from_hparams(
+                            source=savedir, **options
+                        )
+                text = (Path(savedir) / HPARAMS).read_bytes()
+                self.backend = _backend_of(source, savedir)
+            except InputError:
+                raise
+            except Exception as error:
+                raise InputError(
+                    f"{source}: is no speaker model: {one_line(error)}"
+                ) from error
+        mods = self.classifier.mods
+        if isinstance(mods.embedding_model, KNOW_NO_PADDING):
+            mods.embedding_model = UnpaddedEmbedder(mods.embedding_model).eval()
+        self.sample_rate = self.classifier.audio_normalizer.sample_rate
+        self.fingerprint = self._fingerprint(text)
+        if self.backend is not None:
+            self._check_backend()
+
+    def _fingerprint(self, text: bytes) -> str:
+        """Differs between models that may embed differently."""
+        digest = hashlib.sha256(text)
+        for name, value in sorted(self.classifier.mods.state_dict().items()):
+            digest.update(name.encode())
+            octets = value.cpu().flatten().contiguous().view(torch.uint8)
+            digest.update(octets.numpy().tobytes())
+        return digest.hexdigest()
+
+    def _check_backend(self) -> None:
+        """Makes sure that it is of this model."""
+        try:
+            width = self.embed([torch.zeros(self.sample_rate)]).shape[-1]
+        except RuntimeError:
+            return  # what it can't embed is told of each file
+        if width != len(self.backend.mean):
+            raise InputError(
+                f"{self.source}: its {STATISTICS} is of embeddings of "
+                f"{len(self.backend.mean)} numbers; the model makes {width}"
+            )
+
+    def read(self, path: Path, start: int = 0, stop: int | None = None) -> torch.Tensor:
+        """The waveform of a file, from sample `start` up to before `stop`, mono and at
+        the model's rate, [time].
+
+        Raises
+        ------
+        InputError
+            It can't be decoded, breaks off, or holds nothing, NaN or infinity.
+        """
+        return read_waveform(path, self.sample_rate, start, stop)
+
+    @torch.no_grad()
+    def embed(self, wavs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Embeddings of waveforms, [n, emb_dim], on the CPU."""
+        padded = torch.nn.utils.rnn.pad_sequence(wavs, batch_first=True)
+        lens = torch.tensor([len(wav) for wav in wavs]) / padded.shape[1]
+        return self.classifier.encode_batch(padded, lens).squeeze(1).float().cpu()
+
+
+def kept_beside(source: str | os.PathLike, name: str) -> Path:
+    """Where a file is kept that belongs to a model but is no part of it.
+
+    Arguments
+    ---------
+    source : str or os.PathLike
+        The model.
+    name : str
+        Of the file.
+
+    Returns
+    -------
+    Path
+        Beside the model's folder, which a new training replaces; of a model from the
+        hub, or in a place that can't be written to, in results/ and with the model's
+        name before it.
+    """
+    folder = Path(source).resolve()
+    if folder.is_dir():
+        if os.access(folder.parent, os.W_OK):
+            return folder.parent / name
+        source = folder.relative_to(folder.anchor)
+    return Path("results") / f"{str(source).replace('/', '--')}.{name}"
+
+
+def _backend_of(source: str, folder: str) -> Backend | None:
+    if Path(source).is_dir():
+        return Backend.load(source)
+    for name in (STATISTICS, CALIBRATION):
+        try:
+            fetch(name, source, folder, local_strategy=LocalStrategy.COPY)
+        except LocalEntryNotFoundError:
+            logger.warning(
+                f"{source}: {name} is not on this machine, and the hub can't be asked "
+                "for it; without it, scores are less sure"
+            )
+        except EntryNotFoundError:
+            pass
+    return Backend.load(folder)
