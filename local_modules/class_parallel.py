@@ -3,9 +3,6 @@ for more speakers than one GPU has memory or time for."""
 
 import functools
 import math
-import os
-from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from speechbrain.utils.checkpoints import (
@@ -18,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from local_modules.distributed import rank_and_count
+from local_modules.rows import copy_common, load_rows, rows_of, save_rows
 
 ROWS_AT_ONCE = 2**16
 
@@ -103,7 +101,7 @@ class SplitClassifier(nn.Module):
         for start in range(0, out_neurons, ROWS_AT_ONCE):
             stop = min(start + ROWS_AT_ONCE, out_neurons)
             numbers = torch.empty(stop - start, input_size).uniform_(-bound, bound)
-            _copy_common(range(start, stop), numbers, self.rows, self.weight.data)
+            copy_common(range(start, stop), numbers, self.rows, self.weight.data)
 
     def forward(self, embeddings: torch.Tensor, targets: torch.Tensor | None = None):
         """Compares a batch with the speakers, in float32.
@@ -160,12 +158,12 @@ class SplitClassifier(nn.Module):
             return
         everyone = range(self.out_neurons)
         whole = torch.empty(self.out_neurons, self.weight.shape[1])
-        _copy_common(self.rows, self.weight.data, everyone, whole)
+        copy_common(self.rows, self.weight.data, everyone, whole)
         for other in range(1, count):
             rows = rows_of(other, count, self.out_neurons)
             part = self.weight.data.new_empty(len(rows), self.weight.shape[1])
             distributed.recv(part, other)
-            _copy_common(rows, part, everyone, whole)
+            copy_common(rows, part, everyone, whole)
         self.weight, self.rows = nn.Parameter(whole), everyone
 
     @mark_as_saver
@@ -214,17 +212,6 @@ class OptimizerRows:
             self.optimizer.state[weight][name] = value.to(weight.device)
 
 
-def rows_of(rank: int, count: int, n_rows: int) -> range:
-    """Which of the rows of a matrix a rank has.
-
-    Example
-    -------
-    >>> [rows_of(rank, 3, 10) for rank in range(3)]
-    [range(0, 3), range(3, 6), range(6, 10)]
-    """
-    return range(rank * n_rows // count, (rank + 1) * n_rows // count)
-
-
 def split_classifiers(module: nn.Module) -> list[SplitClassifier]:
     """Those in a module, whatever it is wrapped into."""
     return [part for part in module.modules() if isinstance(part, SplitClassifier)]
@@ -251,74 +238,6 @@ def gradient_norm(module: nn.Module) -> torch.Tensor:
             distributed.all_reduce(squares)
         norm = torch.hypot(norm, squares.sqrt())
     return norm
-
-
-def save_rows(
-    path: str | os.PathLike, rows: range, tensors: Mapping[str, torch.Tensor]
-) -> None:
-    """Saves this rank's rows of some matrices in a file of its own, beside the first
-    rank's.
-
-    Arguments
-    ---------
-    path : str or os.PathLike
-        Where the first rank's go.
-    rows : range
-        Which they are.
-    tensors : mapping of str to torch.Tensor
-        One row for each of them.
-    """
-    rank, _ = rank_and_count()
-    path = Path(f"{path}.{rank}" if rank else path)
-    torch.save({"start": rows.start, "tensors": dict(tensors)}, path)
-
-
-def load_rows(path: str | os.PathLike, rows: range) -> dict[str, torch.Tensor]:
-    """Loads rows that any number of ranks have saved.
-
-    Arguments
-    ---------
-    path : str or os.PathLike
-        Where the first rank's are.
-    rows : range
-        Which to load.
-
-    Returns
-    -------
-    dict of str to torch.Tensor
-        Their matrices, on the CPU.
-
-    Example
-    -------
-    >>> path = getfixture("tmp_path") / "numbers.ckpt"
-    >>> save_rows(path, range(10, 13), {"numbers": torch.tensor([[1], [2], [3]])})
-    >>> load_rows(path, range(11, 13))
-    {'numbers': tensor([[2],
-            [3]])}
-    """
-    path = Path(path)
-    found = {}
-    for part in [path, *path.parent.glob(f"{path.name}.*")]:
-        # Only what is copied is read.
-        saved = torch.load(part, map_location="cpu", mmap=True, weights_only=True)
-        for name, value in saved["tensors"].items():
-            if name not in found:
-                found[name] = value.new_empty(len(rows), *value.shape[1:])
-            theirs = range(saved["start"], saved["start"] + len(value))
-            _copy_common(theirs, value, rows, found[name])
-    return found
-
-
-def _copy_common(
-    source_rows: range, source: torch.Tensor, rows: range, destination: torch.Tensor
-) -> None:
-    """Copies those of the rows of one tensor that another has as well."""
-    start = max(source_rows.start, rows.start)
-    stop = min(source_rows.stop, rows.stop)
-    if start < stop:
-        destination[start - rows.start : stop - rows.start] = source[
-            start - source_rows.start : stop - source_rows.start
-        ]
 
 
 class _SplitCosines(torch.autograd.Function):

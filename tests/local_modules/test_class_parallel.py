@@ -12,10 +12,9 @@ from local_modules.class_parallel import (
     OptimizerRows,
     SplitClassifier,
     gradient_norm,
-    load_rows,
-    rows_of,
 )
 from local_modules.losses import AdditiveAngularMargin, CosineSoftmax
+from local_modules.rows import load_rows, rows_of
 
 SCALE, SIZE, N_SPEAKERS = 20.0, 6, 13
 SHARES = (3, 2)  # of the batch: some recordings can't be decoded

@@ -1,0 +1,89 @@
+"""Rows of a matrix that the ranks of `torchrun` share: who has which, and their files,
+that any other number of ranks loads."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from local_modules.distributed import rank_and_count
+
+
+def rows_of(rank: int, count: int, n_rows: int) -> range:
+    """Which of the rows of a matrix a rank has.
+
+    Example
+    -------
+    >>> [rows_of(rank, 3, 10) for rank in range(3)]
+    [range(0, 3), range(3, 6), range(6, 10)]
+    """
+    return range(rank * n_rows // count, (rank + 1) * n_rows // count)
+
+
+def save_rows(
+    path: str | os.PathLike, rows: range, tensors: Mapping[str, torch.Tensor]
+) -> None:
+    """Saves this rank's rows of some matrices in a file of its own, beside the first
+    rank's.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        Where the first rank's go.
+    rows : range
+        Which they are.
+    tensors : mapping of str to torch.Tensor
+        One row for each of them.
+    """
+    rank, _ = rank_and_count()
+    path = Path(f"{path}.{rank}" if rank else path)
+    torch.save({"start": rows.start, "tensors": dict(tensors)}, path)
+
+
+def load_rows(path: str | os.PathLike, rows: range) -> dict[str, torch.Tensor]:
+    """Loads rows that any number of ranks have saved.
+
+    Arguments
+    ---------
+    path : str or os.PathLike
+        Where the first rank's are.
+    rows : range
+        Which to load.
+
+    Returns
+    -------
+    dict of str to torch.Tensor
+        Their matrices, on the CPU.
+
+    Example
+    -------
+    >>> path = getfixture("tmp_path") / "numbers.ckpt"
+    >>> save_rows(path, range(10, 13), {"numbers": torch.tensor([[1], [2], [3]])})
+    >>> load_rows(path, range(11, 13))
+    {'numbers': tensor([[2],
+            [3]])}
+    """
+    path = Path(path)
+    found = {}
+    for part in [path, *path.parent.glob(f"{path.name}.*")]:
+        # Only what is copied is read.
+        saved = torch.load(part, map_location="cpu", mmap=True, weights_only=True)
+        for name, value in saved["tensors"].items():
+            if name not in found:
+                found[name] = value.new_empty(len(rows), *value.shape[1:])
+            theirs = range(saved["start"], saved["start"] + len(value))
+            copy_common(theirs, value, rows, found[name])
+    return found
+
+
+def copy_common(
+    source_rows: range, source: torch.Tensor, rows: range, destination: torch.Tensor
+) -> None:
+    """Copies those of the rows of one tensor that another has as well."""
+    start = max(source_rows.start, rows.start)
+    stop = min(source_rows.stop, rows.stop)
+    if start < stop:
+        destination[start - rows.start : stop - rows.start] = source[
+            start - source_rows.start : stop - source_rows.start
+        ]
