@@ -621,6 +621,15 @@ def test_a_run_is_not_continued_with_other_settings(finished, voices_folder, cap
     assert_same(before, latest_states(folder))
 
 
+def test_a_run_does_not_mix_with_the_programs(voices_folder, capsys):
+    before = set(ROOT.iterdir())
+    assert train_speaker.main(command_line(voices_folder, ROOT)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"train_speaker.py: --output_folder {ROOT}: is where the")
+    assert error.count("\n") == 1
+    assert set(ROOT.iterdir()) == before
+
+
 def test_help_tells_of_both_kinds_of_options(capsys):
     with pytest.raises(SystemExit) as stop:
         train_speaker.main(["--help"])

@@ -40,6 +40,7 @@ OF_A_BRAIN = (
     *("lr_schedule", "epoch_counter", "history", "seed", "number_of_epochs"),
     *("train_time_limit_minutes", "max_bad_share"),
 )
+CODE = Path(__file__).resolve().parents[2]
 LOCK = ".lock"
 SECONDS_TO_END = 120.0  # until a file server frees the lock of a machine that is gone
 
@@ -52,13 +53,18 @@ def claimed(hparams_file: str, overrides: Mapping) -> Iterator[None]:
     Raises
     ------
     InputError
-        Another has it, or it can't be written.
+        Another has it, it can't be written, or it is that of the code.
     """
     if not if_main_process():
         yield
         return
     config.check_overrides(hparams_file, overrides)
     folder = Path(config.plain_values(hparams_file, overrides)["output_folder"])
+    if folder.resolve() == CODE:  # SpeechBrain copies the program into the run's folder
+        raise InputError(
+            f"--output_folder {folder}: is where the programs are; choose another, "
+            "such as results/mine"
+        )
     check_writable(folder)
     lock = FileLock(folder / LOCK)
     with writing_to(lock.lock_file):
