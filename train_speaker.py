@@ -9,6 +9,7 @@ speakers held out, tests the best epoch once, and writes a folder that SpeechBra
 """
 
 import contextlib
+import logging
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -27,6 +28,7 @@ from speechbrain.utils.run_opts import RunOptions
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader, speaker_at
 from local_modules.class_parallel import split_classifiers
 from local_modules.command_line import parse_command_line
+from local_modules.corpus import overview
 from local_modules.distributed import (
     gather_on_all,
     gather_on_first,
@@ -340,6 +342,7 @@ def train(
     sb.create_experiment_directory(hparams["output_folder"], save_env_desc=test)
     if test:
         check_parts(hparams_text)
+        run_on_main(print, [overview(splits, trials)])
     if cache is None:
         cache = SpeechCache(hparams["cache_gib"])
     datasets, train_reader, train_sampler = dataio_prep(hparams, splits, cache)
@@ -410,6 +413,8 @@ def run(argv: list[str]) -> None:
             "comment there says what it\ndoes. SpeechBrain's run options are "
             "the same for all files:\n"
         )
+    # Until SpeechBrain sets up its log, for what there is to say of the corpus.
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     hparams_file, run_opts, overrides = parse_command_line(argv)
     meet_ranks(run_opts)
     if run_opts["debug"] and not run_opts["debug_persistently"]:

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from local_modules import config
 from local_modules.command_line import parse_command_line
-from local_modules.corpus import checksums, prepare_corpus, read_corpus
+from local_modules.corpus import checksums, overview, prepare_corpus, read_corpus
 from local_modules.distributed import meet_ranks
 from local_modules.errors import (
     InputError,
@@ -333,7 +333,7 @@ def lead(
     settings["skip_prep"] = False  # True is for the trials
     begun_with = study.user_attrs.get("data", {}).get("corpus")
     prepare_corpus(settings, begun_with)
-    read_corpus(settings["manifest_folder"])
+    print(overview(*read_corpus(settings["manifest_folder"])), flush=True)
     # Not before all is as it should be: a study can't be begun twice.
     point_to_storage(job.storage, job.folder)
     claim(study, "settings", job.settings())

@@ -5,7 +5,7 @@ import inspect
 import json
 import os
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from speechbrain.utils.logger import get_logger
@@ -106,6 +106,30 @@ def read_corpus(
         for split in ("valid", "test")
     }
     return splits, trials
+
+
+def overview(
+    splits: Mapping[str, Sequence[Utterance]], trials: Mapping[str, TrialList]
+) -> str:
+    """What `read_corpus` returns, in a line for each split.
+
+    Example
+    -------
+    >>> rows = [Utterance(f"ann/{n}", 45.0, f"{n}.wav", 0, 1, "ann") for n in range(2)]
+    >>> print(overview({"train": rows}, {}))
+    train  1 speakers, 2 recordings, 1.5 minutes
+    """
+    lines = []
+    for split, rows in splits.items():
+        minutes = sum(row.duration for row in rows) / 60
+        time = f"{minutes:.1f} minutes" if minutes < 60 else f"{minutes / 60:.1f} hours"
+        n_speakers = len({row.speaker for row in rows})
+        line = f"{split:6} {n_speakers} speakers, {len(rows)} recordings, {time}"
+        if split in trials:
+            n_target = int(trials[split].labels.sum())
+            line += f"; {len(trials[split])} trials, {n_target} of them target trials"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def checksums(

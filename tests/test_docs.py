@@ -65,7 +65,7 @@ def check_training(hparams_file, *arguments):
     return overrides
 
 
-@pytest.mark.parametrize(("program", "arguments"), given(["train_speaker"]))
+@pytest.mark.parametrize(("program", "arguments"), given(["train_speaker", "prepare"]))
 def test_training(program, arguments):
     if "best.yaml" in arguments[0]:  # what a study has written
         arguments = ["hparams/conformer.yaml", *arguments[1:]]

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -182,8 +182,6 @@ def write_corpus(corpus: Corpus, save_folder: str, settings: Settings) -> None:
         write_trials(save / name, trial_lists[split])
     with replacing(save / PREPARED) as file:
         json.dump(record, file, indent=2)
-    for split in MANIFESTS:
-        logger.info("%s: %s", split, _describe(splits[split], trial_lists.get(split)))
 
 
 def _fingerprint(corpus: Corpus) -> dict[str, int | str]:
@@ -294,12 +292,3 @@ def _verifiable(split: str, utterances: list[Utterance]) -> list[Utterance]:
             len(utterances),
         )
     return kept
-
-
-def _describe(utterances: Sequence[Utterance], trials: TrialList | None) -> str:
-    hours = sum(u.duration for u in utterances) / 3600
-    text = (
-        f"{len(speakers_of(utterances))} speakers, {len(utterances)} utterances, "
-        f"{hours:.2f} h"
-    )
-    return text if trials is None else f"{text}, {len(trials)} trials"

@@ -1,0 +1,52 @@
+#!/usr/bin/env python3
+"""Prepares a corpus and no more: to see who would be in which split, or on a machine
+without a GPU before many train.
+
+    python prepare.py hparams/conformer_speech.yaml --data_folder DIR [--key value ...]
+
+Takes what train_speaker.py takes, and makes the manifests and trial lists that it would
+make. It finds them there; with --skip_prep True it doesn't look at the corpus again.
+"""
+
+import logging
+import sys
+
+from local_modules import config
+from local_modules.command_line import parse_command_line
+from local_modules.corpus import overview, prepare_corpus, read_corpus
+from local_modules.errors import InputError, exit_status
+
+
+def run(argv: list[str]) -> None:
+    """Prepares as the command line says."""
+    if {"-h", "--help"} & {*argv}:
+        print(__doc__)
+        return
+    hparams_file, run_opts, overrides = parse_command_line(argv)
+    for name in run_opts.overridden_args:
+        if name not in overrides:
+            raise InputError(f"--{name}: is for train_speaker.py; leave it out")
+    config.check_overrides(hparams_file, overrides)
+    settings = config.plain_values(hparams_file, overrides)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    prepare_corpus(settings)
+    splits, trials = read_corpus(settings["manifest_folder"])
+    print(overview(splits, trials))
+    print(f"manifests  {settings['manifest_folder']}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Returns
+    -------
+    int
+        Exit status: 0, 1 for a corpus of too many bad recordings, 2 for wrong usage,
+        130 for Ctrl-C.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    return exit_status("prepare.py", lambda: run(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
