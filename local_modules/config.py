@@ -26,6 +26,7 @@ KINDS = (
     (float, (int, float), "a number"),
     (list, list, "a list, as in [1.0,0.9]"),
 )
+MAY_BE_NULL = ("train_time_limit_minutes",)  # also where a recipe has a number
 
 # The least that a number may be, and whether it may be just that.
 LEAST = {
@@ -69,6 +70,8 @@ def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -
                 f"{prefix}{key}: is no value but what {hparams_file} is wired of; "
                 "change it in a copy of that file"
             )
+        if value is None and key in MAY_BE_NULL:
+            continue
         for kind, allowed, words in KINDS:
             if isinstance(known[key], kind):
                 is_bool = isinstance(value, bool)

@@ -57,6 +57,13 @@ class TestOverrides:
         values |= {"parts": "1+2", "speaker_speeds": [1.0, 0.9]}
         check_overrides(CONFORMER, values | {"add_noise": False})
 
+    def test_a_limit_can_be_taken_away(self):
+        speech = str(HPARAMS / "conformer_speech.yaml")
+        overrides = {"train_time_limit_minutes": None}
+        check_overrides(speech, overrides)
+        assert plain_values(speech, overrides)["train_time_limit_minutes"] is None
+        assert plain_values(speech, {})["train_time_limit_minutes"] == 20.0
+
     def test_nested_key_is_not_top_level(self):
         assert "--channels" in message(check_overrides, CONFORMER, {"channels": 8})
 
