@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import calibrate
 import evaluate
 import export
 import speaker
@@ -31,6 +32,7 @@ COMMAND = re.compile(
 )
 PARSERS = {
     "accuracy": accuracy.parse,
+    "calibrate": calibrate.parse,
     "data": data.parse,
     "evaluate": evaluate.parse,
     "export": export.parse,

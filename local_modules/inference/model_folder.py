@@ -6,10 +6,12 @@ installed, from a disk or from a hub.
 """
 
 import ast
+import contextlib
 import importlib.util
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,11 +24,14 @@ from safetensors.torch import save_file, save_model
 
 from local_modules.corpus import licence
 from local_modules.errors import InputError
-from local_modules.evaluation.backend import Backend
+from local_modules.evaluation.backend import CALIBRATION, Backend
+from local_modules.evaluation.calibration import Calibration
 from local_modules.files import put_on_disk
 from local_modules.templates import TEMPLATES
 
 PACKAGE = __package__.partition(".")[0]
+HPARAMS, METRICS, CARD = "hyperparams.yaml", "metrics.json", "README.md"
+CALIBRATED_ANEW = "\n## Calibrated anew\n"  # what the card of such a folder has more
 PARTS = ("compute_features", "mean_var_norm", "embedding_model", "classifier")
 
 
@@ -58,30 +63,74 @@ def write_model_folder(
     metrics : mapping
         As in `metrics.json`; the threshold of `valid` becomes the model's.
     """
-    folder = Path(folder)
+    with _in_place_at_once(Path(folder)) as part:
+        part.mkdir(parents=True)
+        for name in ("embedding_model", "classifier"):
+            save_model(hparams[name], str(part / f"{name}.safetensors"))
+        statistics = {
+            "glob_mean": backend.mean.contiguous(),
+            "glob_std": torch.ones_like(backend.mean),
+        }
+        save_file(statistics, str(part / "mean_var_norm_emb.safetensors"))
+        backend.save(part)
+        hparams["label_encoder"].save(part / "label_encoder.txt")
+        with open(part / METRICS, "w", encoding="utf-8") as file:
+            json.dump(metrics, file, indent=2)
+        settings = {
+            "sample_rate": hparams["sample_rate"],
+            "threshold": metrics["valid"]["eer_threshold"],
+        }
+        text = _model_hparams(hparams_text, settings)
+        (part / HPARAMS).write_text(text, encoding="utf-8")
+        (part / "custom.py").write_text(_custom_module(text), encoding="utf-8")
+        card = _model_card(hparams, metrics)
+        (part / CARD).write_text(card, encoding="utf-8")
+
+
+def write_calibrated_folder(
+    source: str | os.PathLike,
+    folder: str | os.PathLike,
+    calibration: Calibration,
+    rates: Mapping,
+) -> None:
+    """Copies a model folder, with another calibration and another threshold; also
+    complete at any moment.
+
+    Arguments
+    ---------
+    source : str or os.PathLike
+        A folder that `write_model_folder` has written.
+    folder : str or os.PathLike
+        Where to; an older one is replaced, also where it is the source.
+    calibration : Calibration
+        Takes the place of the old one.
+    rates : mapping
+        What `metrics.json` gets as `calibration`: `trials`, the name of the list that
+        it was fitted on, and its rates as of `valid`, whose threshold becomes the
+        model's.
+    """
+    with _in_place_at_once(Path(folder)) as part:
+        shutil.copytree(source, part)
+        calibration.save(part / CALIBRATION)
+        metrics = json.loads((part / METRICS).read_text(encoding="utf-8"))
+        with open(part / METRICS, "w", encoding="utf-8") as file:
+            json.dump({**metrics, "calibration": rates}, file, indent=2)
+        text = (part / HPARAMS).read_text(encoding="utf-8")
+        line = f"threshold: {rates['eer_threshold']!r}"
+        text = re.sub("^threshold: .*$", line, text, count=1, flags=re.MULTILINE)
+        (part / HPARAMS).write_text(text, encoding="utf-8")
+        card = (part / CARD).read_text(encoding="utf-8").partition(CALIBRATED_ANEW)[0]
+        card = f"{card}{CALIBRATED_ANEW}{_calibration_card(rates)}"
+        (part / CARD).write_text(card, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _in_place_at_once(folder: Path) -> Iterator[Path]:
+    """A place for a folder that is to be written and then, whole and on the disk, to
+    take the place of an older one."""
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    for name in ("embedding_model", "classifier"):
-        save_model(hparams[name], str(part / f"{name}.safetensors"))
-    statistics = {
-        "glob_mean": backend.mean.contiguous(),
-        "glob_std": torch.ones_like(backend.mean),
-    }
-    save_file(statistics, str(part / "mean_var_norm_emb.safetensors"))
-    backend.save(part)
-    hparams["label_encoder"].save(part / "label_encoder.txt")
-    with open(part / "metrics.json", "w", encoding="utf-8") as file:
-        json.dump(metrics, file, indent=2)
-    settings = {
-        "sample_rate": hparams["sample_rate"],
-        "threshold": metrics["valid"]["eer_threshold"],
-    }
-    text = _model_hparams(hparams_text, settings)
-    (part / "hyperparams.yaml").write_text(text, encoding="utf-8")
-    (part / "custom.py").write_text(_custom_module(text), encoding="utf-8")
-    card = _model_card(hparams, metrics)
-    (part / "README.md").write_text(card, encoding="utf-8")
+    yield part
     for path in part.iterdir():
         put_on_disk(path)
     if folder.exists():
@@ -212,6 +261,16 @@ def _model_card(hparams: Mapping, metrics: Mapping) -> str:
             rows="\n".join(rows),
             threshold=metrics["valid"]["eer_threshold"],
         )
+    )
+
+
+def _calibration_card(rates: Mapping) -> str:
+    return (
+        f"\nNot `valid` but {rates['n_target']} target and {rates['n_nontarget']} "
+        f"non-target trials of the list `{rates['trials']}` decide: the threshold in "
+        f"`hyperparams.yaml`, {rates['eer_threshold']:.4f} (cosine score), is the one "
+        f"of the equal error rate on them, {100 * rates['eer']:.2f} %, and "
+        "`calibration.json` is fitted to them.\n"
     )
 
 

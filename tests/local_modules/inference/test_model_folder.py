@@ -322,7 +322,7 @@ class TestFiles:
             "12,345 parameters",
             "Licence of the recordings: none needed",
             "16000 Hz",
-            f"threshold={exported.threshold:.4f}",
+            f"threshold {exported.threshold:.4f} (cosine score)",
             type(getattr(exported.hparams["embedding_model"], "encoder", None)).__name__
             if exported.text.count("ConformerEncoder")
             else "ECAPA_TDNN",

@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""Fits a model's threshold and calibration to trials of your own.
+
+    python calibrate.py MODEL --trials LIST --data_folder DIR --output_folder FOLDER
+
+A threshold holds for recordings like those that it was chosen on. Where training had
+other languages, microphones or rooms, a few hundred trials of known truth, of speakers
+whom no test asks for, make FOLDER a model for yours: a copy of MODEL with another
+threshold and another calibration. Its embeddings are the same.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from local_modules.errors import InputError, LineParser, exit_status
+from local_modules.evaluation.backend import CALIBRATED, STATISTICS, Recordings, cosines
+from local_modules.evaluation.confidence import speakers_of
+from local_modules.files import check_writable, writing_to
+from local_modules.inference.embedding_store import EMBEDDINGS, EmbeddingStore
+from local_modules.inference.extraction import embed_files, stretches_beside
+from local_modules.inference.model_folder import write_calibrated_folder
+from local_modules.inference.speaker_model import SpeakerModel, kept_beside
+from local_modules.metrics import cllr, min_cllr, verification_rates
+from local_modules.scoring import trial_rows
+from local_modules.trials import read_trials
+
+FEW_SPEAKERS = 50  # a threshold of fewer is mostly theirs
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The options of this program."""
+    parser = LineParser(
+        prog="calibrate.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("model", metavar="MODEL", help="a folder that train_speaker.py has written")
+    add("--trials", required=True, metavar="LIST", help="what is compared")
+    add("--data_folder", required=True, metavar="DIR", help="where its paths begin")
+    add("--output_folder", required=True, metavar="FOLDER", help="the model to write")
+    add("--device", default="cpu")
+    return parser.parse_args(argv)
+
+
+def calibrate(options: argparse.Namespace) -> None:
+    """Scores the trials, fits, writes the folder, and says what has changed."""
+    model = SpeakerModel(options.model, options.device)
+    if not (Path(options.model) / STATISTICS).is_file():
+        raise InputError(
+            f"{options.model}: is no folder with a {STATISTICS}, as train_speaker.py "
+            "writes; only those can be calibrated"
+        )
+    folder = Path(options.output_folder)
+    if folder.exists() and not (folder / "hyperparams.yaml").is_file():
+        raise InputError(f"--output_folder {folder}: is there, and is no model")
+    check_writable(folder.parent)
+    root = Path(options.data_folder).resolve()
+    trials = read_trials(options.trials, is_name=lambda name: (root / name).is_file())
+    names = list(dict.fromkeys([*trials.enrol, *trials.test]))
+    with EmbeddingStore(kept_beside(options.model, EMBEDDINGS)) as store:
+        stretches = stretches_beside(options.trials, root)
+        paths = [root / name for name in names]
+        found, failures = embed_files(model, paths, store, stretches=stretches)
+    for path, why in failures.items():
+        raise InputError(f"{path}: {why}; repair it, or leave its trials out")
+
+    recordings = Recordings(
+        torch.from_numpy(np.stack([found[path].vector for path in paths])),
+        np.array([found[path].seconds for path in paths]),
+    )
+    _, *rows = trial_rows(names, trials)
+    sides = recordings, recordings, *rows
+    speakers = speakers_of(trials.labels, trials.enrol, trials.test)
+    before = model.backend
+    after = before.fitted(*sides, trials.labels, speakers)
+    cosine = cosines(*sides).numpy()
+    rates = verification_rates(cosine[trials.labels], cosine[~trials.labels])
+    rates = {"trials": Path(options.trials).name, **rates}
+    with writing_to(folder):
+        write_calibrated_folder(options.model, folder, after.calibration, rates)
+
+    n_speakers = 1 + int(max(side.max() for side in speakers))
+    print(
+        f"{rates['n_target']} target and {rates['n_nontarget']} non-target trials, "
+        f"{n_speakers} speakers as far as the list says"
+    )
+    if n_speakers < FEW_SPEAKERS:
+        print("so few speakers say little of others: a rough threshold")
+    old = model.classifier.hparams.threshold
+    print(
+        f"threshold  {rates['eer_threshold']:.4f}, was {old:.4f}; EER "
+        f"{100 * rates['eer']:.2f} % (cosine)"
+    )
+    for name, backend in (("before", before), ("after", after)):
+        if backend.calibration is not None:
+            ratios = backend.scores(*sides)[CALIBRATED]
+            pair = ratios[trials.labels], ratios[~trials.labels]
+            print(f"C_llr      {cllr(*pair):.3f} {name}, {min_cllr(*pair):.3f} at best")
+    print(
+        "on the trials that it was fitted on: on others it will be worse\n"
+        f"model      {folder}"
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line.
+
+    Returns
+    -------
+    int
+        Exit status: 0, 1 for a full disk, 2 for wrong usage, 130 for Ctrl-C.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    return exit_status("calibrate.py", lambda: calibrate(parse(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""calibrate.py as a person runs it, on a small trained model and trials that its own
+calibration doesn't fit."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import soundfile
+from speechbrain.inference.interfaces import foreign_class
+
+import calibrate
+import evaluate
+from local_modules.inference.verification import Verifier
+from local_modules.metrics import cllr, equal_error_rate
+from tests.random_models import write_model
+
+
+@pytest.fixture(scope="module")
+def noisy(voices_folder, tmp_path_factory):
+    """The training voices, each recording with all those of the others under noise."""
+    folder = tmp_path_factory.mktemp("noisy")
+    rng = np.random.default_rng(0)
+    names = []
+    for path in sorted((voices_folder / "train").rglob("[0-3].wav")):
+        wave, rate = soundfile.read(path)
+        names.append(f"{path.parent.name}-{path.name}")
+        noise = 2 * wave.std() * rng.standard_normal(len(wave))
+        soundfile.write(folder / names[-1], wave, rate)
+        soundfile.write(folder / f"under-{names[-1]}", wave + noise, rate)
+    lines = [
+        f"{int(a.split('-')[0] == b.split('-')[0])} {a} under-{b}"
+        for a in names
+        for b in names
+        if a != b
+    ]
+    (folder / "trials.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def model(trained_run, tmp_path):
+    """A copy: what is embedded is kept beside a model."""
+    return shutil.copytree(trained_run / "model", tmp_path / "old" / "model")
+
+
+def command(model, data, output, trials="trials.txt"):
+    return [
+        *(f"{model}", "--trials", f"{data / trials}"),
+        *("--data_folder", f"{data}", "--output_folder", f"{output}"),
+    ]
+
+
+def evaluated(model, data, folder):
+    """Labels, and scores by name, as evaluate.py writes them."""
+    output = ["--output_folder", str(folder), "--resamples", "2"]
+    trials = ["--trials", f"{data / 'trials.txt'}", "--data_folder", f"{data}"]
+    assert evaluate.main([str(model), *trials, *output]) == 0
+    table = np.genfromtxt(folder / "scores.csv", delimiter=",", names=True, dtype=None)
+    return table["label"] == 1, table["cosine"], table["calibrated"]
+
+
+def test_the_threshold_and_the_ratios_are_those_of_the_trials(
+    model, noisy, tmp_path, capsys
+):
+    new = tmp_path / "new" / "model"
+    assert calibrate.main(command(model, noisy, new)) == 0
+    said = capsys.readouterr().out.splitlines()
+    labels, cosine, before = evaluated(model, noisy, tmp_path / "before")
+    _, same, after = evaluated(new, noisy, tmp_path / "after")
+    np.testing.assert_allclose(same, cosine, atol=1e-6)
+    eer, threshold = equal_error_rate(cosine[labels], cosine[~labels])
+    for loads in (Verifier, load):
+        assert loads(new).threshold == pytest.approx(threshold, abs=1e-6)
+    costs = [cllr(llrs[labels], llrs[~labels]) for llrs in (before, after)]
+    assert costs[1] < costs[0] - 0.05
+    assert f"{labels.sum()} target and {(~labels).sum()} non-target trials" in said[0]
+    assert "so few speakers" in said[1]
+    old = Verifier(model).threshold
+    expected = f"threshold  {threshold:.4f}, was {old:.4f}; EER {100 * eer:.2f} %"
+    assert said[2] == f"{expected} (cosine)"
+    assert said[3].startswith(f"C_llr      {costs[0]:.3f} before, ")
+    assert said[4].startswith(f"C_llr      {costs[1]:.3f} after, ")
+    assert said[-1] == f"model      {new}"
+
+
+def load(model):
+    """As README has it; what a stranger's program decides by."""
+    options = {"pymodule_file": "custom.py", "classname": "SpeakerVerifier"}
+    return foreign_class(str(model), **options).hparams
+
+
+def test_nothing_else_changes_and_the_files_say_what_did(model, noisy, tmp_path):
+    new = tmp_path / "new"
+    assert calibrate.main(command(model, noisy, new)) == 0
+    files = {path.name: path.read_bytes() for path in model.iterdir()}
+    found = {path.name: path.read_bytes() for path in new.iterdir()}
+    assert files.keys() == found.keys()
+    changed = {name for name in files if files[name] != found[name]}
+    texts = {"hyperparams.yaml", "metrics.json", "README.md"}
+    assert changed == texts | {"calibration.json"}
+    lines = zip(
+        *(f["hyperparams.yaml"].decode().splitlines() for f in (files, found)),
+        strict=True,
+    )
+    assert [old.partition(":")[0] for old, new in lines if old != new] == ["threshold"]
+    metrics = json.loads(found["metrics.json"])
+    fitted_on = metrics.pop("calibration")
+    assert metrics == json.loads(files["metrics.json"])
+    assert fitted_on["trials"] == "trials.txt"
+    assert fitted_on["eer_threshold"] == Verifier(new).threshold
+    assert "non-target trials of the list `trials.txt`" in found["README.md"].decode()
+
+
+def test_in_its_own_place_and_again(model, noisy):
+    for _ in range(2):
+        assert calibrate.main(command(model, noisy, model)) == 0
+    assert (model / "README.md").read_text().count("Calibrated anew") == 1
+    assert {path.name for path in model.parent.iterdir()} == {"model", "embeddings.db"}
+    assert Verifier(model).is_calibrated
+
+
+def test_a_broken_recording_is_named_and_nothing_is_written(
+    model, noisy, tmp_path, capsys
+):
+    data = shutil.copytree(noisy, tmp_path / "data")
+    (data / "train0-0.wav").write_bytes(b"no sound")
+    assert calibrate.main(command(model, data, tmp_path / "new")) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"calibrate.py: {data / 'train0-0.wav'}: ")
+    assert error.endswith("; repair it, or leave its trials out")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_mistake_is_one_line_and_status_2(model, noisy, tmp_path, capsys):
+    def mistake(*args):
+        assert calibrate.main(command(*args)) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line.removeprefix("calibrate.py: ")
+
+    new = tmp_path / "new"
+    bare = write_model(tmp_path / "bare")[0]
+    (bare / "backend.safetensors").unlink()
+    assert mistake(bare, noisy, new).startswith(f"{bare}: is no folder with a backend")
+    assert "is no speaker model" in mistake(tmp_path / "none", noisy, new)
+    (noisy / "one.txt").write_text("1 train0-0.wav train0-1.wav")
+    assert "has no non-target trial" in mistake(model, noisy, new, "one.txt")
+    assert mistake(model, noisy, tmp_path) == (
+        f"--output_folder {tmp_path}: is there, and is no model"
+    )
+    assert not new.exists()
