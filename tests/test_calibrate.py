@@ -11,6 +11,8 @@ from speechbrain.inference.interfaces import foreign_class
 
 import calibrate
 import evaluate
+import speaker
+from local_modules.inference.speaker_model import SpeakerModel
 from local_modules.inference.verification import Verifier
 from local_modules.metrics import cllr, equal_error_rate
 from tests.random_models import write_model
@@ -112,11 +114,28 @@ def test_nothing_else_changes_and_the_files_say_what_did(model, noisy, tmp_path)
     assert "non-target trials of the list `trials.txt`" in found["README.md"].decode()
 
 
-def test_in_its_own_place_and_again(model, noisy):
+def test_in_its_own_place_and_again(model, noisy, monkeypatch, capsys):
+    """Who is enrolled stays it: the voices are those of the same embeddings."""
+    enrolled = ["ann", str(noisy / "train0-0.wav"), "--model", str(model)]
+    assert speaker.main(["enroll", *enrolled]) == 0
+    embedded = []
+    monkeypatch.setattr(
+        SpeakerModel,
+        "embed",
+        lambda *args, embed=SpeakerModel.embed: embedded.append(args) or embed(*args),
+    )
     for _ in range(2):
+        embedded.clear()
         assert calibrate.main(command(model, noisy, model)) == 0
+    assert len(embedded) == 1  # to check the backend; the recordings were kept
+    capsys.readouterr()
+    asked = ["identify", str(noisy / "train0-0.wav"), "--model", str(model)]
+    assert speaker.main(asked) == 0
+    assert "ann" in capsys.readouterr().out
     assert (model / "README.md").read_text().count("Calibrated anew") == 1
-    assert {path.name for path in model.parent.iterdir()} == {"model", "embeddings.db"}
+    assert {path.name for path in model.parent.iterdir()} == {
+        *("model", "embeddings.db", "voices.db")
+    }
     assert Verifier(model).is_calibrated
 
 

@@ -26,6 +26,7 @@ from local_modules.inference.verifier import SpeakerVerifier
 
 logger = get_logger(__name__)
 
+THRESHOLD = re.compile("^threshold:.*$", re.MULTILINE)
 INTERFACE = "custom.py"  # of a folder that training has written
 KNOW_NO_PADDING = (ResNet, Xvector)  # as models on a hub have them, unwrapped
 
@@ -79,13 +80,13 @@ class SpeakerModel:
                 else:
                     checked_copy(source, savedir)
                     text = (Path(savedir) / HPARAMS).read_text(encoding="utf-8")
-                    is_ours = re.search("^threshold:", text, re.MULTILINE)
+                    is_ours = THRESHOLD.search(text)
                     interface = SpeakerVerifier if is_ours else EncoderClassifier
                     with tensors_only():
                         self.classifier = interface.from_hparams(
                             source=savedir, **options
                         )
-                text = (Path(savedir) / HPARAMS).read_bytes()
+                text = (Path(savedir) / HPARAMS).read_text(encoding="utf-8")
                 self.backend = _backend_of(source, savedir)
             except InputError:
                 raise
@@ -101,9 +102,10 @@ class SpeakerModel:
         if self.backend is not None:
             self._check_backend()
 
-    def _fingerprint(self, text: bytes) -> str:
-        """Differs between models that may embed differently."""
-        digest = hashlib.sha256(text)
+    def _fingerprint(self, text: str) -> str:
+        """Differs between models that may embed differently; the threshold has no part
+        in that."""
+        digest = hashlib.sha256(THRESHOLD.sub("", text).encode())
         for name, value in sorted(self.classifier.mods.state_dict().items()):
             digest.update(name.encode())
             octets = value.cpu().flatten().contiguous().view(torch.uint8)
