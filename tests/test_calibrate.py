@@ -14,7 +14,8 @@ import evaluate
 import speaker
 from local_modules.inference.speaker_model import SpeakerModel
 from local_modules.inference.verification import Verifier
-from local_modules.metrics import cllr, equal_error_rate
+from local_modules.manifest import Utterance, write_manifest
+from local_modules.metrics import cllr, equal_error_rate, min_cllr
 from tests.random_models import write_model
 
 
@@ -76,13 +77,18 @@ def test_the_threshold_and_the_ratios_are_those_of_the_trials(
         assert loads(new).threshold == pytest.approx(threshold, abs=1e-6)
     costs = [cllr(llrs[labels], llrs[~labels]) for llrs in (before, after)]
     assert costs[1] < costs[0] - 0.05
-    assert f"{labels.sum()} target and {(~labels).sum()} non-target trials" in said[0]
+    n_target, n_nontarget = labels.sum(), (~labels).sum()
+    assert said[0] == (
+        f"{n_target} target and {n_nontarget} non-target trials, 6 speakers as far as "
+        "the list says"
+    )
     assert "so few speakers" in said[1]
     old = Verifier(model).threshold
     expected = f"threshold  {threshold:.4f}, was {old:.4f}; EER {100 * eer:.2f} %"
     assert said[2] == f"{expected} (cosine)"
     assert said[3].startswith(f"C_llr      {costs[0]:.3f} before, ")
-    assert said[4].startswith(f"C_llr      {costs[1]:.3f} after, ")
+    least = min_cllr(after[labels], after[~labels])
+    assert said[4] == f"C_llr      {costs[1]:.3f} after, {least:.3f} at best"
     assert said[-1] == f"model      {new}"
 
 
@@ -137,6 +143,30 @@ def test_in_its_own_place_and_again(model, noisy, monkeypatch, capsys):
         *("model", "embeddings.db", "voices.db")
     }
     assert Verifier(model).is_calibrated
+
+
+def test_beside_a_manifest_the_stretches_that_it_names_are_compared(
+    model, noisy, tmp_path
+):
+    """Of two files that are one and a half, as of the halves by themselves."""
+    halves, joined = tmp_path / "halves", tmp_path / "joined"
+    for folder in (halves, joined):
+        folder.mkdir()
+        shutil.copy(noisy / "trials.txt", folder / "test_trials.txt")
+    rows = []
+    for path in noisy.glob("*.wav"):
+        wave, rate = soundfile.read(path, dtype="int16")
+        soundfile.write(halves / path.name, wave[4000:], rate)
+        soundfile.write(joined / path.name, wave, rate)
+        seconds = (len(wave) - 4000) / rate
+        rows.append(Utterance(path.name, seconds, path.name, 4000, len(wave), "s"))
+    write_manifest(joined / "test.csv", rows)
+    found = []
+    for folder in (halves, joined):
+        new = tmp_path / f"of_{folder.name}"
+        assert calibrate.main(command(model, folder, new, "test_trials.txt")) == 0
+        found.append(Verifier(new).threshold)
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
 
 
 def test_a_broken_recording_is_named_and_nothing_is_written(

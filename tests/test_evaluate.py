@@ -123,6 +123,11 @@ def test_lines_of_no_use_are_left_out_or_end_it(run, voices_folder, here, capsys
     assert evaluate.main(command(run, data, trials=trials)) == 0
     results = results_in(here / "results" / "evaluation" / "list")
     assert results["n_left_out"] == n_lost + 2
+    with open(here / "results/evaluation/list/scores.csv", newline="") as file:
+        rows = [
+            (row["label"], row["enrol"], row["test"]) for row in csv.DictReader(file)
+        ]
+    assert rows == [tuple(line.split()) for line in lines if broken not in line.split()]
     output = capsys.readouterr().out
     assert f"left out: {trials}:1: label is '3'" in output
     text = (here / "results" / "evaluation" / "list" / "left_out.txt").read_text()

@@ -5,6 +5,7 @@ import pytest
 import torch
 from speechbrain.lobes.models.ECAPA_TDNN import Classifier
 from speechbrain.utils.checkpoints import Checkpointer
+from torch import nn
 from torch.nn import functional as F
 
 from local_modules import class_parallel as module
@@ -242,3 +243,17 @@ def test_a_checkpoint_brings_back_rows_and_moments(tmp_path):
 def test_a_share_is_a_share(share):
     with pytest.raises(ValueError, match=f"drawn_share {share}"):
         SplitClassifier(SIZE, N_SPEAKERS, SCALE, share)
+
+
+def test_the_norm_of_all_gradients_is_that_of_one_vector():
+    classifier, linear = SplitClassifier(SIZE, N_SPEAKERS, SCALE), nn.Linear(3, 2)
+    module = nn.ModuleList([classifier, linear])
+    for number, parameter in enumerate(module.parameters()):
+        parameter.grad = torch.full_like(parameter, number + 1.0)
+    whole = torch.cat([p.grad.flatten() for p in module.parameters()])
+    torch.testing.assert_close(gradient_norm(module), whole.norm())
+
+
+def test_where_no_speaker_of_a_batch_is_one_row_is_drawn():
+    classifier = SplitClassifier(SIZE, N_SPEAKERS, SCALE, drawn_share=0.01)
+    assert len(classifier.draw(torch.tensor([], dtype=torch.int64))) == 1

@@ -81,6 +81,8 @@ class TestCommandLine:
             ("--lr 1 --lr 2", "--lr: is given 2 times"),
             ("--lr 2024-13-45", "expected FILE.yaml"),
             ("--auto_mix_prec", "--auto_mix_prec: is --precision fp16 now"),
+            ("--device cpu --eval_precision fp16", "--eval_precision fp16: is for"),
+            ("--data_parallel_backend", "--data_parallel_backend: use torchrun"),
             (
                 "--ckpt_interval_minutes 5 --ckpt_interval_steps 5",
                 "--ckpt_interval_steps: is for a run without --ckpt_interval_minutes",
@@ -125,6 +127,10 @@ class TestCommandLine:
         assert text.startswith("--device a=b: has to be one of")
         text = message(parse_command_line, ["a.yaml", "--precision=a=b"])
         assert "'a=b'" in text
+
+    def test_a_name_like_a_date_is_a_name(self):
+        argv = ["a.yaml", "--note", "2024-05-06"]
+        assert parse_command_line(argv)[2] == {"note": "2024-05-06"}
 
     def test_nothing_but_the_file(self):
         assert parse_command_line(["a.yaml"])[2] == {}

@@ -7,6 +7,7 @@ import torch
 
 from local_modules.config import (
     check_overrides,
+    check_ranges,
     load_hparams,
     plain_values,
     texts,
@@ -188,3 +189,12 @@ def test_texts_differ_where_a_value_or_a_class_does(tmp_path):
     }
     assert own["seed"] == "1234" and own["trials"] == "null"
     assert not any("\n" in line for line in own.values())
+
+
+def test_ranges():
+    check_ranges({"weight_decay": 0, "lr": 0, "num_workers": 0, "seed": 0})
+    for key in ("valid_batch_size", "batch_size", "number_of_epochs"):
+        assert f"--{key} 0: has to be" in message(check_ranges, {key: 0})
+    assert "--crop_seconds 0.05: has to be 0.1 or more" in message(
+        check_ranges, {"crop_seconds": 0.05}
+    )

@@ -512,3 +512,14 @@ def test_crops_of_one_length_are_compiled_once():
     with torch.compiler.set_stance("eager_on_recompile"):  # as while it validates
         assert compiled(torch.randn(4, 57, N_MELS), torch.ones(4))[0].shape[1] == 15
     assert counter.frame_count == 2
+
+
+def test_the_blocks_side_by_side_are_normalised_together():
+    subsampling = partial(ConvSubsampling, factor=2, channels=4)
+    encoder = ConformerEncoder(20, subsampling, 16, n_blocks=3, n_heads=2).eval()
+    frames, _ = encoder(5 * torch.randn(2, 40, 20))
+    torch.testing.assert_close(
+        frames.mean(dim=-1), torch.zeros(2, 20), atol=1e-5, rtol=0
+    )
+    deviation = frames.std(dim=-1, unbiased=False)
+    torch.testing.assert_close(deviation, torch.ones(2, 20), atol=1e-3, rtol=0)

@@ -14,10 +14,12 @@ from local_modules.corpus import (
     check_same_corpus,
     checksums,
     note_corpus,
+    overview,
     prepare_corpus,
     read_corpus,
 )
 from local_modules.errors import InputError
+from local_modules.manifest import Utterance
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -134,6 +136,9 @@ def test_what_was_begun_keeps_its_manifests(settings, tmp_path, voices_folder):
     prepare_corpus(settings, begun_with)
     assert (manifests / "train.csv").read_bytes() == train
     # Where they are not what it was begun with, they are made anew.
+    (manifests / "train.csv").write_bytes(train + b"\n")
+    prepare_corpus(settings, begun_with)
+    assert (manifests / "train.csv").read_bytes() not in (train, train + b"\n")
     (manifests / "valid.csv").unlink()
     prepare_corpus(settings, begun_with)
     assert (manifests / "valid.csv").exists()
@@ -167,3 +172,8 @@ def test_trial_of_another_split(settings):
     (folder / "valid_trials.txt").write_text(test_trials)
     with pytest.raises(InputError, match=r"valid_trials\.txt:1.*test/"):
         read_corpus(folder)
+
+
+def test_hours_are_hours():
+    rows = [Utterance(f"a/{n}", 3600.0, f"{n}.wav", 0, 1, "a") for n in range(5)]
+    assert overview({"train": rows}, {}).endswith("5 recordings, 5.0 hours")

@@ -188,3 +188,13 @@ class TestFrameStatistics:
         found = model.statistics(feats)
         np.testing.assert_allclose(found, np.stack(expected), atol=1e-6)
         assert torch.equal(model(feats), model.projection(found))
+
+
+def test_the_bottleneck_ends_in_an_exponential_unit():
+    """Which goes down to -1, and is linear above 0."""
+    projection = BottleneckProjection(6, 5, 4)
+    with torch.no_grad():
+        projection.layers[2].weight.zero_()
+        projection.layers[2].bias.copy_(torch.tensor([-50.0, -1.0, 0.0, 3.0]))
+    expected = torch.tensor([[-1.0, np.exp(-1.0) - 1, 0.0, 3.0]])
+    torch.testing.assert_close(projection(torch.randn(1, 6)), expected.float())

@@ -9,6 +9,7 @@ from local_modules.manifest import (
     Utterance,
     check_splits,
     read_manifest,
+    spread_utterances,
     write_manifest,
 )
 
@@ -142,3 +143,21 @@ def test_splits_that_are_not(splits, expected):
     with pytest.raises(InputError) as error:
         check_splits(splits)
     assert expected in message_of(error)
+
+
+def test_spread_utterances_do_not_depend_on_the_order():
+    speaker_of = {f"{s}/{n}": s for s in "ab" for n in range(9)}
+    found = spread_utterances(speaker_of, 3)
+    assert found == {f"{s}/{n}" for s in "ab" for n in (0, 3, 6)}
+    assert spread_utterances(dict(reversed(speaker_of.items())), 3) == found
+
+
+def test_spaces_behind_commas_are_no_part_of_a_manifest(tmp_path):
+    """As SpeechBrain reads them."""
+    path = tmp_path / "train.csv"
+    path.write_text(
+        "ID, duration, wav, start, stop, spk_id\n"
+        "a, 1.5, $data_root/a.wav, 0, 24000, ann\n"
+    )
+    (row,) = read_manifest(path)
+    assert (row.path, row.speaker, row.stop) == ("a.wav", "ann", 24000)

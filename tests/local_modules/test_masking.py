@@ -59,3 +59,11 @@ def test_mask_marks_as_many_frames_as_counted():
     counts = torch.tensor([1, 4, 7])
     expected = np.arange(7) < counts.numpy()[:, None]
     np.testing.assert_array_equal(frame_mask(counts, 7).numpy(), expected)
+
+
+@pytest.mark.parametrize("n_samples", [319, 320, 321])
+def test_no_more_padding_than_a_multiple_takes(n_samples):
+    padded, lens = pad_to_multiple(torch.ones(1, n_samples), torch.ones(1), HOP)
+    assert padded.shape[1] == -(-n_samples // HOP) * HOP
+    assert padded.sum() == n_samples
+    assert lens.item() * padded.shape[1] == pytest.approx(n_samples)

@@ -17,6 +17,7 @@ from local_modules.metrics import (
     far_frr,
     min_cllr,
     min_dcf,
+    verification_rates,
 )
 
 
@@ -380,3 +381,12 @@ def test_a_million_trials_of_known_error():
     assert eer == pytest.approx(math.erfc(1 / math.sqrt(2)) / 2, abs=2e-3)
     assert threshold == pytest.approx(1.0, abs=1e-2)
     assert 0 < min_dcf(target, nontarget)[0] < 1
+
+
+def test_what_is_written_of_a_split():
+    target, nontarget = draw(3)
+    rates = verification_rates(target, nontarget)
+    eer, threshold = equal_error_rate(target, nontarget)
+    assert (rates["eer"], rates["eer_threshold"]) == (eer, threshold)
+    assert rates["min_dcf"] == min_dcf(target, nontarget, p_target=0.01)[0]
+    assert (rates["n_target"], rates["n_nontarget"]) == (len(target), len(nontarget))

@@ -10,9 +10,12 @@ from local_modules.scoring import (
     cosine_scores,
     enrol,
     normalise_scores,
+    score_trials,
     speaker_means,
     subtract_mean,
+    trial_rows,
 )
+from local_modules.trials import TrialList
 
 
 @pytest.fixture
@@ -179,3 +182,21 @@ def test_a_subtracted_mean_is_gone(embeddings):
         atol=1e-5,
     )
     assert subtract_mean(embeddings, mean).norm(dim=-1).allclose(torch.ones(30))
+
+
+def test_trials_without_an_embedding_are_left_out_and_the_others_keep_their_labels():
+    vectors = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([0.0, 1.0])}
+    trials = TrialList(
+        np.array([False, True, False, True]),
+        ["lost", "a", "a", "b"],
+        ["a", "lost", "b", "b"],
+    )
+    target, nontarget = score_trials(vectors, trials)
+    assert (target.tolist(), nontarget.tolist()) == ([1.0], [0.0])
+
+
+def test_rows_of_trials_whose_enrolment_has_an_array_of_its_own():
+    trials = TrialList(np.array([True, False]), ["ann", "bob"], ["x", "y"])
+    kept, rows, columns = trial_rows(["y", "x"], trials, ["bob", "eve", "ann"])
+    assert kept.tolist() == [0, 1]
+    assert rows.tolist() == [2, 0] and columns.tolist() == [1, 0]

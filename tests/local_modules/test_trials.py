@@ -383,3 +383,17 @@ def test_enrolment(tmp_path):
             read_enrolment(path)
     with pytest.raises(InputError, match="none.txt: cannot be read"):
         read_enrolment(tmp_path / "none.txt")
+
+
+def test_the_order_of_recordings_does_not_order_the_groups():
+    speakers = {f"{s}/{u}": s for s in "abcd" for u in "123"}
+    groups = {path: "m" if path[0] in "ab" else "f" for path in speakers}
+    one = draw_trials_within(speakers, groups, 1)
+    other = draw_trials_within(dict(reversed(speakers.items())), groups, 1)
+    assert pairs_of(one) == pairs_of(other)
+
+
+def test_an_enrolment_list_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "enrolment.txt"
+    path.write_text("\ufeffann a.wav b.wav\n", encoding="utf-8")
+    assert read_enrolment(path) == {"ann": ["a.wav", "b.wav"]}

@@ -10,7 +10,13 @@ from torch.nn import functional as F
 
 from local_modules.errors import InputError
 from local_modules.evaluation import backend as module
-from local_modules.evaluation.backend import Backend, Recordings, cosines, fit_backend
+from local_modules.evaluation.backend import (
+    Backend,
+    Recordings,
+    cohort_backend,
+    cosines,
+    fit_backend,
+)
 from local_modules.evaluation.calibration import Calibration
 from local_modules.metrics import cllr, equal_error_rate, min_cllr
 from local_modules.scoring import cosine_scores
@@ -265,3 +271,39 @@ def test_a_backend_that_makes_no_sense_is_one_line(changed, message, backend, tm
     with pytest.raises(InputError, match=f"backend.safetensors: {message}") as error:
         Backend.load(tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_trials_of_lost_recordings_leave_the_labels_of_the_others():
+    vectors, seconds = population(12, 5, seed=3)
+    names = named("v", 12, 5)
+    training, _ = population(40, 4, seed=4)
+    train_names = named("t", 40, 4)
+    trials = all_trials(names)
+    kept = [
+        names[0] not in pair for pair in zip(trials.enrol, trials.test, strict=True)
+    ]
+    without = TrialList(
+        trials.labels[kept],
+        [name for name, keep in zip(trials.enrol, kept, strict=True) if keep],
+        [name for name, keep in zip(trials.test, kept, strict=True) if keep],
+    )
+    fits = [
+        fit_backend(
+            dict(zip(names[1:], vectors[1:], strict=True)),
+            dict(zip(names, seconds, strict=True)),
+            {name: name.split("/")[0] for name in names},
+            listed,
+            dict(zip(train_names, training, strict=True)),
+            {name: name.split("/")[0] for name in train_names},
+        ).calibration
+        for listed in (trials, without)
+    ]
+    assert fits[0] == fits[1]
+
+
+def test_the_mean_of_a_cohort_is_its_own():
+    vectors, _ = population(6, 2, seed=5)
+    names = named("c", 6, 2)
+    speakers = {name: name.split("/")[0] for name in names}
+    found = cohort_backend(dict(zip(names, vectors, strict=True)), speakers)
+    torch.testing.assert_close(found.mean, vectors.mean(dim=0))

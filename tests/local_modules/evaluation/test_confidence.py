@@ -129,3 +129,20 @@ def test_speakers_are_what_target_trials_connect():
     assert first[0] == first[1] == first[3] == second[0] == second[1] == second[4]
     assert first[2] == second[2] == second[3]
     assert len({first[0], first[2], first[4]}) == 3
+
+
+def test_resamples_without_a_rate_count_for_neither_side():
+    one = np.r_[np.ones(99), np.full(100, np.nan)]
+    assert p_value(one, np.zeros(199)) == 2 / 100
+
+
+def test_speakers_are_drawn_of_those_in_the_trials():
+    """Whatever their numbers are: of a part of the trials, some are missing."""
+    labels = np.array([1, 1, 1, 0, 0, 0], bool)
+    enrol, test = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 1, 2, 1, 2, 0])
+    scores = np.array([3.0, 2.0, 0.0, 1.0, 0.5, -1.0])
+    found = [
+        Bootstrap(labels, enrol + first, test + first, 50).replicates(scores)["eer"]
+        for first in (0, 7)
+    ]
+    np.testing.assert_array_equal(*found)

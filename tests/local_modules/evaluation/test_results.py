@@ -13,7 +13,15 @@ from local_modules.evaluation.results import (
     measure_systems,
     read_metadata,
 )
-from local_modules.metrics import act_dcf, cllr, equal_error_rate, far_frr, min_dcf
+from local_modules.metrics import (
+    act_dcf,
+    cllr,
+    convex_hull_eer,
+    equal_error_rate,
+    far_frr,
+    min_cllr,
+    min_dcf,
+)
 
 
 def scored(n=400, are_llrs=True, seed=0):
@@ -30,6 +38,8 @@ def test_measure_is_what_the_metrics_say():
     pair = trials.pair
     assert (found["eer"], found["eer_threshold"]) == equal_error_rate(*pair)
     assert found["min_dcf_0.05"] == min_dcf(*pair, 0.05)[0]
+    assert found["eer_convex_hull"] == convex_hull_eer(*pair) < 0.5
+    assert found["min_cllr"] == min_cllr(*pair) < 1
     assert found["act_dcf_0.01"] == act_dcf(*pair, 0.01)
     assert found["cllr"] == cllr(*pair)
     assert found["threshold_0.05"] == pytest.approx(np.log(19))
@@ -117,3 +127,18 @@ def test_metadata_with_a_ragged_row_is_one_line(row, what, tmp_path):
     with pytest.raises(InputError) as error:
         read_metadata(path)
     assert str(error.value) == f"{path}:3: has {what} fields than the first line"
+
+
+def test_a_part_is_some_of_the_trials_and_of_the_same_kind():
+    trials = scored(are_llrs=True)
+    rows = np.arange(0, 400, 3)
+    part = trials.part(rows)
+    assert part.are_llrs
+    for name in ("scores", "labels", "enrol_speakers", "test_speakers"):
+        assert np.array_equal(getattr(part, name), getattr(trials, name)[rows])
+
+
+def test_metadata_with_a_byte_order_mark(tmp_path):
+    path = tmp_path / "known.csv"
+    path.write_text("\ufeffpath,sex\na.wav,f\n", encoding="utf-8")
+    assert read_metadata(path) == {"a.wav": {"sex": "f"}}

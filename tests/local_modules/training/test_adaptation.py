@@ -198,3 +198,17 @@ def test_drift_of_a_rotation():
     assert turned["eer_old"] == 0.0
     # Old a1 meets new b1, which points the other way, and old b2 new a2, which is it.
     assert turned["eer_across"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_the_old_rate_is_the_old_models():
+    """The new one confuses the speakers that the old one told apart."""
+    one, other = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    before = {"a1": one, "a2": one, "b1": other, "b2": other}
+    after = {"a1": one, "a2": other, "b1": other, "b2": one}
+    trials = TrialList(
+        np.array([True, True, False, False]),
+        ["a1", "b1", "a1", "b1"],
+        ["a2", "b2", "b2", "a2"],
+    )
+    assert drift(before, after, trials)["eer_old"] == 0.0
+    assert drift(after, before, trials)["eer_old"] == 1.0

@@ -96,3 +96,15 @@ def test_saved_and_loaded_it_goes_on_as_if_never_stopped():
 def test_an_age_that_is_none_is_refused(age):
     with pytest.raises(ValueError, match=rf"age {age} does not lie in \[0, 0.5\]"):
         RecentAverage(nn.Linear(1, 1), age)
+
+
+def test_batch_norms_get_back_what_was_finite():
+    model = nn.BatchNorm1d(2)
+    average = RecentAverage(model, age=0.1)
+    model(torch.randn(8, 2))
+    average.update_parameters(model)
+    kept = average.module.running_mean.clone()
+    model(torch.full((8, 2), torch.nan))
+    average.restore_buffers(model)
+    assert torch.equal(model.running_mean, kept) and kept.isfinite().all()
+    assert torch.equal(average.module.running_mean, kept)

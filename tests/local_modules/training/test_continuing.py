@@ -1,5 +1,6 @@
 """A run is never continued as another."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -42,6 +43,8 @@ def test_same_settings(run):
         {"number_of_epochs": 99},
         {"train_time_limit_minutes": 5},
         {"num_workers": 3, "valid_batch_size": 7, "max_bad_share": 0.5},
+        {"cache_gib": 0.5, "shard_cache": "x", "skip_prep": True},
+        {"nonfinite_patience": 9},
     ],
 )
 def test_free_keys(run, free):
@@ -145,11 +148,23 @@ class TestOptions:
         [
             ({"precision": "bf16"}, "--precision fp32, not bf16"),
             ({"grad_accumulation_factor": 4}, "--grad_accumulation_factor 1, not 4"),
+            (
+                {"remove_vector_weight_decay": True},
+                "--remove_vector_weight_decay False, not True",
+            ),
         ],
     )
     def test_another_option(self, settings, given, told):
         note_options(options(), settings)
         assert told in message(check_same_options, options(**given), settings)
+
+    def test_what_was_not_noted_yet_is_no_difference(self, settings):
+        note_options(options(), settings)
+        path = Path(settings["save_folder"]) / continuing.OPTIONS
+        noted = json.loads(path.read_text())
+        del noted["precision"]
+        path.write_text(json.dumps(noted))
+        check_same_options(options(precision="bf16"), settings)
 
     def test_another_number_of_processes(self, settings, monkeypatch):
         note_options(options(), settings)

@@ -77,3 +77,16 @@ def test_best_epoch_is_the_later_of_equals():
     for epoch, eer in enumerate([0.3, 0.1, 0.2, 0.1, 0.4], start=1):
         history.end_epoch({"epoch": epoch, "valid_eer": eer})
     assert history.best_epoch == 4
+
+
+def test_a_clock_that_has_stopped_stands_still(clock):
+    history = RunHistory()
+    history.start_clock()
+    clock.now += 7
+    history.stop_clock()
+    clock.now += 100
+    assert history.seconds == 7
+    history.start_clock()
+    clock.now += 3
+    history.stop_clock()
+    assert history.seconds == 10

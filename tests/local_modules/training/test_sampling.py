@@ -4,6 +4,7 @@ import pytest
 from speechbrain.dataio.sampler import ReproducibleRandomSampler
 
 from local_modules.errors import InputError
+from local_modules.training import sampling
 from local_modules.training.sampling import PassSampler, ShardSampler
 
 
@@ -88,3 +89,10 @@ class TestShards:
     def test_no_open_shard_is_named(self):
         with pytest.raises(InputError, match="--open_shards 0"):
             self.sampler(n_open=0)
+
+
+def test_every_rank_needs_two_utterances_of_an_epoch(monkeypatch):
+    monkeypatch.setattr(sampling, "rank_and_count", lambda: (0, 4))
+    PassSampler(range(40), 5, 1)
+    with pytest.raises(InputError, match="--epochs_per_pass 6: .* 5"):
+        PassSampler(range(40), 6, 1)
