@@ -384,9 +384,11 @@ def test_a_million_trials_of_known_error():
 
 
 def test_what_is_written_of_a_split():
-    target, nontarget = draw(3)
+    rng = np.random.default_rng(0)
+    target, nontarget = rng.normal(2, 1, 500), rng.normal(0, 1, 700)
     rates = verification_rates(target, nontarget)
     eer, threshold = equal_error_rate(target, nontarget)
     assert (rates["eer"], rates["eer_threshold"]) == (eer, threshold)
     assert rates["min_dcf"] == min_dcf(target, nontarget, p_target=0.01)[0]
+    assert rates["min_dcf"] != min_dcf(target, nontarget, p_target=0.05)[0]
     assert (rates["n_target"], rates["n_nontarget"]) == (len(target), len(nontarget))

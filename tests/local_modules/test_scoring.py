@@ -187,7 +187,7 @@ def test_a_subtracted_mean_is_gone(embeddings):
 def test_trials_without_an_embedding_are_left_out_and_the_others_keep_their_labels():
     vectors = {"a": torch.tensor([1.0, 0.0]), "b": torch.tensor([0.0, 1.0])}
     trials = TrialList(
-        np.array([False, True, False, True]),
+        np.array([True, True, False, True]),
         ["lost", "a", "a", "b"],
         ["a", "lost", "b", "b"],
     )
