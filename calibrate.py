@@ -19,15 +19,19 @@ import torch
 from local_modules.errors import InputError, LineParser, exit_status
 from local_modules.evaluation.backend import CALIBRATED, STATISTICS, Recordings, cosines
 from local_modules.evaluation.confidence import speakers_of
-from local_modules.files import check_writable, writing_to
+from local_modules.files import check_is_folder, check_writable, writing_to
 from local_modules.inference.embedding_store import EMBEDDINGS, EmbeddingStore
 from local_modules.inference.extraction import embed_files, stretches_beside
-from local_modules.inference.model_folder import write_calibrated_folder
+from local_modules.inference.model_folder import (
+    is_calibrated_anew,
+    write_calibrated_folder,
+)
 from local_modules.inference.speaker_model import SpeakerModel, kept_beside
 from local_modules.metrics import cllr, min_cllr, verification_rates
 from local_modules.scoring import trial_rows
 from local_modules.trials import read_trials
 
+MIN_TRIALS = 50  # of each kind
 FEW_SPEAKERS = 50  # a threshold of fewer is mostly theirs
 
 
@@ -57,11 +61,22 @@ def calibrate(options: argparse.Namespace) -> None:
             "writes; only those can be calibrated"
         )
     folder = Path(options.output_folder)
-    if folder.exists() and not (folder / "hyperparams.yaml").is_file():
-        raise InputError(f"--output_folder {folder}: is there, and is no model")
+    if folder.exists() and not is_calibrated_anew(folder):
+        raise InputError(
+            f"--output_folder {folder}: is there, and calibrate.py has not written it; "
+            "choose another"
+        )
     check_writable(folder.parent)
+    check_is_folder(options.data_folder, "data_folder")
     root = Path(options.data_folder).resolve()
     trials = read_trials(options.trials, is_name=lambda name: (root / name).is_file())
+    n_target = int(trials.labels.sum())
+    if min(n_target, len(trials) - n_target) < MIN_TRIALS:
+        raise InputError(
+            f"{options.trials}: has {n_target} target and {len(trials) - n_target} "
+            f"non-target trials; {MIN_TRIALS} of each are the least, and some hundreds "
+            "are better"
+        )
     names = list(dict.fromkeys([*trials.enrol, *trials.test]))
     with EmbeddingStore(kept_beside(options.model, EMBEDDINGS)) as store:
         stretches = stretches_beside(options.trials, root)

@@ -42,7 +42,12 @@ from local_modules.evaluation.results import (
     measure_systems,
     read_metadata,
 )
-from local_modules.files import check_writable, replacing, writing_to
+from local_modules.files import (
+    check_is_folder,
+    check_writable,
+    replacing,
+    writing_to,
+)
 from local_modules.inference.embedding_store import EMBEDDINGS, Embedded, EmbeddingStore
 from local_modules.inference.extraction import (
     WINDOW_SECONDS,
@@ -278,6 +283,7 @@ def score(
 
 def evaluate(options: argparse.Namespace) -> dict:
     """Runs an evaluation and writes what came of it."""
+    check_is_folder(options.data_folder, "data_folder")
     trials, members, complaints = read_lists(options)
     metadata = read_metadata(options.metadata) if options.metadata else {}
     check_writable(Path(options.output_folder) / "plots")
@@ -380,7 +386,7 @@ def write(
         f"left out ({folder / 'left_out.txt'})\n"
     )
     print(table(results["systems"]))
-    for point in operating_points(results["systems"][results["headline"]]):
+    for point in operating_points(results["systems"]):
         print(f"\n{point}")
     print(f"\npage      {folder / 'report.html'}\nscores    {folder / 'scores.csv'}")
 

@@ -65,7 +65,7 @@ def embed(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str]
 def enroll(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str]:
     """Keeps recordings of a person who has consented to it."""
     voices = [listen(verifier, path) for path in options.recordings]
-    with open_voices(options, verifier) as store:
+    with open_voices(options, verifier, makes_one=True) as store:
         store.add(options.name, voices)
         (enrolled,) = (v for v in store.enrolled() if v.name == options.name)
         return asdict(enrolled), f"{described(enrolled)} in {store.path}"
@@ -115,9 +115,11 @@ def serve_page(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict,
     from local_modules.page.answers import Answers
     from local_modules.page.server import serve
 
-    with open_voices(options, verifier):
+    with open_voices(options, verifier, makes_one=True):
         pass  # another model's voices are refused before the page is up
-    answers = Answers(verifier, lambda: open_voices(options, verifier), options.prior)
+    answers = Answers(
+        verifier, lambda: open_voices(options, verifier, makes_one=True), options.prior
+    )
     serve(answers, verifier.model.source, options.host, options.port)
     return {}, "The page is closed."
 
@@ -130,13 +132,17 @@ def listen(verifier: "Verifier", path: str) -> "Voice":
     return voice
 
 
-def open_voices(options: argparse.Namespace, verifier: "Verifier") -> "VoiceStore":
-    """The file of enrolled voices, for a `with`."""
+def open_voices(
+    options: argparse.Namespace, verifier: "Verifier", makes_one: bool = False
+) -> "VoiceStore":
+    """The file of enrolled voices, for a `with`; who only asks for it makes none."""
     from local_modules.inference.speaker_model import kept_beside
     from local_modules.inference.voices import VoiceStore
 
     model = verifier.model
     path = options.voices or kept_beside(model.source, VOICES)
+    if not (makes_one or Path(path).exists()):
+        raise InputError(f"nobody is enrolled in {path}: there is no such file")
     return VoiceStore(path, model.fingerprint, model.source)
 
 

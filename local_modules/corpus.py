@@ -21,6 +21,7 @@ logger = get_logger(__name__)
 SEARCHED = ("train.csv", "valid.csv", "valid_trials.txt")
 TRAINED = (*SEARCHED, "test.csv", "test_trials.txt")
 NOTED = "corpus.json"
+N_LOOKED_FOR = 100  # recordings; single ones may be gone
 
 
 def prepare_corpus(
@@ -54,6 +55,7 @@ def prepare_corpus(
         raise InputError(f"--data_folder: say where the corpus {corpus!r} lies")
     if begun_with and _has(folder, begun_with):
         logger.info("%s: as it was begun with; no other recordings are added", folder)
+        _check_place(settings)
         return
     prepare = importlib.import_module(f"recipes.{corpus}.prepare").prepare
     known = inspect.signature(prepare).parameters
@@ -64,6 +66,21 @@ def prepare_corpus(
         )
     options = {name: settings[name] for name in known if name in settings}
     prepare(**options | {"save_folder": folder})
+
+
+def _check_place(settings: Mapping) -> None:
+    """Checks that the recordings of manifests that stay as they are lie where they
+    are looked for."""
+    if settings.get("shards"):
+        return
+    root = Path(settings["data_folder"])
+    train = read_manifest(Path(settings["manifest_folder"]) / "train.csv")
+    if not any((root / row.path).is_file() for row in train[:N_LOOKED_FOR]):
+        raise InputError(
+            f"--data_folder {root}: has not the recordings that this was begun with, "
+            f"such as {train[0].path}; name the folder that has, or begin anew under "
+            "another name"
+        )
 
 
 def licence(corpus: str) -> str:

@@ -103,6 +103,18 @@ def check_writable(folder: str | os.PathLike) -> None:
         tempfile.TemporaryFile(dir=folder).close()
 
 
+def check_is_folder(folder: str | os.PathLike, option: str) -> None:
+    """Checks that a folder that an option names is there.
+
+    Raises
+    ------
+    InputError
+        It isn't.
+    """
+    if not Path(folder).is_dir():
+        raise InputError(f"--{option} {folder}: there is no such folder")
+
+
 def sha256(path: str | os.PathLike) -> str:
     """SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()

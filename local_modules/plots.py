@@ -32,6 +32,7 @@ COLOURS = (BLUE, VERMILLION, "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
 LINE_STYLES = ("-", "--", "-.", ":", "-", "--")  # as many as colours
 TEXT_GREY, GRID_GREY, SHADE_GREY = "#666666", "#DDDDDD", "#EEEEEE"
 DPI = 120
+WIDE_LABEL = 40  # characters: two of them are broader than a picture
 
 DET_TICKS = np.array([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4])
 WIDE_DET_TICKS = np.array([0.001, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99, 0.999])
@@ -179,13 +180,15 @@ def plot_det(curves: Mapping[str, tuple], path: str | os.PathLike) -> None:
     axes.set_xlabel("False acceptance rate (%)")
     axes.set_ylabel("False rejection rate (%)")
     # Beneath the axes: inside, a curve can run through any corner.
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    longest = max(len(line.get_label()) for line in axes.get_lines())
+    n_columns = 1 if longest > WIDE_LABEL else 2
+    figure.legend(loc="outside lower center", ncols=n_columns, frameon=False)
     tidy(axes)
     save_figure(figure, path)
 
 
 def plot_calibration(
-    target: np.ndarray, nontarget: np.ndarray, path: str | os.PathLike
+    target: np.ndarray, nontarget: np.ndarray, path: str | os.PathLike, title: str
 ) -> None:
     """Writes how log-likelihood ratios agree with the best that could have been made
     of the same order of the trials.
@@ -196,6 +199,8 @@ def plot_calibration(
         Log-likelihood ratios of the trials, [n_target] and [n_nontarget].
     path : str or os.PathLike
         The PNG to write.
+    title : str
+        Title of the picture.
     """
     figure = _figure(6, 6)
     axes = figure.subplots()
@@ -214,7 +219,7 @@ def plot_calibration(
     axes.set_xlim(-limit, limit)
     axes.set_ylim(-limit, limit)
     axes.set_aspect("equal")
-    axes.set_title("Calibration", loc="left")
+    axes.set_title(title, loc="left")
     axes.set_xlabel("Log-likelihood ratio given")
     axes.set_ylabel("Log-likelihood ratio that would have been right")
     axes.legend(frameon=False)

@@ -2,6 +2,7 @@
 calibration doesn't fit."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -117,11 +118,16 @@ def test_nothing_else_changes_and_the_files_say_what_did(model, noisy, tmp_path)
     assert metrics == json.loads(files["metrics.json"])
     assert fitted_on["trials"] == "trials.txt"
     assert fitted_on["eer_threshold"] == Verifier(new).threshold
-    assert "non-target trials of the list `trials.txt`" in found["README.md"].decode()
+    (told,) = re.findall("^.*decision threshold.*$", found["README.md"].decode(), re.M)
+    assert f"threshold {fitted_on['eer_threshold']:.4f} (cosine" in told
+    assert "non-target trials of the list `trials.txt`" in told and "valid" not in told
 
 
-def test_in_its_own_place_and_again(model, noisy, monkeypatch, capsys):
-    """Who is enrolled stays it: the voices are those of the same embeddings."""
+def test_an_earlier_calibration_is_replaced_and_no_other_folder(
+    model, noisy, tmp_path, monkeypatch, capsys
+):
+    """Who is enrolled beside it stays it: the embeddings are the same."""
+    new = tmp_path / "old" / "calibrated"
     enrolled = ["ann", str(noisy / "train0-0.wav"), "--model", str(model)]
     assert speaker.main(["enroll", *enrolled]) == 0
     embedded = []
@@ -132,17 +138,17 @@ def test_in_its_own_place_and_again(model, noisy, monkeypatch, capsys):
     )
     for _ in range(2):
         embedded.clear()
-        assert calibrate.main(command(model, noisy, model)) == 0
+        assert calibrate.main(command(model, noisy, new)) == 0
     assert len(embedded) == 1  # to check the backend; the recordings were kept
+    assert (new / "README.md").read_text().count("decision threshold") == 1
     capsys.readouterr()
-    asked = ["identify", str(noisy / "train0-0.wav"), "--model", str(model)]
+    asked = ["identify", str(noisy / "train0-0.wav"), "--model", str(new)]
     assert speaker.main(asked) == 0
     assert "ann" in capsys.readouterr().out
-    assert (model / "README.md").read_text().count("Calibrated anew") == 1
-    assert {path.name for path in model.parent.iterdir()} == {
-        *("model", "embeddings.db", "voices.db")
-    }
-    assert Verifier(model).is_calibrated
+    before = {path: path.read_bytes() for path in model.iterdir()}
+    assert calibrate.main(command(model, noisy, model)) == 2
+    assert "is there, and calibrate.py has not written it" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in model.iterdir()} == before
 
 
 def test_beside_a_manifest_the_stretches_that_it_names_are_compared(
@@ -195,6 +201,14 @@ def test_a_mistake_is_one_line_and_status_2(model, noisy, tmp_path, capsys):
     (noisy / "one.txt").write_text("1 train0-0.wav train0-1.wav")
     assert "has no non-target trial" in mistake(model, noisy, new, "one.txt")
     assert mistake(model, noisy, tmp_path) == (
-        f"--output_folder {tmp_path}: is there, and is no model"
+        f"--output_folder {tmp_path}: is there, and calibrate.py has not written it; "
+        "choose another"
     )
+    (noisy / "few.txt").write_text(
+        "1 train0-0.wav train0-1.wav\n0 train0-0.wav train1-1.wav\n"
+    )
+    told = mistake(model, noisy, new, "few.txt")
+    assert "has 1 target and 1 non-target trials; 50 of each are the least" in told
+    told = mistake(model, tmp_path / "no", new, noisy / "trials.txt")
+    assert told == f"--data_folder {tmp_path / 'no'}: there is no such folder"
     assert not new.exists()

@@ -442,7 +442,7 @@ def test_recordings_of_a_cohort_that_are_of_no_use(run, voices_folder, here, cap
         (["--window_seconds", "nan"], "--window_seconds nan: has to be above 0"),
         (["--device", "gpu"], "--device gpu: "),
         (["--mean_of_scores"], "--mean_of_scores: is for --enrolment FILE"),
-        (["--data_folder", "nowhere"], "can be scored"),
+        (["--data_folder", "nowhere"], "there is no such folder"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(

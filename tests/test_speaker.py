@@ -110,7 +110,10 @@ def test_enroll_identify_list_remove(here, words, capsys):
     error = capsys.readouterr().err
     assert "model  results/run/model\n" in error
     path = Path("results/run/voices.db").resolve()
-    assert error.endswith(f"nobody is enrolled in {path}\n")
+    assert error.endswith(f"nobody is enrolled in {path}: there is no such file\n")
+    assert run("list", "--voices", "typo.db") == run("remove", "ann") == 2
+    assert not path.exists() and not Path("typo.db").exists()
+    capsys.readouterr()
     for name, files in words.items():
         found = answer(capsys, "enroll", name, *files[:3])
         assert found["n_recordings"] == 3 and found["name"] == name

@@ -10,6 +10,7 @@ from local_modules.files import replacing
 from local_modules.metrics import bayes_threshold, equal_error_rate
 from local_modules.templates import page_template
 
+MAX_CURVES = 6  # in one picture
 TITLES = {"det": "DET curves", "scores": "Scores", "calibration": "Calibration"}
 HOW_TO_READ = {
     "det": "The lower and the further left, the better; a dot is the equal error rate, "
@@ -73,24 +74,26 @@ def cells(metrics: Mapping, systems: Mapping[str, Mapping]) -> list[str]:
     return [texts.get(name, "") for name in headings(systems)]
 
 
-def operating_points(metrics: Mapping) -> list[str]:
-    """Where a calibrated system should decide, and what comes of it, as sentences; none
-    for scores that are no ratios."""
+def operating_points(systems: Mapping[str, Mapping]) -> list[str]:
+    """Where each calibrated system should decide, and what comes of it, as sentences;
+    none for scores that are no ratios."""
+    calibrated = {name: m for name, m in systems.items() if "cllr" in m}
     return [
+        f"{f'{name}: ' if len(calibrated) > 1 else ''}"
         f"Where {100 * p:.0f} % of the claims are true and both errors cost the same, "
         f"accept from a log-likelihood ratio of {metrics[f'threshold_{p}']:.2f}: "
         f"{100 * metrics[f'far_{p}']:.2f} % of the false claims pass, "
         f"{100 * metrics[f'frr_{p}']:.2f} % of the true ones are refused."
+        for name, metrics in calibrated.items()
         for p in PRIORS
-        if f"threshold_{p}" in metrics
     ]
 
 
 def draw_pictures(
     systems: Mapping[str, Scored], name: str, folder: Path
 ) -> dict[str, Path]:
-    """Draws the DET curves, and of one system the scores and, if it gives ratios, the
-    calibration.
+    """Draws the DET curves, of many systems those of the cosine and of ratios alone,
+    and of one system the scores and, if it gives ratios, the calibration.
 
     Arguments
     ---------
@@ -107,13 +110,20 @@ def draw_pictures(
         Files by name.
     """
     found = {"det": folder / "det.png"}
-    plots.plot_det({name: s.pair for name, s in systems.items()}, found["det"])
+    curves = {
+        name: system.pair
+        for name, system in systems.items()
+        if len(systems) <= MAX_CURVES or system.are_llrs or name.endswith("cosine")
+    }
+    plots.plot_det(curves, found["det"])
     shown = systems[name]
     target, nontarget = shown.pair
     if shown.are_llrs:
         threshold = bayes_threshold(PRIORS[-1])
         found["calibration"] = folder / "calibration.png"
-        plots.plot_calibration(target, nontarget, found["calibration"])
+        plots.plot_calibration(
+            target, nontarget, found["calibration"], f"Calibration: {name}"
+        )
     else:
         _, threshold = equal_error_rate(target, nontarget)
     found["scores"] = folder / "scores.png"
@@ -144,7 +154,7 @@ def write_report(results: Mapping, pictures: Mapping[str, Path], path: Path) -> 
         n_target=systems[shown]["n_target"],
         n_nontarget=systems[shown]["n_nontarget"],
         n_left_out=results["n_left_out"],
-        points=operating_points(systems[shown]),
+        points=operating_points(systems),
         headings=headings(systems),
         rows=[(name, cells(metrics, systems)) for name, metrics in systems.items()],
         parts=[

@@ -31,7 +31,8 @@ from local_modules.templates import TEMPLATES
 
 PACKAGE = __package__.partition(".")[0]
 HPARAMS, METRICS, CARD = "hyperparams.yaml", "metrics.json", "README.md"
-CALIBRATED_ANEW = "\n## Calibrated anew\n"  # what the card of such a folder has more
+CALIBRATED_ANEW = "calibration"  # a key of the metrics of such a folder
+THRESHOLD_TOLD = re.compile(r"^The decision threshold .*$", re.MULTILINE)
 PARTS = ("compute_features", "mean_var_norm", "embedding_model", "classifier")
 
 
@@ -114,14 +115,24 @@ def write_calibrated_folder(
         calibration.save(part / CALIBRATION)
         metrics = json.loads((part / METRICS).read_text(encoding="utf-8"))
         with open(part / METRICS, "w", encoding="utf-8") as file:
-            json.dump({**metrics, "calibration": rates}, file, indent=2)
+            json.dump({**metrics, CALIBRATED_ANEW: rates}, file, indent=2)
         text = (part / HPARAMS).read_text(encoding="utf-8")
         line = f"threshold: {rates['eer_threshold']!r}"
         text = re.sub("^threshold: .*$", line, text, count=1, flags=re.MULTILINE)
         (part / HPARAMS).write_text(text, encoding="utf-8")
-        card = (part / CARD).read_text(encoding="utf-8").partition(CALIBRATED_ANEW)[0]
-        card = f"{card}{CALIBRATED_ANEW}{_calibration_card(rates)}"
+        card = (part / CARD).read_text(encoding="utf-8")
+        told = _calibration_told(rates).replace("\\", r"\\")
+        card = THRESHOLD_TOLD.sub(told, card, count=1)
         (part / CARD).write_text(card, encoding="utf-8")
+
+
+def is_calibrated_anew(folder: Path) -> bool:
+    """Whether `write_calibrated_folder` has written a folder."""
+    try:
+        metrics = json.loads((folder / METRICS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return CALIBRATED_ANEW in metrics
 
 
 @contextlib.contextmanager
@@ -264,13 +275,12 @@ def _model_card(hparams: Mapping, metrics: Mapping) -> str:
     )
 
 
-def _calibration_card(rates: Mapping) -> str:
+def _calibration_told(rates: Mapping) -> str:
     return (
-        f"\nNot `valid` but {rates['n_target']} target and {rates['n_nontarget']} "
-        f"non-target trials of the list `{rates['trials']}` decide: the threshold in "
-        f"`hyperparams.yaml`, {rates['eer_threshold']:.4f} (cosine score), is the one "
-        f"of the equal error rate on them, {100 * rates['eer']:.2f} %, and "
-        "`calibration.json` is fitted to them.\n"
+        f"The decision threshold {rates['eer_threshold']:.4f} (cosine score) is the "
+        f"one of the equal error rate, {100 * rates['eer']:.2f} %, on the "
+        f"{rates['n_target']} target and {rates['n_nontarget']} non-target trials of "
+        f"the list `{rates['trials']}`, to which `calibration.json` is fitted too."
     )
 
 

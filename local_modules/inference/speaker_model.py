@@ -21,7 +21,12 @@ from local_modules.embedder import UnpaddedEmbedder
 from local_modules.errors import InputError, one_line
 from local_modules.evaluation.backend import CALIBRATION, STATISTICS, Backend
 from local_modules.inference.speech import read_waveform
-from local_modules.inference.trust import HPARAMS, checked_copy, tensors_only
+from local_modules.inference.trust import (
+    HPARAMS,
+    check_is_model,
+    checked_copy,
+    tensors_only,
+)
 from local_modules.inference.verifier import SpeakerVerifier
 
 logger = get_logger(__name__)
@@ -63,6 +68,7 @@ class SpeakerModel:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:
             raise InputError(f"--device {device}: {one_line(error)}") from None
+        check_is_model(source)
         with tempfile.TemporaryDirectory() as savedir:
             options = {"savedir": savedir, "run_opts": {"device": device}}
             try:

@@ -163,6 +163,27 @@ def tensors_only() -> Iterator[None]:
         os.environ.update(before)
 
 
+def check_is_model(source: str | os.PathLike) -> None:
+    """Checks that a model can be meant, before a hub is asked for it.
+
+    Raises
+    ------
+    InputError
+        There is no such folder, and it is no name on a hub; or it is that of a run.
+    """
+    path = Path(source)
+    if (path / "model" / HPARAMS).is_file():
+        raise InputError(f"{source}: is a run; its model is {path / 'model'}")
+    if path.is_dir():
+        return
+    is_name = str(source).count("/") == 1 and not path.is_absolute()
+    if not is_name or path.parent.is_dir():
+        raise InputError(
+            f"{source}: is no speaker model: there is no such folder, and models on a "
+            "hub are called OWNER/NAME"
+        )
+
+
 def _fetched(filename, source, folder, save_filename) -> Path:
     if Path(source).is_dir():
         path, root = Path(source, filename), Path(source).resolve()
@@ -173,11 +194,6 @@ def _fetched(filename, source, folder, save_filename) -> Path:
             )
         if not path.is_file():
             raise InputError(f"{source}: is no speaker model: has no file {filename}")
-    elif "/" not in str(source):
-        raise InputError(
-            f"{source}: is no speaker model: there is no such folder, and models on a "
-            "hub are called OWNER/NAME"
-        )
     return fetch(filename, source, folder, save_filename, LocalStrategy.COPY)
 
 

@@ -135,6 +135,12 @@ def test_what_was_begun_keeps_its_manifests(settings, tmp_path, voices_folder):
     settings["data_folder"] = str(fewer)
     prepare_corpus(settings, begun_with)
     assert (manifests / "train.csv").read_bytes() == train
+    # Elsewhere there have to be some of them.
+    with pytest.raises(InputError) as error:
+        prepare_corpus({**settings, "data_folder": str(tmp_path)}, begun_with)
+    told = f"--data_folder {tmp_path}: has not the recordings that this was begun with"
+    assert str(error.value).startswith(told)
+    prepare_corpus({**settings, "data_folder": "x", "shards": "shards"}, begun_with)
     # Where they are not what it was begun with, they are made anew.
     (manifests / "train.csv").write_bytes(train + b"\n")
     prepare_corpus(settings, begun_with)

@@ -171,7 +171,9 @@ def test_calibration_shows_what_would_have_been_right_over_what_was_given(
     of 2 three quarters."""
     target = np.repeat([-1.0, 2.0], [10, 30])
     nontarget = np.repeat([-1.0, 2.0], [30, 10])
-    plots.plot_calibration(target, nontarget, tmp_path / "calibration.png")
+    plots.plot_calibration(
+        target, nontarget, tmp_path / "calibration.png", "Calibration"
+    )
     png_size(tmp_path / "calibration.png")
     (axes,) = figures[0].axes
     given, right = axes.lines[0].get_data()

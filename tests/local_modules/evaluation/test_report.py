@@ -62,7 +62,7 @@ def test_numbers_stand_beneath_their_headings():
 
 
 def test_each_operating_point_says_who_passes_and_who_is_refused():
-    assert operating_points(RATIOS) == [
+    assert operating_points({"a": RATIOS, "b": COSINE}) == [
         "Where 1 % of the claims are true and both errors cost the same, accept from a "
         "log-likelihood ratio of 4.61: 0.04 % of the false claims pass, 25.00 % of the "
         "true ones are refused.",
@@ -70,4 +70,8 @@ def test_each_operating_point_says_who_passes_and_who_is_refused():
         "log-likelihood ratio of 2.94: 3.21 % of the false claims pass, 12.57 % of the "
         "true ones are refused.",
     ]
-    assert operating_points(COSINE) == []
+    assert operating_points({"a": COSINE}) == []
+    named = operating_points({"a": RATIOS, "b": RATIOS})
+    assert [point.partition("Where ")[0] for point in named] == ["a: "] * 2 + [
+        "b: "
+    ] * 2

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from local_modules.errors import InputError
+from local_modules.inference import trust
 from local_modules.inference.speaker_model import SpeakerModel, kept_beside
 from tests.random_models import write_model
 
@@ -35,3 +36,22 @@ def test_what_is_kept_of_a_model_in_a_place_that_cannot_be_written_to(
     assert kept.parent == Path("results")
     assert kept.name == f"{str(folder)[1:].replace('/', '--')}.voices.db"
     assert kept_beside("owner/x", "a.db") == Path("results/owner--x.a.db")
+
+
+def test_a_runs_folder_is_not_its_model(tmp_path):
+    write_model(tmp_path / "run" / "model")
+    (tmp_path / "run" / "hyperparams.yaml").write_text("seed: !apply:os.getpid []")
+    with pytest.raises(InputError) as error:
+        SpeakerModel(str(tmp_path / "run"))
+    assert str(error.value) == (
+        f"{tmp_path / 'run'}: is a run; its model is {tmp_path / 'run' / 'model'}"
+    )
+
+
+@pytest.mark.parametrize("name", ["results/typo", "a/b/c", "typo", "/typo", "./typo"])
+def test_no_hub_is_asked_for_a_folder_that_is_not_there(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "results").mkdir()
+    monkeypatch.setattr(trust, "fetch", None)
+    with pytest.raises(InputError, match=f"^{name}: .* there is no such folder"):
+        SpeakerModel(name)
