@@ -481,3 +481,21 @@ def test_no_model_is_one_line(voices_folder, run, here, capsys):
     arguments = command(run, voices_folder)
     assert evaluate.main(["nothing/model", *arguments[1:]]) == 2
     assert "nothing/model: is no speaker model" in capsys.readouterr().err
+
+
+def test_a_broken_recording_of_a_model_leaves_its_trials_out(run, voices_folder, here):
+    """Whichever of its recordings that is."""
+    data = shutil.copytree(voices_folder, here / "data")
+    (data / "test/test0/1.wav").write_bytes(b"nothing")
+    people = [f"test{n}" for n in range(3)]
+    (here / "enrol.txt").write_text(
+        "".join(f"m-{p} test/{p}/0.wav test/{p}/1.wav\n" for p in people)
+    )
+    (here / "list.txt").write_text(
+        "".join(f"{int(p == q)} m-{p} test/{q}/2.wav\n" for p in people for q in people)
+    )
+    arguments = command(run, data, "--enrolment", "enrol.txt", trials="list.txt")
+    assert evaluate.main([*arguments, "--output_folder", "out"]) == 0
+    results = results_in(here / "out")
+    assert results["n_left_out"] == 3
+    assert results["systems"]["cosine"]["n_target"] == 2

@@ -307,3 +307,22 @@ def test_the_mean_of_a_cohort_is_its_own():
     speakers = {name: name.split("/")[0] for name in names}
     found = cohort_backend(dict(zip(names, vectors, strict=True)), speakers)
     torch.testing.assert_close(found.mean, vectors.mean(dim=0))
+
+
+def test_speakers_are_halved_by_the_speakers_of_both_sides(monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "quality_helps", lambda *args: seen.append(args[3:]))
+    vectors, seconds = population(2, 2, seed=6)
+    names = named("v", 2, 2)
+    training, _ = population(4, 2, seed=7)
+    train_names = named("t", 4, 2)
+    fit_backend(
+        dict(zip(names, vectors, strict=True)),
+        dict(zip(names, seconds, strict=True)),
+        {name: name.split("/")[0] for name in names},
+        TrialList(np.array([True, False]), [names[0]] * 2, [names[1], names[2]]),
+        dict(zip(train_names, training, strict=True)),
+        {name: name.split("/")[0] for name in train_names},
+    )
+    ((enrolled, tested),) = seen
+    assert enrolled[0] == enrolled[1] == tested[0] != tested[1]

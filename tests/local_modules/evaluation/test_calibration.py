@@ -180,3 +180,29 @@ def test_two_scores_are_fused():
     calibration = fit_calibration({"a": one, "b": 0.1 * other + 5}, labels)
     found = calibration({"a": one, "b": 0.1 * other + 5})
     assert np.abs(found - one - other).mean() < 0.15
+
+
+def test_the_usual_prior_is_the_one_of_rare_targets():
+    """It matters where no straight line is right at all priors."""
+    rng = np.random.default_rng(0)
+    labels = rng.random(5000) < 0.3
+    scores = {"score": rng.normal(np.where(labels, 2, -2), np.where(labels, 3, 1))}
+    usual = fit_calibration(scores, labels)
+    assert usual.weights == fit_calibration(scores, labels, p_target=0.05).weights
+    assert usual.weights != fit_calibration(scores, labels, p_target=0.5).weights
+
+
+def test_quality_that_only_names_the_speakers_is_of_no_help():
+    """It fits those that are seen, and says nothing of the others."""
+    rng = np.random.default_rng(3)
+    speakers = rng.integers(0, 16, (2, 6000))
+    speakers[1, :2000] = speakers[0, :2000]
+    labels = speakers[0] == speakers[1]
+    ease = 2 * rng.normal(size=16)
+    scores = rng.normal(np.where(labels, 2 + ease[speakers[0]], -2), 1.5)
+    marks = rng.normal(size=(6, 16))
+    qualities = {
+        f"mark {n}": mark[speakers[0]] + mark[speakers[1]]
+        for n, mark in enumerate(marks)
+    }
+    assert not quality_helps({"score": scores}, qualities, labels, *speakers)

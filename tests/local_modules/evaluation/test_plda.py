@@ -128,3 +128,17 @@ def test_more_dimensions_than_recordings():
 @pytest.mark.parametrize("n_speakers, n_utterances", [(2, 9), (9, 1)])
 def test_too_little_to_fit(n_speakers, n_utterances):
     assert fit_plda(*population(n_speakers, n_utterances)) is None
+
+
+def test_it_is_fitted_to_the_vectors_that_it_scores():
+    """Of length one, so that their mean square is one; and so is the model's."""
+    rng = np.random.default_rng(0)
+    speakers = rng.standard_normal((30, 12)) * np.repeat([1.5, 0.2], 6)
+    noise = rng.standard_normal((180, 12)) * np.repeat([0.5, 3.0], 6)
+    vectors = torch.from_numpy(np.repeat(speakers, 6, axis=0) + noise + 0.7)
+    model = fit_plda(vectors, torch.arange(30).repeat_interleave(6))
+    spread = model.loadings @ model.loadings.T + model.residual
+    whole = torch.trace(spread) + model.mean.square().sum()
+    assert whole.item() == pytest.approx(1.0, abs=0.1)
+    expected = model.reduced(vectors).mean(dim=0)
+    torch.testing.assert_close(model.mean, expected, atol=1e-6, rtol=0)

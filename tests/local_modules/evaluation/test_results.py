@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from local_modules.errors import InputError
+from local_modules.evaluation.confidence import Bootstrap
 from local_modules.evaluation.results import (
     Scored,
     groups_by_metadata,
@@ -142,3 +143,12 @@ def test_metadata_with_a_byte_order_mark(tmp_path):
     path = tmp_path / "known.csv"
     path.write_text("\ufeffpath,sex\na.wav,f\n", encoding="utf-8")
     assert read_metadata(path) == {"a.wav": {"sex": "f"}}
+
+
+def test_replicates_draw_the_speakers_of_both_sides():
+    trials = scored(are_llrs=False)
+    bootstrap = Bootstrap(
+        trials.labels, trials.enrol_speakers, trials.test_speakers, 30
+    )
+    expected = bootstrap.replicates(trials.scores)["eer"]
+    np.testing.assert_array_equal(trials.replicates(30)["eer"], expected)

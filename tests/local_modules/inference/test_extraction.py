@@ -12,6 +12,7 @@ import torch
 from speechbrain.inference.classifiers import EncoderClassifier
 
 from local_modules.errors import InputError, RunError
+from local_modules.inference import verification
 from local_modules.inference.embedding_store import Embedded, EmbeddingStore
 from local_modules.inference.extraction import (
     WINDOW_SECONDS,
@@ -19,6 +20,8 @@ from local_modules.inference.extraction import (
     stretches_beside,
 )
 from local_modules.inference.speaker_model import SpeakerModel
+from local_modules.inference.speech import Quality
+from local_modules.inference.verification import ListeningModel, Voice
 from local_modules.manifest import Utterance, write_manifest
 from tests.random_models import write_model
 
@@ -321,3 +324,25 @@ def test_a_store_is_closed_after_its_with(model, store, files):
         embed_files(model, files[:1], same)
     with pytest.raises(InputError, match="closed"):
         store.get(model.fingerprint, WINDOW_SECONDS, files[0])
+
+
+def test_the_speech_of_a_file_is_another_embedding_than_the_file(
+    voices_folder, store, tmp_path
+):
+    """Kept in one store, neither is taken for the other."""
+    folder = str(write_model(tmp_path / "model")[0])
+    word, rate = soundfile.read(next((voices_folder / "test").rglob("*.wav")))
+    pause = np.zeros(3 * rate)
+    path = tmp_path / "word.wav"
+    soundfile.write(path, np.concatenate([pause, word, pause]), rate)
+    speech, whole = (
+        embed_files(kind(folder), [path], store)[0][path]
+        for kind in (ListeningModel, SpeakerModel)
+    )
+    assert whole.seconds == pytest.approx(6 + len(word) / rate)
+    assert speech.seconds < whole.seconds - 5
+
+
+def test_ratios_weigh_the_seconds_of_speech():
+    heard = Voice(np.ones(4, np.float32), Quality(60.0, 2.5, -20.0, 0.0))
+    assert verification._recordings([heard]).seconds.tolist() == [2.5]

@@ -13,7 +13,7 @@ from local_modules.inference import identification
 from local_modules.inference.identification import Identifier
 from local_modules.inference.search import NearestVectors
 from local_modules.inference.speech import Quality
-from local_modules.inference.verification import Verifier, Voice
+from local_modules.inference.verification import Verdict, Verifier, Voice
 from local_modules.inference.voices import VoiceStore
 
 QUALITY = Quality(2.0, 2.0, -20.0, 0.0)
@@ -186,3 +186,17 @@ def test_who_comes_and_goes_is_noticed(verifier, people, tmp_path):
     another.add("new", [voice(rng, new)])
     assert first(another) == "new"
     another.close()
+
+
+def test_of_two_alike_the_likelier_is_named(verifier, people, monkeypatch):
+    """Though neither is likelier than not."""
+    store, centres = people
+
+    def compare(recordings, tested, prior=0.5):
+        return [Verdict(0.5, 5.0 if n < 2 else -9.0, 0.9, True) for n in range(20)]
+
+    monkeypatch.setattr(verifier, "compare", compare)
+    heard = voice(np.random.default_rng(3), centres["p05"])
+    answer = Identifier(verifier).identify(store, heard)
+    assert answer.candidates[0].probability < 0.5
+    assert answer.name == answer.candidates[0].name

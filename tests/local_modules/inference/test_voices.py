@@ -5,12 +5,15 @@ import os
 import signal
 import sqlite3
 import time
+from datetime import date
 from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from local_modules.errors import InputError, RunError
+from local_modules.inference import voices
 from local_modules.inference.speech import Quality
 from local_modules.inference.verification import Voice
 from local_modules.inference.voices import VoiceStore
@@ -128,3 +131,14 @@ def test_a_place_for_no_file_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is no file of voices"):
         VoiceStore(tmp_path / "file" / "voices.db", "f", "m")
+
+
+def test_a_voice_was_enrolled_when_it_last_was(tmp_path, monkeypatch):
+    with VoiceStore(tmp_path / "voices.db", "f", "m") as store:
+        for day in (date(2026, 1, 2), date(2026, 3, 4)):
+            today = SimpleNamespace(today=lambda day=day: day)
+            monkeypatch.setattr(voices, "date", today)
+            quality = Quality(3.0, 2.5, -20.0, 0.0)
+            store.add("ann", [Voice(np.ones(4, np.float32), quality)])
+        (ann,) = store.enrolled()
+    assert (ann.enrolled_on, ann.n_recordings) == ("2026-03-04", 2)

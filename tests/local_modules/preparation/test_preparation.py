@@ -227,6 +227,8 @@ def test_who_has_very_many_recordings_is_not_the_error_rate(caplog):
     assert "test: trials are drawn from 210 of 680 recordings" in caplog.text
     again = draw_split_trials("test", rows[::-1], days, seed=1)
     assert (again.enrol, again.test) == (trials.enrol, trials.test)
+    other = draw_split_trials("test", rows, days, seed=2)
+    assert of_most != {p for p in (*other.enrol, *other.test) if p.startswith("a")}
 
 
 @pytest.mark.parametrize("counts", [(30, 2), (100, 100)])

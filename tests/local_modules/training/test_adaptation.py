@@ -212,3 +212,15 @@ def test_the_old_rate_is_the_old_models():
     )
     assert drift(before, after, trials)["eer_old"] == 0.0
     assert drift(after, before, trials)["eer_old"] == 1.0
+
+
+def test_across_models_the_enrolment_is_the_old_ones():
+    """A recording of a fell upon b: tested by the new model, a target trial scores as
+    a non-target one; enrolled by it, it never comes up."""
+    one, other = torch.eye(2)
+    before = {"a1": one, "a2": one, "b1": other}
+    after = {"a1": one, "a2": other, "b1": other}
+    labels = np.array([True, False])
+    sides = ["a1", "a1"], ["a2", "b1"]
+    assert drift(before, after, TrialList(labels, *sides))["eer_across"] == 0.5
+    assert drift(before, after, TrialList(labels, *sides[::-1]))["eer_across"] == 0.0

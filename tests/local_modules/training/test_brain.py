@@ -152,3 +152,26 @@ def test_nor_where_one_utterance_is_too_many_for_the_ranks(monkeypatch):
     brain = RepeatableBrain(modules, None, hparams, {"device": "cpu"})
     sampler = PassSampler(range(17), 1, seed=1)
     assert brain.train_loader(range(17), sampler, collate_fn=list).drop_last
+
+
+def test_the_schedule_ends_with_the_epochs_where_the_limit_is_beyond_them():
+    hparams = {"batch_size": 8, "number_of_epochs": 2}
+    modules = {"layer": torch.nn.Linear(1, 1)}
+    for limit, n_steps in (("1000", 12), ("5", 5)):
+        options = {"device": "cpu", "optimizer_step_limit": limit}
+        brain = RepeatableBrain(modules, None, hparams, options)
+        sampler = PassSampler(range(48), 1, seed=1)
+        brain.train_loader(range(48), sampler, collate_fn=list)
+        assert brain.total_steps == n_steps
+
+
+def test_a_bad_loss_of_the_first_batch_of_a_step_is_no_bad_gradient_too(brain):
+    brain.grad_accumulation_factor, brain.nonfinite_count = 2, 0
+    for brain.step, loss in ((1, torch.nan), (2, 1.0)):
+        brain.on_fit_batch_start(None, brain.step == 2)
+        brain.batch_loss = torch.tensor(loss)
+        brain.check_loss_isfinite(brain.batch_loss)
+    layer = brain.modules.layer
+    layer.weight.grad = torch.full_like(layer.weight, torch.nan)
+    brain.optimizers_step()
+    assert (brain.nonfinite_count, brain.bad_gradients) == (1, 0)
