@@ -33,7 +33,7 @@ def test_it_makes_what_training_makes_and_tells_the_same(voices_folder, tmp_path
     assert files(prepared) == files(trained)
     *told, place = said.splitlines()
     assert place == f"manifests  {prepared}"
-    assert told[0] == "train: 0 test speakers removed, with 0 utterances"
+    assert told[0] == "train: leaves 0 speakers, with 0 utterances, to test"
     assert told[-3].startswith("train  6 speakers, 48 recordings, ")
     assert all("trials, " in line for line in told[-2:])
     assert set(told) <= set(log.splitlines())

@@ -78,10 +78,10 @@ def remove_speakers(splits: Splits, split: str) -> None:
     train, others = splits["train"], speakers_of(splits[split])
     splits["train"] = [u for u in train if u.speaker not in others]
     logger.info(
-        "train: %d %s speakers removed, with %d utterances",
+        "train: leaves %d speakers, with %d utterances, to %s",
         len(others & speakers_of(train)),
-        split,
         len(train) - len(splits["train"]),
+        split,
     )
 
 

@@ -89,7 +89,7 @@ def test_a_speaker_in_both_parts(corpus, caplog):
     with open(corpus.data / "CN-Celeb_flac/dev/dev.lst", "a") as file:
         file.write("id00800\n")
     assert "id00800" in prepared(corpus)["test"]
-    assert "train: 1 test speakers removed, with 3 utterances" in caplog.text
+    assert "train: leaves 1 speakers, with 3 utterances, to test" in caplog.text
 
 
 def test_oddities(corpus):

@@ -61,7 +61,7 @@ def test_manifests_elsewhere_and_speechbrains_names(filled, tmp_path, caplog):
     prepare(str(filled.data), str(filled.save), csv_folder=str(folder))
     assert {row.id for row in filled.splits()["test"]} == {row[0] for row in whole}
     assert filled.trials("test").test == ["wav/s6/1.wav", "wav/s7/1.wav"]
-    assert "train: 1 test speakers removed, with 4 utterances" in caplog.text
+    assert "train: leaves 1 speakers, with 4 utterances, to test" in caplog.text
 
 
 def test_other_columns_and_no_stretches(filled):

@@ -62,7 +62,7 @@ def test_split_folders_and_their_trials(corpus, caplog):
     trials = corpus.trials("test")
     assert trials.enrol == ["wav/test0-0.wav"] * 2
     assert trials.test == ["wav/test0-1.wav", "wav/test1-0.wav"]
-    assert "train: 0 test speakers removed, with 0 utterances" in caplog.text
+    assert "train: leaves 0 speakers, with 0 utterances, to test" in caplog.text
 
 
 def test_two_folders_for_one_split(corpus):
@@ -112,7 +112,7 @@ def test_a_test_speaker_in_training_is_removed(corpus, caplog):
     corpus.add("wav/t0-9.wav")
     prepare(str(corpus.data), str(corpus.save))
     assert corpus.speakers()["test"] == {"t0", "t1"}
-    assert "train: 1 test speakers removed, with 1 utterances" in caplog.text
+    assert "train: leaves 1 speakers, with 1 utterances, to test" in caplog.text
 
 
 @pytest.mark.parametrize("last", ["tuesday", "monday"])

@@ -61,7 +61,7 @@ def test_a_speaker_in_both_parts(corpus, caplog):
     corpus.add("test-clean/61/70970/61-70970-0000.flac")
     corpus.add(*utterances("test-clean", 121))
     assert prepared(corpus)["test"] == {"61", "121"}
-    assert "train: 1 test speakers removed, with 4 utterances" in caplog.text
+    assert "train: leaves 1 speakers, with 4 utterances, to test" in caplog.text
 
 
 def test_one_session_each(corpus, caplog):

@@ -85,7 +85,7 @@ def test_one_folder_for_all_and_the_count_of_those_removed(vox, caplog):
     with caplog.at_level("INFO"):
         speakers = prepared(vox)
     assert speakers["test"] == {"id10270", "id10309"}
-    assert "train: 2 test speakers removed, with 8 utterances" in caplog.text
+    assert "train: leaves 2 speakers, with 8 utterances, to test" in caplog.text
 
 
 def test_test_speakers_that_no_list_names_are_not_trained_on(vox):

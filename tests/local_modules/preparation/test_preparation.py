@@ -181,7 +181,7 @@ def test_removed_speakers_are_counted(caplog):
     }
     remove_speakers(splits, "test")
     assert [u.id for u in splits["train"]] == ["b1", "c1"]
-    assert "train: 1 test speakers removed, with 2 utterances" in caplog.text
+    assert "train: leaves 1 speakers, with 2 utterances, to test" in caplog.text
 
 
 def test_list_with_ids(tmp_path):
