@@ -598,12 +598,21 @@ def replace(data):
     write_audio(data / "s00" / "0.wav", 0.7)
 
 
+def replace_by_as_many_bytes(data):
+    size = (data / "s00" / "0.wav").stat().st_size
+    write_audio(data / "s00" / "0.wav", 1.2, rate=8000)
+    assert (data / "s00" / "0.wav").stat().st_size == size
+
+
 def list_trials(data):
     (data / "trials.txt").write_text("1 s0/0.wav s0/1.wav\n0 s0/0.wav s1/0.wav\n")
     write_speakers(data, ["s0", "s1"])
 
 
-@pytest.mark.parametrize("change", [add, remove, rename, replace, list_trials])
+@pytest.mark.parametrize(
+    "change",
+    [add, remove, rename, replace, replace_by_as_many_bytes, list_trials],
+)
 def test_another_corpus_is_prepared_anew(data, save, tmp_path, change):
     prepare(str(data), str(save))
     change(data)
