@@ -101,7 +101,9 @@ def load(model):
 
 def test_nothing_else_changes_and_the_files_say_what_did(model, noisy, tmp_path):
     new = tmp_path / "new"
+    (model / ".git").mkdir()  # as of a model that came from a hub
     assert calibrate.main(command(model, noisy, new)) == 0
+    (model / ".git").rmdir()
     files = {path.name: path.read_bytes() for path in model.iterdir()}
     found = {path.name: path.read_bytes() for path in new.iterdir()}
     assert files.keys() == found.keys()

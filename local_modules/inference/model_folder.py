@@ -32,7 +32,7 @@ from local_modules.templates import TEMPLATES
 PACKAGE = __package__.partition(".")[0]
 HPARAMS, METRICS, CARD = "hyperparams.yaml", "metrics.json", "README.md"
 CALIBRATED_ANEW = "calibration"  # a key of the metrics of such a folder
-THRESHOLD_TOLD = re.compile(r"^The decision threshold .*$", re.MULTILINE)
+THRESHOLD_TOLD = re.compile(r"The decision threshold .*$", re.MULTILINE)
 PARTS = ("compute_features", "mean_var_norm", "embedding_model", "classifier")
 
 
@@ -102,7 +102,7 @@ def write_calibrated_folder(
     source : str or os.PathLike
         A folder that `write_model_folder` has written.
     folder : str or os.PathLike
-        Where to; an older one is replaced, also where it is the source.
+        Where to; an older one is replaced, also where that is the source.
     calibration : Calibration
         Takes the place of the old one.
     rates : mapping
@@ -111,7 +111,10 @@ def write_calibrated_folder(
         model's.
     """
     with _in_place_at_once(Path(folder)) as part:
-        shutil.copytree(source, part)
+        part.mkdir(parents=True)
+        for path in Path(source).iterdir():
+            if path.is_file():  # no .git of a hub
+                shutil.copyfile(path, part / path.name)
         calibration.save(part / CALIBRATION)
         metrics = json.loads((part / METRICS).read_text(encoding="utf-8"))
         with open(part / METRICS, "w", encoding="utf-8") as file:
