@@ -388,7 +388,10 @@ def write(
     print(table(results["systems"]))
     for point in operating_points(results["systems"]):
         print(f"\n{point}")
-    print(f"\npage      {folder / 'report.html'}\nscores    {folder / 'scores.csv'}")
+    print(
+        f"\npage      {folder / 'report.html'}, also by {', '.join(results['parts'])}"
+    )
+    print(f"scores    {folder / 'scores.csv'}")
 
 
 def main(argv: list[str] | None = None) -> int:
