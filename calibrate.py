@@ -13,15 +13,16 @@ import argparse
 import sys
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from local_modules.errors import InputError, LineParser, exit_status
-from local_modules.evaluation.backend import CALIBRATED, STATISTICS, Recordings, cosines
+from local_modules.evaluation.backend import CALIBRATED, STATISTICS, cosines
 from local_modules.evaluation.confidence import speakers_of
 from local_modules.files import check_is_folder, check_writable, writing_to
 from local_modules.inference.embedding_store import EMBEDDINGS, EmbeddingStore
-from local_modules.inference.extraction import embed_files, stretches_beside
+from local_modules.inference.extraction import (
+    embed_files,
+    recordings_of,
+    stretches_beside,
+)
 from local_modules.inference.model_folder import (
     is_calibrated_anew,
     write_calibrated_folder,
@@ -54,19 +55,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def calibrate(options: argparse.Namespace) -> None:
     """Scores the trials, fits, writes the folder, and says what has changed."""
-    model = SpeakerModel(options.model, options.device)
-    if not (Path(options.model) / STATISTICS).is_file():
-        raise InputError(
-            f"{options.model}: is no folder with a {STATISTICS}, as train_speaker.py "
-            "writes; only those can be calibrated"
-        )
     folder = Path(options.output_folder)
     if folder.exists() and not is_calibrated_anew(folder):
         raise InputError(
             f"--output_folder {folder}: is there, and calibrate.py has not written it; "
             "choose another"
         )
-    check_writable(folder.parent)
     check_is_folder(options.data_folder, "data_folder")
     root = Path(options.data_folder).resolve()
     trials = read_trials(options.trials, is_name=lambda name: (root / name).is_file())
@@ -77,6 +71,13 @@ def calibrate(options: argparse.Namespace) -> None:
             f"non-target trials; {MIN_TRIALS} of each are the least, and some hundreds "
             "are better"
         )
+    model = SpeakerModel(options.model, options.device)
+    if not (Path(options.model) / STATISTICS).is_file():
+        raise InputError(
+            f"{options.model}: is no folder with a {STATISTICS}, as train_speaker.py "
+            "writes; only those can be calibrated"
+        )
+    check_writable(folder.parent)
     names = list(dict.fromkeys([*trials.enrol, *trials.test]))
     with EmbeddingStore(kept_beside(options.model, EMBEDDINGS)) as store:
         stretches = stretches_beside(options.trials, root)
@@ -85,10 +86,7 @@ def calibrate(options: argparse.Namespace) -> None:
     for path, why in failures.items():
         raise InputError(f"{path}: {why}; repair it, or leave its trials out")
 
-    recordings = Recordings(
-        torch.from_numpy(np.stack([found[path].vector for path in paths])),
-        np.array([found[path].seconds for path in paths]),
-    )
+    recordings = recordings_of([found[path] for path in paths])
     _, *rows = trial_rows(names, trials)
     sides = recordings, recordings, *rows
     speakers = speakers_of(trials.labels, trials.enrol, trials.test)

@@ -13,6 +13,7 @@ import argparse
 import csv
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,6 @@ from local_modules.evaluation.backend import (
     CALIBRATED,
     COHORT_UTTERANCES,
     Backend,
-    Recordings,
     cohort_backend,
     cosines,
 )
@@ -52,6 +52,7 @@ from local_modules.inference.embedding_store import EMBEDDINGS, Embedded, Embedd
 from local_modules.inference.extraction import (
     WINDOW_SECONDS,
     embed_files,
+    recordings_of,
     stretches_beside,
 )
 from local_modules.inference.speaker_model import SpeakerModel, kept_beside
@@ -251,9 +252,7 @@ def score(
 ) -> dict:
     """Scores of the trials in every way that there are the means for, by name."""
     rows = {path: index for index, path in enumerate(embedded)}
-    vectors = torch.from_numpy(np.stack([e.vector for e in embedded.values()]))
-    seconds = np.array([e.seconds for e in embedded.values()])
-    tested = Recordings(vectors, seconds)
+    tested = recordings_of(list(embedded.values()))
     enrolled, names = tested, None
     if mean_of_scores:
         # A trial of each recording of a model.
@@ -266,7 +265,7 @@ def score(
     elif any(members[name] != [name] for name in trials.enrol):
         names = list(dict.fromkeys(trials.enrol))
         own_rows = [[rows[path] for path in members[name]] for name in names]
-        enrolled = Recordings(vectors, seconds, own_rows)
+        enrolled = replace(tested, members=own_rows)
     _, models, tests = trial_rows(list(embedded), trials, names)
     sides = enrolled, tested
     scores = {"cosine": cosines(*sides, models, tests).numpy()}

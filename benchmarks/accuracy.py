@@ -64,14 +64,13 @@ from local_modules.errors import (  # noqa: E402
 from local_modules.evaluation.backend import (  # noqa: E402
     CALIBRATED,
     Backend,
-    Recordings,
     cosines,
 )
 from local_modules.evaluation.confidence import speakers_of  # noqa: E402
 from local_modules.evaluation.results import Scored  # noqa: E402
 from local_modules.files import replacing  # noqa: E402
 from local_modules.inference.embedding_store import EmbeddingStore  # noqa: E402
-from local_modules.inference.extraction import embed_files  # noqa: E402
+from local_modules.inference.extraction import embed_files, recordings_of  # noqa: E402
 from local_modules.inference.speaker_model import SpeakerModel  # noqa: E402
 from local_modules.metrics import equal_error_rate, min_dcf  # noqa: E402
 from local_modules.scoring import trial_rows  # noqa: E402
@@ -207,11 +206,7 @@ def score(model: SpeakerModel, folder: Path, plan: Plan) -> dict[str, Scored]:
     if failures:
         path, reason = next(iter(failures.items()))
         raise RunError(f"{path}: can't be embedded, so that no row can be: {reason}")
-    embedded = [found[root / name] for name in names]
-    recordings = Recordings(
-        torch.from_numpy(np.stack([one.vector for one in embedded])),
-        np.array([one.seconds for one in embedded]),
-    )
+    recordings = recordings_of([found[root / name] for name in names])
     _, *rows = trial_rows(names, plan.trials)
     sides = recordings, recordings, *rows
     backend = Backend.load(folder / "model")

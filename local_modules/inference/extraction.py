@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 
 from local_modules.errors import InputError, one_line
+from local_modules.evaluation.backend import Recordings
 from local_modules.inference.embedding_store import Embedded, EmbeddingStore, stamp_of
 from local_modules.inference.speaker_model import SpeakerModel
 from local_modules.inference.speech import NO_HEADER
@@ -136,6 +137,14 @@ def embed_files(
             embedded |= found
             progress.update(len(batch))
     return embedded, failures
+
+
+def recordings_of(embedded: Sequence[Embedded]) -> Recordings:
+    """What is scored, of embedded files in their order."""
+    return Recordings(
+        torch.from_numpy(np.stack([one.vector for one in embedded])),
+        np.array([one.seconds for one in embedded]),
+    )
 
 
 def _batches(order, lengths, window_seconds, batch_seconds) -> Iterator[list[Path]]:

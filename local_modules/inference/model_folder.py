@@ -32,6 +32,7 @@ from local_modules.templates import TEMPLATES
 PACKAGE = __package__.partition(".")[0]
 HPARAMS, METRICS, CARD = "hyperparams.yaml", "metrics.json", "README.md"
 CALIBRATED_ANEW = "calibration"  # a key of the metrics of such a folder
+THRESHOLD = re.compile("^threshold:.*$", re.MULTILINE)  # of the hyperparameters
 THRESHOLD_TOLD = re.compile(r"The decision threshold .*$", re.MULTILINE)
 PARTS = ("compute_features", "mean_var_norm", "embedding_model", "classifier")
 
@@ -120,12 +121,10 @@ def write_calibrated_folder(
         with open(part / METRICS, "w", encoding="utf-8") as file:
             json.dump({**metrics, CALIBRATED_ANEW: rates}, file, indent=2)
         text = (part / HPARAMS).read_text(encoding="utf-8")
-        line = f"threshold: {rates['eer_threshold']!r}"
-        text = re.sub("^threshold: .*$", line, text, count=1, flags=re.MULTILINE)
+        text = THRESHOLD.sub(f"threshold: {rates['eer_threshold']!r}", text, count=1)
         (part / HPARAMS).write_text(text, encoding="utf-8")
         card = (part / CARD).read_text(encoding="utf-8")
-        told = _calibration_told(rates).replace("\\", r"\\")
-        card = THRESHOLD_TOLD.sub(told, card, count=1)
+        card = THRESHOLD_TOLD.sub(lambda _: _calibration_told(rates), card, count=1)
         (part / CARD).write_text(card, encoding="utf-8")
 
 

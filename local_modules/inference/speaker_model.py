@@ -3,7 +3,6 @@ other that SpeechBrain's `EncoderClassifier` loads."""
 
 import hashlib
 import os
-import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from speechbrain.utils.logger import get_logger
 from local_modules.embedder import UnpaddedEmbedder
 from local_modules.errors import InputError, one_line
 from local_modules.evaluation.backend import CALIBRATION, STATISTICS, Backend
+from local_modules.inference.model_folder import THRESHOLD
 from local_modules.inference.speech import read_waveform
 from local_modules.inference.trust import (
     HPARAMS,
@@ -31,7 +31,6 @@ from local_modules.inference.verifier import SpeakerVerifier
 
 logger = get_logger(__name__)
 
-THRESHOLD = re.compile("^threshold:.*$", re.MULTILINE)
 INTERFACE = "custom.py"  # of a folder that training has written
 KNOW_NO_PADDING = (ResNet, Xvector)  # as models on a hub have them, unwrapped
 
