@@ -6,9 +6,9 @@
 
 Each trial is a short training with other values, judged by the equal error rate (EER)
 on the validation speakers; the first has the recipe's own. What is searched, and how,
-stands in hparams/search.yaml. Run again, the same command continues; so does the same
-command on another machine with the same --storage. Under torchrun, a trial trains on
-all of its processes.
+stands in a file of the recipe's name, hparams/search/conformer.yaml. Run again, the
+same command continues; so does the same command on another machine with the same
+--storage. Under torchrun, a trial trains on all of its processes.
 """
 
 import argparse
@@ -50,6 +50,7 @@ from local_modules.tuning.search import (
     distribution_text,
     make_sampler_and_pruner,
     read_search,
+    search_file_of,
 )
 from local_modules.tuning.storage import point_to_storage
 from local_modules.tuning.study import (
@@ -83,7 +84,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--search", default="hparams/search.yaml", help="what is searched, and how")
+    add("--search", help="what is searched, and how; if not given, search/RECIPE.yaml")
     add("--trials", type=int, help="how many trials the study has in the end")
     add("--objective", type=lambda text: text.split(","), help="eer, min_dcf, ...")
     add("--study", help="its name; if not given, the recipe's")
@@ -104,6 +105,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     options, rest = parser.parse_known_args(argv)
     check_positive(options, "trials", "workers", "timeout", "retrain")
     options.recipe = recipe[0] if recipe else RECIPE
+    options.search = options.search or search_file_of(options.recipe)
     return options, rest
 
 
@@ -184,7 +186,11 @@ def watch(
     with (
         contextlib.closing(running),
         tqdm(
-            total=job.n_trials, initial=len(shown), unit="trial", smoothing=0
+            total=job.n_trials,
+            initial=len(shown),
+            unit="trial",
+            smoothing=0,
+            disable=None,  # where the output is no terminal; lines are written
         ) as progress,
     ):
         try:

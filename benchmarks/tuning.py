@@ -328,7 +328,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--recipe", default="hparams/conformer.yaml", help="what is trained")
-    add("--search", default="hparams/search.yaml", help="what is searched, and how")
+    add(
+        "--search",
+        default="hparams/search/conformer.yaml",
+        help="what is searched, and how",
+    )
     add("--trials", type=int, help="of the study by hand")
     add("--seeds", type=int, default=3, help="how many times")
     add("--again", type=int, default=3, help="trainings of what was found, 2 or more")

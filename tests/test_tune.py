@@ -25,6 +25,7 @@ from local_modules.tuning.study import failure_reason, live_trials
 from tests.programs import CONTEXT, Program
 
 ROOT = Path(__file__).parents[1]
+SEARCH_FILE = "search/small.yaml"
 SEARCH = """
 trials: 4
 objective: eer
@@ -61,7 +62,8 @@ def here(tmp_path, monkeypatch, voices_folder):
         start = text.index(f"\n{key}: ") + 1
         text = text[:start] + f"{key}: {value}" + text[text.index("\n", start) :]
     (tmp_path / "small.yaml").write_text(text)
-    (tmp_path / "search.yaml").write_text(SEARCH)
+    (tmp_path / "search").mkdir()
+    (tmp_path / SEARCH_FILE).write_text(SEARCH)
     monkeypatch.chdir(tmp_path)
     # Only where a test doesn't start tune.py as a person does.
     monkeypatch.setattr(supervisor, "CONTEXT", CONTEXT)
@@ -75,7 +77,7 @@ def no_study_pictures(no_pictures, monkeypatch):
 
 
 def command(*more):
-    return ["small.yaml", "--search", "search.yaml", "--device", "cpu", *more]
+    return ["small.yaml", "--device", "cpu", *more]
 
 
 def start(folder, *more):
@@ -103,7 +105,7 @@ def test_a_study_and_what_it_leaves(here):
     os.killpg(program.pid, signal.SIGINT)
     output = program.output()
     assert program.status == 130
-    assert "python tune.py small.yaml --search search.yaml" in output.splitlines()[-1]
+    assert "python tune.py small.yaml --device cpu" in output.splitlines()[-1]
     assert "Traceback" not in output
     assert "Stopping at a checkpoint; " in output
 
@@ -201,7 +203,7 @@ pruner: !new:optuna.pruners.ThresholdPruner {upper: -1.0}
 def test_torchrun_trains_each_trial_on_all_processes(here, capsys):
     """A trial that is complete, for the first is never pruned, one whose values are
     wrong, and one that is pruned."""
-    (here / "search.yaml").write_text(SEARCH_OF_KERNELS)
+    (here / SEARCH_FILE).write_text(SEARCH_OF_KERNELS)
     launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     options = ("--retrain", "1", "--number_of_epochs", "1")
     arguments = command("--distributed_backend", "gloo", *options)
@@ -305,6 +307,15 @@ def test_a_mistake_is_one_line_and_status_2(arguments, words, here, capsys):
     assert not (here / "results").exists()
 
 
+def test_a_recipe_without_a_search_file_is_told(here, capsys):
+    shutil.copyfile("small.yaml", "mine.yaml")
+    assert tune.main(["mine.yaml", "--device", "cpu"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "mine.yaml: there is no search/mine.yaml; --search FILE" in line
+    options, _ = tune.parse(["mine.yaml", "--search", SEARCH_FILE])
+    assert options.search == SEARCH_FILE
+
+
 def test_a_study_that_could_not_begin_leaves_its_name_free(
     here, no_study_pictures, capsys
 ):
@@ -335,7 +346,7 @@ def test_the_winner_is_trained_as_it_was_searched(here, no_study_pictures, capsy
 def test_a_sampler_that_has_drawn_all_ends_the_study(here, no_study_pictures):
     space = "lr: {type: categorical, choices: [0.001, 0.0096]}"
     sampler = "!new:optuna.samplers.BruteForceSampler {seed: !ref <sampler_seed>}"
-    (here / "search.yaml").write_text(
+    (here / SEARCH_FILE).write_text(
         f"{SEARCH[: SEARCH.index('space:')]}space: {{{space}}}\n"
         f"sampler_seed: !PLACEHOLDER\nsampler: {sampler}\n"
         "pruner: !new:optuna.pruners.NopPruner\n"
@@ -355,10 +366,10 @@ def test_a_study_is_not_continued_as_another(here, no_study_pictures, capsys):
     assert tune.main(command("--trials", "2", "--grad_accumulation_factor", "2")) == 2
     assert "option: grad_accumulation_factor 1, not 2" in capsys.readouterr().err
     wider = SEARCH.replace("high: 0.01", "high: 0.02")
-    (here / "search.yaml").write_text(wider)
+    (here / SEARCH_FILE).write_text(wider)
     assert tune.main(command("--trials", "2")) == 2
     assert "was begun with searched: lr " in capsys.readouterr().err
-    (here / "search.yaml").write_text(SEARCH)
+    (here / SEARCH_FILE).write_text(SEARCH)
     assert (here / "results/tune/small/storage.txt").read_text() == "study.journal\n"
     database = ("--storage", f"sqlite:///{here}/study.db")
     assert tune.main(command("--trials", "2", *database)) == 2
@@ -382,7 +393,7 @@ def test_the_time_is_in_minutes(here):
 def test_the_first_screen_says_how_long_it_takes(options, told, here):
     """A trial that has begun before the timeout goes on after it."""
     minutes = "train_time_limit_minutes: 10"
-    (here / "search.yaml").write_text(SEARCH.replace("number_of_epochs: 2", minutes))
+    (here / SEARCH_FILE).write_text(SEARCH.replace("number_of_epochs: 2", minutes))
     options, rest = tune.parse(command(*options))
     job, _ = tune.make_job(options, rest)
     assert told in tune.first_screen(job, options.workers, 0)
@@ -390,7 +401,7 @@ def test_the_first_screen_says_how_long_it_takes(options, told, here):
 
 def test_the_first_screen_of_trials_in_full(here):
     text = SEARCH.replace("proxy:\n    number_of_epochs: 2", "proxy: {}")
-    (here / "search.yaml").write_text(text)
+    (here / SEARCH_FILE).write_text(text)
     job, _ = tune.make_job(*tune.parse(command()))
     assert "\na trial    the full length; the first" in tune.first_screen(job, 1, 0)
 

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import optuna
 from hyperpyyaml import load_hyperpyyaml
@@ -90,6 +91,29 @@ class Search:
     defaults: dict
 
 
+def search_file_of(hparams_file: str) -> str:
+    """The search file that lies beside a recipe, under its name.
+
+    Raises
+    ------
+    InputError
+        There is the recipe, but no such file.
+
+    Example
+    -------
+    >>> search_file_of("hparams/conformer.yaml")
+    'hparams/search/conformer.yaml'
+    """
+    recipe = Path(hparams_file)
+    search_file = recipe.parent / "search" / recipe.name
+    if recipe.is_file() and not search_file.is_file():
+        raise InputError(
+            f"{hparams_file}: there is no {search_file}; --search FILE says what is "
+            "searched"
+        )
+    return str(search_file)
+
+
 def read_search(
     search_file: str | os.PathLike,
     hparams_file: str,
@@ -101,7 +125,7 @@ def read_search(
     Arguments
     ---------
     search_file : str or os.PathLike
-        HyperPyYAML as `hparams/search.yaml`.
+        HyperPyYAML as `hparams/search/conformer.yaml`.
     hparams_file : str
         The recipe.
     overrides : mapping

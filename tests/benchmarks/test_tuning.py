@@ -103,7 +103,7 @@ def test_a_crash_is_no_failed_trial(end, kind, tmp_path, monkeypatch):
     """It has the status of one."""
     (tmp_path / "train_speaker.py").write_text(f"import sys\n{end}\n")
     monkeypatch.setattr(tuning, "ROOT", tmp_path)
-    search_file = str(ROOT / "hparams" / "search.yaml")
+    search_file = str(ROOT / "hparams" / "search" / "conformer.yaml")
     options = tuning.parse(["--recipe", RECIPE, "--search", search_file])
     search = read_search(options.search, RECIPE, {}, ["eer"])
     with pytest.raises(InputError) as error:

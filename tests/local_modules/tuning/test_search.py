@@ -9,13 +9,14 @@ from local_modules.errors import InputError
 from local_modules.tuning.search import (
     make_sampler_and_pruner,
     read_search,
+    search_file_of,
     suggest,
 )
 from local_modules.tuning.study import enqueue_defaults
 
 ROOT = Path(__file__).parents[3]
 RECIPE = str(ROOT / "hparams" / "conformer.yaml")
-SEARCH = ROOT / "hparams" / "search.yaml"
+SEARCH = ROOT / "hparams" / "search" / "conformer.yaml"
 HEAD = "trials: 3\nobjective: eer\nproxy: {number_of_epochs: 2}\n"
 TAIL = """
 sampler_seed: !PLACEHOLDER
@@ -50,15 +51,13 @@ def test_the_default_space_holds_what_the_reference_system_searched():
     assert search.objectives == ("eer",)
 
 
-@pytest.mark.parametrize(
-    ("search", "recipe"),
-    [("search_speech", "conformer_speech"), ("search_voxceleb", "voxceleb")],
-)
-def test_other_spaces_hold_their_recipes_own_values(search, recipe):
-    files = [ROOT / "hparams" / f"{name}.yaml" for name in (search, recipe)]
-    found = read_search(files[0], str(files[1]), {})
+@pytest.mark.parametrize("search_file", sorted(SEARCH.parent.glob("*.yaml")), ids=str)
+def test_a_space_holds_its_recipes_own_values(search_file):
+    recipe = str(ROOT / "hparams" / search_file.name)
+    assert search_file_of(recipe) == str(search_file)
+    found = read_search(search_file, recipe, {})
     assert found.defaults.keys() == found.space.keys()
-    make_sampler_and_pruner(files[0], seed=1)
+    make_sampler_and_pruner(search_file, seed=1)
 
 
 def test_the_defaults_are_the_recipes_own_values():
