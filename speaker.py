@@ -34,7 +34,7 @@ def verify(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str
     """Tells whether two recordings are of one person."""
     one, other = (listen(verifier, path) for path in (options.one, options.other))
     (verdict,) = verifier.compare([[one]], other, options.prior)
-    lines = ["the same person" if verdict.same else "two persons"]
+    lines = ["same speaker" if verdict.same else "different speakers"]
     if verdict.llr is None:
         lines += [
             f"cosine {verdict.score:.3f}; the model has no calibration, the threshold "
@@ -42,7 +42,7 @@ def verify(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str
         ]
     else:
         lines[0] += f", {100 * max(verdict.probability, 1 - verdict.probability):.1f} %"
-        lines[0] += f" sure (beforehand the same with {100 * options.prior:g} %)"
+        lines[0] += f" sure (prior {100 * options.prior:g} %)"
         lines += [f"log-likelihood ratio {verdict.llr:.2f}, cosine {verdict.score:.3f}"]
     return asdict(verdict), "\n".join(lines)
 
@@ -211,8 +211,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         type=float,
         default=0.5,
         metavar="P",
-        help="how probable it is beforehand that it is the same person, or one of "
-        "those enrolled (default: 0.5)",
+        help="prior probability that it is the same speaker, or one of those enrolled "
+        "(default: 0.5)",
     )
     parser = LineParser(
         prog="speaker.py",

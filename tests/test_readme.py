@@ -54,7 +54,7 @@ def test_compare_and_identify(here, monkeypatch, capsys):
         assert speaker.main([command, *arguments]) == 0, command
         said[command] = capsys.readouterr().out
     assert said.keys() == {"verify", "embed", "enroll", "identify", "list", "remove"}
-    assert said["verify"].startswith(("the same person", "two persons"))
+    assert said["verify"].startswith(("same speaker", "different speakers"))
     assert re.search(r"cosine \d\.\d+  ann", said["identify"])
     assert said["list"].startswith("ann: 2 recording(s)")
     assert len(np.load(here / "vectors.npy")) == 4

@@ -65,7 +65,7 @@ def test_verify_says_what_the_verifier_says(here, words, capsys):
     assert found["same"] == (found["probability"] >= 0.5)
     assert run("verify", one, other, "--prior", "0.2") == 0
     text = capsys.readouterr().out
-    assert text.startswith(("the same person, ", "two persons, "))
+    assert text.startswith(("same speaker, ", "different speakers, "))
     assert f"log-likelihood ratio {verdict.llr:.2f}" in text
 
 
@@ -73,12 +73,12 @@ def test_how_sure_it_is_is_said_of_the_answer(here, words, capsys):
     """With such priors that afterwards the odds are e to one, for either."""
     files = words["test0"][:2]
     llr = Verifier("results/run/model").verify(*files).llr
-    for log_odds, headline in ((-1.0, "two persons"), (1.0, "the same person")):
+    for log_odds, headline in ((-1.0, "different speakers"), (1.0, "same speaker")):
         prior = 1 / (1 + math.exp(llr - log_odds))
         assert run("verify", *files, "--prior", prior) == 0
         first, _ = capsys.readouterr().out.splitlines()
-        beforehand = f"beforehand the same with {100 * prior:g} %"
-        assert first == f"{headline}, 73.1 % sure ({beforehand})"
+        told = f"prior {100 * prior:g} %"
+        assert first == f"{headline}, 73.1 % sure ({told})"
 
 
 def test_a_long_recording_is_the_mean_of_its_windows(here, words, monkeypatch):

@@ -96,7 +96,7 @@ class Identifier:
             How many candidates to name. More are weighed, `N_WEIGHED`, so that the
             probabilities don't depend on it; farther ones count as impossible.
         prior : float
-            How probable it is beforehand that it is one of the enrolled; each of them
+            Prior probability that it is one of the enrolled; each of them
             is as probable as the others.
 
         Returns

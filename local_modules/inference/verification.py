@@ -192,7 +192,7 @@ class Verifier:
         tested : Voice
             The recording.
         prior : float
-            How probable it is beforehand that the two are one, for each speaker.
+            Prior probability that the two are one speaker.
 
         Returns
         -------

@@ -50,7 +50,7 @@ class Answers:
         Gives a `with` the voices that are enrolled; called anew for each question, for
         each has a thread of its own.
     prior : float
-        How probable it is beforehand that it is the same person, or one of those
+        Prior probability that it is the same person, or one of those
         enrolled.
     """
 
@@ -178,8 +178,8 @@ class Answers:
     def _reasons(self, verdict: Verdict) -> list[str]:
         if verdict.llr is None:
             return [
-                f"Cosine {verdict.score:.2f}; the same person from "
-                f"{self.verifier.threshold:.2f} on. The model has no calibration, so "
+                f"Cosine {verdict.score:.2f}; the threshold is "
+                f"{self.verifier.threshold:.2f}. The model has no calibration, so "
                 "how sure that is can't be said."
             ]
         kinds = ["one person", "two"]
@@ -188,7 +188,7 @@ class Answers:
         sure = 100 * max(verdict.probability, 1 - verdict.probability)
         sure = f"{sure:.1f}" if sure < MOST_SURE else f"More than {MOST_SURE}"
         return [
-            f"{sure} % sure, if beforehand it is the same with {100 * self.prior:g} %.",
+            f"{sure} % sure, with a prior of {100 * self.prior:g} %.",
             f"Recordings like these are {_times(abs(verdict.llr))} likelier from "
             f"{kinds[0]} than from {kinds[1]}: log-likelihood ratio {verdict.llr:.2f}, "
             f"cosine {verdict.score:.2f}.",
@@ -200,13 +200,13 @@ class Answers:
             picture = figures.draw_scale(
                 verdict.score, self.verifier.threshold, "Cosine"
             )
-            return picture, "From the dotted line on it is the same person."
+            return picture, "Right of the dotted line it is the same person."
         densities = self.verifier.backend.calibration.densities
         picture = figures.draw_scale(
             verdict.llr, bayes_threshold(self.prior), "Log-likelihood ratio", densities
         )
         if densities is None:
-            return picture, "From the dotted line on it is the same person."
+            return picture, "Right of the dotted line it is the same person."
         return picture, (
             "Behind it: how often which ratio came up with two recordings of one "
             "person, and of two, among the speakers on whom the scale was made."

@@ -60,7 +60,7 @@ def draw_scale(
         edges = densities["edges"]
         shown += [edges[0], edges[-1]]
         for name, colour, meaning in (
-            ("nontarget", VERMILLION, "two persons"),
+            ("nontarget", VERMILLION, "two people"),
             ("target", BLUE, "one person"),
         ):
             axes.stairs(densities[name], edges, fill=True, color=colour, alpha=0.3)

@@ -40,7 +40,7 @@ def test_a_comparison_says_what_the_verifier_says(answers, words, verifier):
     assert ("same person</h2>" in html) == verdict.same
     np.testing.assert_allclose(voice.vector, verifier.listen(other).vector, atol=1e-4)
     scale, *recordings = images(html)
-    assert "two persons" in scale and len(recordings) == 2
+    assert "two people" in scale and len(recordings) == 2
     assert all("kHz" in picture for picture in recordings)
 
 
@@ -59,7 +59,7 @@ def test_a_calibration_from_before_has_a_scale_without_densities(answers, words)
     old = replace(answers.verifier.backend.calibration, densities=None)
     html, _ = without_backend(answers, calibration=old).compare(*words["test0"][:2])
     scale = images(html)[0]
-    assert "log-likelihood ratio" in html and "two persons" not in scale
+    assert "log-likelihood ratio" in html and "two people" not in scale
 
 
 def test_without_a_calibration_the_cosine_is_shown(answers, words, verifier):

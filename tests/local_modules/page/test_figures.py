@@ -24,7 +24,7 @@ def texts(svg):
 
 def test_the_scale_names_what_it_shows():
     with_densities = texts(draw_scale(1.5, 0.0, "Ratio", DENSITIES))
-    assert {"two persons", "one person", "decision", "these two"} < set(with_densities)
+    assert {"two people", "one person", "decision", "these two"} < set(with_densities)
     without = texts(draw_scale(1.5, 0.0, "Ratio"))
     assert "Ratio" in without and "one person" not in without
 
