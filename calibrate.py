@@ -18,12 +18,10 @@ from local_modules.evaluation.backend import CALIBRATED, STATISTICS, cosines
 from local_modules.evaluation.confidence import speakers_of
 from local_modules.files import check_is_folder, check_writable, writing_to
 from local_modules.inference.embedding_store import EMBEDDINGS, EmbeddingStore
-from local_modules.inference.extraction import (
-    embed_files,
-    recordings_of,
-    stretches_beside,
-)
+from local_modules.inference.extraction import embed_list, recordings_of
 from local_modules.inference.model_folder import (
+    CARD,
+    METRICS,
     is_calibrated_anew,
     write_calibrated_folder,
 )
@@ -50,6 +48,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--data_folder", required=True, metavar="DIR", help="where its paths begin")
     add("--output_folder", required=True, metavar="FOLDER", help="the model to write")
     add("--device", default="cpu")
+    add(
+        "--trust",
+        action="store_true",
+        help="load the model unchecked, with the code in its folder: for one that you "
+        "have made or audited yourself",
+    )
     return parser.parse_args(argv)
 
 
@@ -68,25 +72,25 @@ def calibrate(options: argparse.Namespace) -> None:
     if min(n_target, len(trials) - n_target) < MIN_TRIALS:
         raise InputError(
             f"{options.trials}: has {n_target} target and {len(trials) - n_target} "
-            f"non-target trials; {MIN_TRIALS} of each are the least, and some hundreds "
+            f"non-target trials; {MIN_TRIALS} of each are the minimum, some hundreds "
             "are better"
         )
-    model = SpeakerModel(options.model, options.device)
-    if not (Path(options.model) / STATISTICS).is_file():
-        raise InputError(
-            f"{options.model}: is no folder with a {STATISTICS}, as train_speaker.py "
-            "writes; only those can be calibrated"
-        )
+    model = SpeakerModel(options.model, options.device, options.trust)
+    for name in (STATISTICS, METRICS, CARD):
+        if not (Path(options.model) / name).is_file():
+            raise InputError(
+                f"{options.model}: is no folder with a {name}, as train_speaker.py "
+                "writes; only those can be calibrated"
+            )
+    old_threshold = model.classifier.hparams.threshold
     check_writable(folder.parent)
     names = list(dict.fromkeys([*trials.enrol, *trials.test]))
     with EmbeddingStore(kept_beside(options.model, EMBEDDINGS)) as store:
-        stretches = stretches_beside(options.trials, root)
-        paths = [root / name for name in names]
-        found, failures = embed_files(model, paths, store, stretches=stretches)
-    for path, why in failures.items():
-        raise InputError(f"{path}: {why}; repair it, or leave its trials out")
+        found, failures = embed_list(model, names, options.trials, root, store)
+    for name, why in failures.items():
+        raise InputError(f"{root / name}: {why}; repair it, or leave its trials out")
 
-    recordings = recordings_of([found[path] for path in paths])
+    recordings = recordings_of([found[name] for name in names])
     _, *rows = trial_rows(names, trials)
     sides = recordings, recordings, *rows
     speakers = speakers_of(trials.labels, trials.enrol, trials.test)
@@ -105,9 +109,8 @@ def calibrate(options: argparse.Namespace) -> None:
     )
     if n_speakers < FEW_SPEAKERS:
         print("so few speakers say little of others: a rough threshold")
-    old = model.classifier.hparams.threshold
     print(
-        f"threshold  {rates['eer_threshold']:.4f}, was {old:.4f}; EER "
+        f"threshold  {rates['eer_threshold']:.4f}, was {old_threshold:.4f}; EER "
         f"{100 * rates['eer']:.2f} % (cosine)"
     )
     for name, backend in (("before", before), ("after", after)):

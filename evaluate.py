@@ -52,8 +52,8 @@ from local_modules.inference.embedding_store import EMBEDDINGS, Embedded, Embedd
 from local_modules.inference.extraction import (
     WINDOW_SECONDS,
     embed_files,
+    embed_list,
     recordings_of,
-    stretches_beside,
 )
 from local_modules.inference.speaker_model import SpeakerModel, kept_beside
 from local_modules.manifest import spread_utterances
@@ -175,25 +175,22 @@ def embed(
     """Embeddings and failures of the list's recordings, by path as the list has it,
     and what scores beyond the cosine need."""
     model = SpeakerModel(source, options.device, options.trust)
-    root = Path(options.data_folder).resolve()
-    settings = options.window_seconds, options.batch_seconds
+    settings = {
+        "window_seconds": options.window_seconds,
+        "batch_seconds": options.batch_seconds,
+    }
     with EmbeddingStore(kept_beside(source, EMBEDDINGS)) as store:
-        files = [root / path for path in paths]
         backend = model.backend
         if options.cohort:
-            tested = {file.resolve() for file in files}
+            tested = {Path(options.data_folder, path).resolve() for path in paths}
             speaker_of = cohort_files(Path(options.cohort).resolve(), tested)
-            cohort, lost = embed_files(model, speaker_of, store, *settings)
+            cohort, lost = embed_files(model, speaker_of, store, **settings)
             check_cohort(options, speaker_of, cohort, lost)
             vectors = {p: torch.from_numpy(e.vector) for p, e in cohort.items()}
             backend = cohort_backend(vectors, speaker_of)
-        stretches = stretches_beside(options.trials, root)
-        found, failures = embed_files(model, files, store, *settings, stretches)
-    return (
-        {path: found[root / path] for path in paths if root / path in found},
-        {path: failures[root / path] for path in paths if root / path in failures},
-        backend,
-    )
+        listed = options.trials, options.data_folder
+        found, failures = embed_list(model, paths, *listed, store, **settings)
+    return found, failures, backend
 
 
 def cohort_files(folder: Path, tested: set[Path]) -> dict[Path, str]:

@@ -11,16 +11,16 @@ emb_dim]. It is compared with PyTorch before anything is written.
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
 import torch
 
 from local_modules.errors import InputError, LineParser, exit_status
-from local_modules.files import check_writable, replacing, writing_to
+from local_modules.files import check_is_folder, check_writable, replacing, writing_to
 from local_modules.inference.embedding_store import EMBEDDINGS, EmbeddingStore
-from local_modules.inference.extraction import embed_files, stretches_beside
+from local_modules.inference.extraction import embed_list
 from local_modules.inference.onnx_export import (
     OnnxModel,
     check_int8,
@@ -31,7 +31,7 @@ from local_modules.inference.onnx_export import (
 from local_modules.inference.speaker_model import SpeakerModel, kept_beside
 from local_modules.metrics import equal_error_rate
 from local_modules.scoring import score_trials, trial_rows
-from local_modules.trials import TrialList, read_trials
+from local_modules.trials import read_trials
 from local_modules.yaml_trees import load_plain
 
 MANIFESTS = "manifests"  # beside the model, as training leaves them
@@ -65,6 +65,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         raise InputError("--trials and --data_folder: give both of them or neither")
     if options.trials is not None and options.quantize is None:
         raise InputError("--trials: is for --quantize int8, which compares error rates")
+    if options.data_folder is not None:
+        check_is_folder(options.data_folder, "data_folder")
     if options.output is None:
         folder = Path(options.model).resolve()
         if not folder.is_dir():
@@ -80,13 +82,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def trials_to_compare(
-    options: argparse.Namespace,
-) -> tuple[TrialList, Path, dict] | None:
-    """The trials to compare on, as `read_below` gives them: those given, or the test
-    split of the model's own training; None if that is not there any more."""
+def trials_to_compare(options: argparse.Namespace) -> tuple[Path, Path] | None:
+    """The list of the trials to compare on and the folder where its paths begin: those
+    given, or the test split of the model's own training; None if that is not there any
+    more."""
     if options.trials is not None:
-        return read_below(Path(options.data_folder), options.trials)
+        return Path(options.trials), Path(options.data_folder)
     run = Path(options.model).resolve().parent
     values = values_of(run / "hyperparams.yaml")
     trials = run / MANIFESTS / TRIALS
@@ -99,15 +100,7 @@ def trials_to_compare(
     if not folder.is_dir():
         print(f"{folder}: the recordings are not there; {GIVE_TRIALS}")
         return None
-    return read_below(folder, trials)
-
-
-def read_below(folder: Path, trials: str | Path) -> tuple[TrialList, Path, dict]:
-    """A list of trials of recordings in a folder, the folder, and what is compared of
-    recordings that are not compared whole."""
-    found = read_trials(trials, is_name=lambda name: Path(folder, name).is_file())
-    root = folder.resolve()
-    return found, root, stretches_beside(trials, root)
+    return trials, folder
 
 
 def values_of(recipe: Path) -> dict[str, str]:
@@ -123,31 +116,33 @@ def values_of(recipe: Path) -> dict[str, str]:
 
 def error_rates(
     models: Mapping[str, SpeakerModel | OnnxModel],
-    trials: TrialList,
-    root: Path,
-    stretches: Mapping[Path, Sequence[int]],
+    trial_list: Path,
+    folder: Path,
     store: Path,
 ) -> tuple[dict[str, float], int]:
     """Equal error rates of the cosine by model, on the trials whose recordings all of
     them can embed, and how many those are; embeddings are kept in `store`."""
+    trials = read_trials(trial_list, is_name=lambda name: (folder / name).is_file())
     paths = list(dict.fromkeys([*trials.enrol, *trials.test]))
-    files = [root / path for path in paths]
     found, failures = {}, {}
     with EmbeddingStore(store) as kept:
         for name, model in models.items():
-            found[name], failed = embed_files(model, files, kept, stretches=stretches)
+            # In 8 bits an embedding moves a little with its neighbours in a batch.
+            alone = {"batch_seconds": 0.0} if isinstance(model, OnnxModel) else {}
+            listed = paths, trial_list, folder
+            found[name], failed = embed_list(model, *listed, kept, **alone)
             failures = failed | failures  # the first model's reason
     counted = f"{len(failures)} of {len(paths)} recordings can't be embedded"
-    usable = [path for path in paths if root / path not in failures]
+    usable = [path for path in paths if path not in failures]
     if failures:
         path, reason = next(iter(failures.items()))
-        print(f"{path}: {reason}; {counted}")
+        print(f"{folder / path}: {reason}; {counted}")
     scored = trial_rows(usable, trials)[0]
     if len(set(trials.labels[scored])) < 2:
         raise InputError(f"{counted}; {GIVE_TRIALS} of others")
     rates = {}
     for name, embedded in found.items():
-        vectors = {p: torch.tensor(embedded[root / p].vector) for p in usable}
+        vectors = {p: torch.tensor(embedded[p].vector) for p in usable}
         rates[name], _ = equal_error_rate(*score_trials(vectors, trials))
     return rates, len(scored)
 

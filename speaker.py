@@ -32,6 +32,8 @@ VOICES = "voices.db"  # beside the model's folder
 
 def verify(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str]:
     """Tells whether two recordings are of one person."""
+    from local_modules.inference.verification import certainty
+
     one, other = (listen(verifier, path) for path in (options.one, options.other))
     (verdict,) = verifier.compare([[one]], other, options.prior)
     lines = ["same speaker" if verdict.same else "different speakers"]
@@ -41,8 +43,7 @@ def verify(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str
             f"is {verifier.threshold:.3f}"
         ]
     else:
-        lines[0] += f", {100 * max(verdict.probability, 1 - verdict.probability):.1f} %"
-        lines[0] += f" sure (prior {100 * options.prior:g} %)"
+        lines[0] += f", {certainty(verdict.probability)} (prior {options.prior:g})"
         lines += [f"log-likelihood ratio {verdict.llr:.2f}, cosine {verdict.score:.3f}"]
     return asdict(verdict), "\n".join(lines)
 
@@ -93,9 +94,9 @@ def identify_recording(
     return asdict(answer), "\n".join(lines)
 
 
-def list_voices(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str]:
+def list_voices(options: argparse.Namespace, _: None) -> tuple[dict, str]:
     """Lists who is enrolled."""
-    with open_voices(options, verifier) as store:
+    with open_voices(options) as store:
         voices = store.enrolled()
         lines = [described(voice) for voice in voices]
         return {"voices": [asdict(voice) for voice in voices]}, "\n".join(
@@ -103,9 +104,9 @@ def list_voices(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict
         )
 
 
-def remove(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str]:
+def remove(options: argparse.Namespace, _: None) -> tuple[dict, str]:
     """Forgets a person."""
-    with open_voices(options, verifier) as store:
+    with open_voices(options) as store:
         store.remove(options.name)
         return {"removed": options.name}, f"{options.name} is gone from {store.path}"
 
@@ -133,17 +134,21 @@ def listen(verifier: "Verifier", path: str) -> "Voice":
 
 
 def open_voices(
-    options: argparse.Namespace, verifier: "Verifier", makes_one: bool = False
+    options: argparse.Namespace,
+    verifier: "Verifier | None" = None,
+    makes_one: bool = False,
 ) -> "VoiceStore":
-    """The file of enrolled voices, for a `with`; who only asks for it makes none."""
+    """The file of enrolled voices, for a `with`, whosever model made them if there is
+    no verifier; who only asks for it makes none."""
     from local_modules.inference.speaker_model import kept_beside
     from local_modules.inference.voices import VoiceStore
 
-    model = verifier.model
-    path = options.voices or kept_beside(model.source, VOICES)
+    path = options.voices or kept_beside(options.model, VOICES)
     if not (makes_one or Path(path).exists()):
         raise InputError(f"nobody is enrolled in {path}: there is no such file")
-    return VoiceStore(path, model.fingerprint, model.source)
+    if verifier is None:
+        return VoiceStore(path)
+    return VoiceStore(path, verifier.model.fingerprint, options.model)
 
 
 def described(voice: "Enrolled") -> str:
@@ -228,7 +233,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
             help=function.__doc__.rstrip("."),
             description=function.__doc__,
             epilog=f"example: python speaker.py {example}",
-            fromfile_prefix_chars="@",
+            # Elsewhere a name may begin with it.
+            fromfile_prefix_chars="@" if function is embed else None,
         )
         added.set_defaults(run=function)
         return added.add_argument
@@ -281,18 +287,28 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
+def load(options: argparse.Namespace) -> "Verifier":
+    """The model that is asked."""
+    with nothing_is_garbage():
+        from local_modules.inference.verification import Verifier
+    verifier = Verifier(options.model, options.device, options.trust)
+    if getattr(options, "prior", 0.5) != 0.5 and not verifier.is_calibrated:
+        raise InputError(
+            f"--prior: {options.model} has no calibration, only the cosine"
+        )
+    return verifier
+
+
 def answer(options: argparse.Namespace) -> None:
     """Runs a command and prints what it found."""
+    # Whose model is gone can still be looked up, and removed.
+    needs_model = options.run not in (list_voices, remove)
     # SpeechBrain says what it loads.
     with contextlib.redirect_stdout(sys.stderr):
-        if (source := options.model) is None:
-            source = latest_model()
-            print(f"model  {source}")
-        with nothing_is_garbage():
-            from local_modules.inference.verification import Verifier
-        verifier = Verifier(source, options.device, options.trust)
-        if getattr(options, "prior", 0.5) != 0.5 and not verifier.is_calibrated:
-            raise InputError(f"--prior: {source} has no calibration, only the cosine")
+        if options.model is None and (needs_model or options.voices is None):
+            options.model = latest_model()
+            print(f"model  {options.model}")
+        verifier = load(options) if needs_model else None
         found, text = options.run(options, verifier)
     print(json.dumps(found) if options.json else text)
 

@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.accuracy_plan import (  # noqa: E402
+    MANIFESTS,
     Plan,
     Row,
     make_plan,
@@ -52,7 +53,12 @@ from benchmarks.accuracy_table import (  # noqa: E402
     summarise,
     tables,
 )
-from benchmarks.measuring import children_cpu_seconds, once, typed  # noqa: E402
+from benchmarks.measuring import (  # noqa: E402
+    children_cpu_seconds,
+    once,
+    run_to_its_end,
+    typed,
+)
 from local_modules import config  # noqa: E402
 from local_modules.errors import (  # noqa: E402
     InputError,
@@ -61,16 +67,15 @@ from local_modules.errors import (  # noqa: E402
     check_positive,
     exit_status,
 )
-from local_modules.evaluation.backend import (  # noqa: E402
-    CALIBRATED,
-    Backend,
-    cosines,
-)
+from local_modules.evaluation.backend import CALIBRATED, cosines  # noqa: E402
 from local_modules.evaluation.confidence import speakers_of  # noqa: E402
 from local_modules.evaluation.results import Scored  # noqa: E402
 from local_modules.files import replacing  # noqa: E402
-from local_modules.inference.embedding_store import EmbeddingStore  # noqa: E402
-from local_modules.inference.extraction import embed_files, recordings_of  # noqa: E402
+from local_modules.inference.embedding_store import (  # noqa: E402
+    EMBEDDINGS,
+    EmbeddingStore,
+)
+from local_modules.inference.extraction import embed_list, recordings_of  # noqa: E402
 from local_modules.inference.speaker_model import SpeakerModel  # noqa: E402
 from local_modules.metrics import equal_error_rate, min_dcf  # noqa: E402
 from local_modules.scoring import trial_rows  # noqa: E402
@@ -101,7 +106,7 @@ def run_row(row: Row, seed: int, plan: Plan) -> dict:
     metrics = json.loads((folder / "metrics.json").read_text())
     epochs = read_epochs(folder, metrics, plan.n_train)
     n_seen = sum(epoch["train_utterances"] for epoch in epochs)
-    model = SpeakerModel(str(folder / "model"))
+    model = SpeakerModel(str(folder / "model"), trust=True)  # trained just now
     rates = {name: {} for name in plan.parts}
     replicates = {}
     for way, scored in score(model, folder, plan).items():
@@ -147,7 +152,7 @@ def train(row: Row, command: list[str], folder: Path, threads: int) -> dict:
     load = os.getloadavg()[0]
     cpu, start = children_cpu_seconds(), time.monotonic()
     with open(folder / "output.txt", "a", encoding="utf-8") as output:
-        process = subprocess.run(
+        status = run_to_its_end(
             command,
             env={
                 **os.environ,
@@ -158,14 +163,11 @@ def train(row: Row, command: list[str], folder: Path, threads: int) -> dict:
             stdout=output,
             stderr=subprocess.STDOUT,
         )
-    if process.returncode in (130, -2):
-        raise KeyboardInterrupt
-    if process.returncode != 0:
+    if status != 0:
         said = (folder / "output.txt").read_text(encoding="utf-8").strip()
         last = said.splitlines()[-1] if said else "it said nothing"
         raise RunError(
-            f"{row.name}: ended with status {process.returncode}: {last} "
-            f"({folder / 'output.txt'})"
+            f"{row.name}: ended with status {status}: {last} ({folder / 'output.txt'})"
         )
     seconds = time.monotonic() - start
     return {
@@ -196,23 +198,22 @@ def read_epochs(folder: Path, metrics: Mapping, n_train: int) -> list[dict]:
 
 def score(model: SpeakerModel, folder: Path, plan: Plan) -> dict[str, Scored]:
     """Cosines and calibrated ratios of the test trials."""
-    root = Path(plan.data_folder).resolve()
     names = list(dict.fromkeys([*plan.trials.enrol, *plan.trials.test]))
-    with EmbeddingStore(folder / "embeddings.db") as store:
-        # Whole recordings, as in training.
-        found, failures = embed_files(
-            model, [root / name for name in names], store, window_seconds=float("inf")
+    trials = plan.folder / MANIFESTS / "test_trials.txt"
+    with EmbeddingStore(folder / EMBEDDINGS) as store:
+        # At once, as in training, however long.
+        found, failures = embed_list(
+            model, names, trials, plan.data_folder, store, window_seconds=float("inf")
         )
     if failures:
-        path, reason = next(iter(failures.items()))
-        raise RunError(f"{path}: can't be embedded, so that no row can be: {reason}")
-    recordings = recordings_of([found[root / name] for name in names])
+        name, reason = next(iter(failures.items()))
+        raise RunError(f"{name}: can't be embedded, so that no row can be: {reason}")
+    recordings = recordings_of([found[name] for name in names])
     _, *rows = trial_rows(names, plan.trials)
     sides = recordings, recordings, *rows
-    backend = Backend.load(folder / "model")
     scores = {
         COSINE: cosines(*sides).numpy(),
-        CALIBRATED: backend.scores(*sides)[CALIBRATED],
+        CALIBRATED: model.backend.scores(*sides)[CALIBRATED],
     }
     labels = plan.trials.labels
     speakers = speakers_of(labels, plan.trials.enrol, plan.trials.test)

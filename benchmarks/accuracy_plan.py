@@ -22,6 +22,7 @@ from local_modules.yaml_trees import as_lines, read_plain
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path("results/benchmarks/accuracy")
+MANIFESTS = "manifests"  # in that of a table
 MANY_EPOCHS = 100_000  # the minutes end a training
 
 
@@ -133,7 +134,7 @@ def make_plan(options: argparse.Namespace, rows: Mapping[str, Row]) -> Plan:
     )
     name = options.name or f"{corpus['corpus']}_{options.minutes:g}min"
     folder = FOLDER / name
-    manifests = folder / "manifests"
+    manifests = folder / MANIFESTS
     own = {
         "train_time_limit_minutes": float(options.minutes),
         "number_of_epochs": MANY_EPOCHS,

@@ -343,6 +343,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--epochs", type=int, default=3, help="of each training, 2 or more")
     options, options.rest = parser.parse_known_args(argv)
     check_positive(options, "files", "rounds")
+    if options.files < 6 * UTTERANCES:  # two speakers in each split
+        raise InputError(f"--files {options.files}: has to be {6 * UTTERANCES} or more")
     if options.epochs < 2:
         raise InputError(f"--epochs {options.epochs}: has to be 2 or more")
     _, _, given = parse_command_line([RECIPE, *options.rest])

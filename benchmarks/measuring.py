@@ -4,6 +4,7 @@ tables."""
 import json
 import re
 import resource
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -76,6 +77,25 @@ def typed(values: Mapping) -> list[str]:
     for key, value in values.items():
         words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
     return words
+
+
+def run_to_its_end(command: Sequence[str], **options) -> int:
+    """Runs a program and returns its exit status. Ctrl-C, which it hears as well, waits
+    until it has put away what it is at; a second one doesn't.
+
+    Arguments
+    ---------
+    command : sequence of str
+        The program and its arguments.
+    **options
+        Of `subprocess.Popen`.
+    """
+    process = subprocess.Popen(command, **options)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()
+        raise
 
 
 def children_cpu_seconds() -> float:

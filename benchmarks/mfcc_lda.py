@@ -134,7 +134,8 @@ def fit(hparams_file: str, overrides: dict) -> dict:
         split: embed(rows, weight[:n], bias[:n]) for split, rows in statistics.items()
     }
     hparams["label_encoder"].update_from_iterable(names)
-    numbers = torch.tensor([names.index(speaker) for speaker in speakers])
+    number_of = {name: number for number, name in enumerate(names)}
+    numbers = torch.tensor([number_of[speaker] for speaker in speakers])
     training = torch.stack(list(embeddings["train"].values()))
     # A training utterance is classified by the nearest speaker.
     hparams["classifier"].weight.data = speaker_means(training, numbers)

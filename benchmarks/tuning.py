@@ -38,6 +38,7 @@ from benchmarks.measuring import (  # noqa: E402
     children_cpu_seconds,
     once,
     prepare_noted,
+    run_to_its_end,
     typed,
 )
 from local_modules import config  # noqa: E402
@@ -234,14 +235,14 @@ def by_tune(options: argparse.Namespace, seed: int, minutes: float) -> dict:
     # Of an interrupted one it isn't known what it has cost.
     shutil.rmtree(folder, ignore_errors=True)
     cpu, start = children_cpu_seconds(), time.monotonic()
-    process = subprocess.run(
+    status = run_to_its_end(
         [sys.executable, str(ROOT / "tune.py"), options.recipe]
         + ["--search", options.search, "--study", name]
         + ["--trials", f"{MANY_TRIALS}", "--timeout", f"{minutes}"]
         + [*options.rest, "--seed", f"{seed}"],
     )
-    if process.returncode != 0:
-        raise RunError(f"{folder}: tune.py ended with status {process.returncode}")
+    if status != 0:
+        raise RunError(f"{folder}: tune.py ended with status {status}")
     cpu_seconds = children_cpu_seconds() - cpu
     seconds = time.monotonic() - start
     study = open_study(None, folder, name, 1)

@@ -6,7 +6,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -111,7 +111,7 @@ def check_is_folder(folder: str | os.PathLike, option: str) -> None:
     InputError
         It isn't.
     """
-    if not Path(folder).is_dir():
+    if not os.path.isdir(folder):
         raise InputError(f"--{option} {folder}: there is no such folder")
 
 
@@ -122,6 +122,14 @@ def sha256(path: str | os.PathLike) -> str:
         while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def make_private(path: str | os.PathLike) -> None:
+    """Makes an empty file that nobody else may read, if there is no such file: an
+    embedding says who somebody is."""
+    # One that is there stays closed: closing it would free SQLite's locks.
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def put_on_disk(path: str | os.PathLike) -> None:

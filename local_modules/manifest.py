@@ -87,7 +87,7 @@ def read_manifest(path: str | os.PathLike) -> list[Utterance]:
     """
     utterances: dict[str, Utterance] = {}
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
             if missing:

@@ -430,11 +430,7 @@ def cost_of_ratio(llrs: np.ndarray, is_target) -> np.ndarray:
     numpy.ndarray
         log2(1 + 1 / ratio) for target trials, log2(1 + ratio) for others.
     """
-    logits = np.where(is_target, -llrs, llrs)
-    bits = np.log1p(np.exp(-np.abs(logits)))
-    bits += np.maximum(logits, 0)
-    bits /= math.log(2)
-    return bits
+    return np.logaddexp(0, np.where(is_target, -llrs, llrs)) / math.log(2)
 
 
 def min_cllr(target_scores, nontarget_scores) -> float:

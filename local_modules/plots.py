@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from matplotlib import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -152,7 +153,8 @@ def plot_det(curves: Mapping[str, tuple], path: str | os.PathLike) -> None:
     """
     figure = _figure(6, 6.6)
     axes = figure.subplots()
-    axes.set_prop_cycle(color=COLOURS, linestyle=LINE_STYLES)
+    # All colours in one style, then all in the next.
+    axes.set_prop_cycle(cycler(linestyle=LINE_STYLES) * cycler(color=COLOURS))
     ticks, lowest = DET_TICKS, DET_TICKS[0]
     for name, scores in curves.items():
         _, far, frr = error_rates(*scores)

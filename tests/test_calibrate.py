@@ -210,7 +210,7 @@ def test_a_mistake_is_one_line_and_status_2(model, noisy, tmp_path, capsys):
         "1 train0-0.wav train0-1.wav\n0 train0-0.wav train1-1.wav\n"
     )
     told = mistake(model, noisy, new, "few.txt")
-    assert "has 1 target and 1 non-target trials; 50 of each are the least" in told
+    assert "has 1 target and 1 non-target trials; 50 of each are the minimum" in told
     told = mistake(model, tmp_path / "no", new, noisy / "trials.txt")
     assert told == f"--data_folder {tmp_path / 'no'}: there is no such folder"
     assert not new.exists()

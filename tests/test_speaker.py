@@ -77,7 +77,7 @@ def test_how_sure_it_is_is_said_of_the_answer(here, words, capsys):
         prior = 1 / (1 + math.exp(llr - log_odds))
         assert run("verify", *files, "--prior", prior) == 0
         first, _ = capsys.readouterr().out.splitlines()
-        told = f"prior {100 * prior:g} %"
+        told = f"prior {prior:g}"
         assert first == f"{headline}, 73.1 % sure ({told})"
 
 
@@ -161,8 +161,21 @@ def test_another_models_voices_are_refused(here, words, trained_run, capsys):
     text = (other / "hyperparams.yaml").read_text()
     (other / "hyperparams.yaml").write_text(f"{text}\nnote: 1\n")
     arguments = ["--model", other, "--voices", "results/run/voices.db"]
-    assert run("list", *arguments) == 2
+    assert run("identify", words["test0"][0], *arguments) == 2
     assert "enrolled with another model, results/run/model" in capsys.readouterr().err
+    assert run("enroll", "bob", words["test1"][0], *arguments) == 2
+
+
+def test_whose_model_is_gone_can_be_removed(here, words, capsys):
+    answer(capsys, "enroll", "ann", words["test0"][0])
+    answer(capsys, "enroll", "bob", words["test1"][0])
+    shutil.rmtree("results/run/model")
+    file = ("--voices", "results/run/voices.db")
+    assert answer(capsys, "remove", "ann", *file) == {"removed": "ann"}
+    (voice,) = answer(capsys, "list", *file)["voices"]
+    assert voice["name"] == "bob"
+    answer(capsys, "remove", "bob", *file)
+    assert answer(capsys, "list", *file) == {"voices": []}
 
 
 def test_voices_are_never_in_the_models_folder(here, words, monkeypatch, capsys):
@@ -351,7 +364,7 @@ def test_killed_while_writing_vectors_never_stand_beside_others_paths(tmp_path):
         (["embed", "empty", "-o", "out.npy"], "folder empty: holds no audio"),
         (["enroll", " ", "good.wav"], "' ': is no name"),
         (["list", "--voices", "broken.db"], "broken.db: is no file of voices"),
-        (["list", "--model", "nowhere"], "nowhere: is no speaker model: there is"),
+        (["serve", "--model", "nowhere"], "nowhere: is no speaker model: there is"),
         (["serve", "--host", "0.0.0.0"], "--host 0.0.0.0: others reach the page there"),
         (["serve", "--host", "no.such"], "--host no.such: is no address"),
         (["serve", "--port", "65536"], "--port 65536: has to be from 0 to 65535"),

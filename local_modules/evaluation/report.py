@@ -10,7 +10,7 @@ from local_modules.files import replacing
 from local_modules.metrics import bayes_threshold, equal_error_rate
 from local_modules.templates import page_template
 
-MAX_CURVES = 6  # in one picture
+MANY = 6  # systems: then not all are drawn
 TITLES = {"det": "DET curves", "scores": "Scores", "calibration": "Calibration"}
 HOW_TO_READ = {
     "det": "The lower and the further left, the better; a dot is the equal error rate, "
@@ -111,9 +111,9 @@ def draw_pictures(
     """
     found = {"det": folder / "det.png"}
     curves = {
-        name: system.pair
-        for name, system in systems.items()
-        if len(systems) <= MAX_CURVES or system.are_llrs or name.endswith("cosine")
+        way: system.pair
+        for way, system in systems.items()
+        if len(systems) <= MANY or system.are_llrs or way.endswith("cosine")
     }
     plots.plot_det(curves, found["det"])
     shown = systems[name]

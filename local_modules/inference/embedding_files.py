@@ -1,5 +1,6 @@
 """Embeddings of many recordings, in a file for other programs."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def find_recordings(names: Iterable[str]) -> list[Path]:
     found = []
     # A blank line of a list is no name; Path would take it for the current folder.
     for path in map(Path, filter(None, names)):
-        if path.is_dir():
+        if os.path.isdir(path):
             layout = "recordings are expected in it or below"
             found += (path / name for name in find_audio(path, layout, key="folder"))
         else:
@@ -68,7 +69,7 @@ def embed_to_file(
     """
     if output.suffix not in SUFFIXES:
         raise InputError(f"{output}: the name has to end in {' or '.join(SUFFIXES)}")
-    failures = {p: "is no regular file" for p in paths if not p.is_file()}
+    failures = {p: "is no regular file" for p in paths if not os.path.isfile(p)}
     failures |= {p: NO_LINE for p in paths if printable(str(p)) != str(p)}
     # Links and folders may name one file in several ways: it is embedded once.
     absolute = {path: path.resolve() for path in paths if path not in failures}

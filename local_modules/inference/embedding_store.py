@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from local_modules.errors import InputError, RunError, is_disk_full
+from local_modules.files import make_private
 
 EMBEDDINGS = "embeddings.db"  # what a store of a model's is called
 
@@ -48,6 +49,7 @@ class EmbeddingStore:
         self.path = Path(path)
         with self._told():
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self.path)
             self._database = sqlite3.connect(path, timeout=60.0)
         with self._told(), self._database:
             self._database.execute(

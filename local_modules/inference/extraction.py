@@ -139,6 +139,43 @@ def embed_files(
     return embedded, failures
 
 
+def embed_list(
+    model: SpeakerModel,
+    names: Iterable[str],
+    trials: str | os.PathLike,
+    folder: str | os.PathLike,
+    store: EmbeddingStore,
+    **settings,
+) -> tuple[dict[str, Embedded], dict[str, str]]:
+    """Embeds the recordings of a trial list, as training does if it is one of its own.
+
+    Arguments
+    ---------
+    model, store
+        See `embed_files`, as for further keywords.
+    names : iterable of str
+        The recordings, as the list names them.
+    trials : str or os.PathLike
+        The list's file.
+    folder : str or os.PathLike
+        Where its paths begin.
+
+    Returns
+    -------
+    embedded, failures : dict
+        As of `embed_files`, by name.
+    """
+    root = Path(folder).resolve()
+    files = {name: root / name for name in names}
+    stretches = stretches_beside(trials, root)
+    found = embed_files(model, files.values(), store, stretches=stretches, **settings)
+    embedded, failures = (
+        {name: told[file] for name, file in files.items() if file in told}
+        for told in found
+    )
+    return embedded, failures
+
+
 def recordings_of(embedded: Sequence[Embedded]) -> Recordings:
     """What is scored, of embedded files in their order."""
     return Recordings(

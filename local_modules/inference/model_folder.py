@@ -27,10 +27,11 @@ from local_modules.errors import InputError
 from local_modules.evaluation.backend import CALIBRATION, Backend
 from local_modules.evaluation.calibration import Calibration
 from local_modules.files import put_on_disk
+from local_modules.inference.trust import HPARAMS
 from local_modules.templates import TEMPLATES
 
 PACKAGE = __package__.partition(".")[0]
-HPARAMS, METRICS, CARD = "hyperparams.yaml", "metrics.json", "README.md"
+METRICS, CARD = "metrics.json", "README.md"
 CALIBRATED_ANEW = "calibration"  # a key of the metrics of such a folder
 THRESHOLD = re.compile("^threshold:.*$", re.MULTILINE)  # of the hyperparameters
 THRESHOLD_TOLD = re.compile(r"The decision threshold .*$", re.MULTILINE)
@@ -140,13 +141,17 @@ def is_calibrated_anew(folder: Path) -> bool:
 @contextlib.contextmanager
 def _in_place_at_once(folder: Path) -> Iterator[Path]:
     """A place for a folder that is to be written and then, whole and on the disk, to
-    take the place of an older one."""
+    take the place of an older one, of which folders in it are kept."""
+    folder = folder.resolve()  # not a link, but where it leads
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     yield part
     for path in part.iterdir():
         put_on_disk(path)
     if folder.exists():
+        for path in folder.iterdir():
+            if path.is_dir():  # a person's, such as .git: a model's folder has none
+                shutil.copytree(path, part / path.name, symlinks=True)
         # Deleted only after it has left its place: a deletion can be cut short.
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)

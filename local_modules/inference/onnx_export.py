@@ -4,6 +4,7 @@ The graph is traced from the very call that `SpeakerModel.embed` makes, so featu
 normalisation and masks are in it as they are in PyTorch. It needs ONNX Runtime only.
 """
 
+import bisect
 import hashlib
 import json
 import logging
@@ -122,15 +123,16 @@ def shortest_input(model: SpeakerModel) -> int:
     -------
     int
     """
-    too_few, enough = 0, model.sample_rate
-    while enough - too_few > 1:
-        middle = (too_few + enough) // 2
+
+    def embeds(n_samples):
         try:
-            model.embed([torch.zeros(middle)])
-            enough = middle
+            model.embed([torch.zeros(n_samples)])
         except RuntimeError:
-            too_few = middle
-    return enough
+            return False
+        return True
+
+    fewer = range(1, model.sample_rate)
+    return fewer.start + bisect.bisect_left(fewer, True, key=embeds)
 
 
 def onnx_graph(model: SpeakerModel) -> onnx.ModelProto:

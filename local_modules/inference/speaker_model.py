@@ -162,13 +162,14 @@ def kept_beside(source: str | os.PathLike, name: str) -> Path:
     -------
     Path
         Beside the model's folder, which a new training replaces; of a model from the
-        hub, or in a place that can't be written to, in results/ and with the model's
-        name before it.
+        hub, or where it can't be written to, also because it is somebody else's, in
+        results/ and with the model's name before it.
     """
     folder = Path(source).resolve()
     if folder.is_dir():
-        if os.access(folder.parent, os.W_OK):
-            return folder.parent / name
+        beside = folder.parent / name
+        if os.access(beside if beside.exists() else folder.parent, os.W_OK):
+            return beside
         source = folder.relative_to(folder.anchor)
     return Path("results") / f"{str(source).replace('/', '--')}.{name}"
 

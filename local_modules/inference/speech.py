@@ -104,12 +104,15 @@ def read_speech(path: str | os.PathLike, sample_rate: int) -> Speech:
         There is no such file; it can't be decoded, breaks off, or holds no speech, or
         too little.
     """
-    parts, peak, n_samples = [], 0.0, 0
+    parts, peak, n_samples, n_speech = [], 0.0, 0, 0
     for block in _blocks(Path(path), sample_rate, MAX_CHANNELS):
         n_samples += len(block)
         peak = max(peak, float(np.abs(block).max(initial=0.0)))
-        parts += _speech_of(block, sample_rate)
-        if sum(map(len, parts)) > MAX_SPEECH_SECONDS * sample_rate:
+        # A stretch that is no copy would keep its block in memory.
+        found = [stretch.copy() for stretch in _speech_of(block, sample_rate)]
+        parts += found
+        n_speech += sum(map(len, found))
+        if n_speech > MAX_SPEECH_SECONDS * sample_rate:
             break
     seconds = n_samples / sample_rate
     if not n_samples:

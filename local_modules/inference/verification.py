@@ -24,6 +24,7 @@ from local_modules.scoring import subtract_mean
 
 WINDOW_SECONDS = 20.0
 WINDOWS_AT_A_TIME = 6
+MOST_SURE = 0.999  # no calibration is good enough to say more
 THRESHOLD = 0.25  # on the cosine: SpeechBrain's, for models that bring none
 
 
@@ -146,8 +147,9 @@ class Verifier:
         return self.backend is not None and self.backend.calibration is not None
 
     def directions(self, vectors: np.ndarray) -> torch.Tensor:
-        """What the cosine compares of embeddings [count, emb_dim]: of length one, the
-        mean of the validation recordings subtracted where the model has it."""
+        """Embeddings [count, emb_dim] as the search and the map compare them: of length
+        one, the mean of the cohort subtracted where the model has it. The score of a
+        `Verdict` is of the embeddings as they are."""
         mean = None if self.backend is None else self.backend.mean
         return subtract_mean(torch.from_numpy(vectors), mean)
 
@@ -216,6 +218,20 @@ class Verifier:
             Verdict(score, llr, float(expit(llr - threshold)), llr >= threshold)
             for score, llr in zip(scores, ratios, strict=True)
         ]
+
+
+def certainty(probability: float) -> str:
+    """How sure a decision is whose probability this is, or that of its opposite.
+
+    Example
+    -------
+    >>> certainty(0.25), certainty(0.99999)
+    ('75.0 % sure', 'more than 99.9 % sure')
+    """
+    sure = max(probability, 1 - probability)
+    if sure < MOST_SURE:
+        return f"{100 * sure:.1f} % sure"
+    return f"more than {100 * MOST_SURE:.1f} % sure"
 
 
 def _recordings(voices, members=None) -> Recordings:

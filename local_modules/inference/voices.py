@@ -5,7 +5,6 @@ one that is removed the file has no trace. The disk may have: SQLite deletes its
 rollback journals, and does not overwrite them.
 """
 
-import contextlib
 import os
 import secrets
 import sqlite3
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from local_modules.errors import InputError, RunError, is_disk_full
+from local_modules.files import make_private
 from local_modules.inference.speech import Quality
 from local_modules.inference.verification import Voice
 
@@ -63,8 +63,9 @@ class VoiceStore:
     ---------
     path : str or os.PathLike
         An SQLite file, made if there is none.
-    fingerprint : str
-        Of the model: another model's vectors mean something else.
+    fingerprint : str | None
+        Of the model: another model's vectors mean something else. None for whoever
+        only lists and removes voices, whichever model made them.
     source : str
         What the model is called.
 
@@ -85,22 +86,25 @@ class VoiceStore:
     []
     """
 
-    def __init__(self, path: str | os.PathLike, fingerprint: str, source: str):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        fingerprint: str | None = None,
+        source: str = "",
+    ):
         self.path = Path(path)
         self._fingerprint, self._source = fingerprint, source
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            # Voices say who somebody is: they are nobody else's to read. A file that is
-            # there stays closed: closing it would free SQLite's locks.
-            with contextlib.suppress(FileExistsError):
-                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL, 0o600))
+            make_private(self.path)
             self._database = sqlite3.connect(self.path, timeout=60.0)
             self._database.execute("PRAGMA secure_delete = ON")
             with self._database:
                 self._database.execute("BEGIN IMMEDIATE")
                 for statement in SCHEMA.split(";"):
                     self._database.execute(statement)
-                self._claim()
+                if fingerprint is not None:
+                    self._claim()
         except InputError:
             self.close()
             raise

@@ -8,7 +8,12 @@ from collections.abc import Callable
 
 from local_modules.errors import InputError
 from local_modules.inference.identification import Identifier
-from local_modules.inference.verification import Verdict, Verifier, Voice
+from local_modules.inference.verification import (
+    Verdict,
+    Verifier,
+    Voice,
+    certainty,
+)
 from local_modules.inference.voices import VoiceStore
 from local_modules.metrics import bayes_threshold
 from local_modules.page import figures
@@ -20,7 +25,6 @@ ADVICE = (
     "where nobody else talks."
 )
 SURE = 0.75  # less is said to be unsure
-MOST_SURE = 99.9  # per cent; no calibration is good enough to say more
 MAX_NAME = 80  # characters
 FEWEST, MOST = 3, 5000  # recordings on a map
 
@@ -185,10 +189,9 @@ class Answers:
         kinds = ["one person", "two"]
         if verdict.llr < 0:
             kinds.reverse()
-        sure = 100 * max(verdict.probability, 1 - verdict.probability)
-        sure = f"{sure:.1f}" if sure < MOST_SURE else f"More than {MOST_SURE}"
+        sure = certainty(verdict.probability).capitalize()
         return [
-            f"{sure} % sure, with a prior of {100 * self.prior:g} %.",
+            f"{sure}, with a prior of {100 * self.prior:g} %.",
             f"Recordings like these are {_times(abs(verdict.llr))} likelier from "
             f"{kinds[0]} than from {kinds[1]}: log-likelihood ratio {verdict.llr:.2f}, "
             f"cosine {verdict.score:.2f}.",

@@ -169,19 +169,18 @@ def draw_map(
     figure = _figure(4.0)
     axes = figure.subplots()
     people, owners = np.unique(names, return_inverse=True)
-    for number, person in enumerate(people):
+    colours = [COLOURS[number % len(COLOURS)] for number in owners]
+    axes.scatter(*points.T, color=colours, s=40, alpha=0.8, linewidths=0)
+    for number, person in enumerate(people if len(people) <= MAX_LABELS else ()):
         own = points[owners == number]
-        colour = COLOURS[number % len(COLOURS)]
-        axes.scatter(*own.T, color=colour, s=40, alpha=0.8, linewidths=0)
-        if len(people) <= MAX_LABELS:
-            axes.annotate(
-                person if len(person) <= MAX_LETTERS else f"{person[:MAX_LETTERS]}…",
-                (own[:, 0].mean(), own[:, 1].max()),
-                xytext=(0, 7),
-                textcoords="offset points",
-                ha="center",
-                parse_math=False,  # a name may hold dollars
-            )
+        axes.annotate(
+            person if len(person) <= MAX_LETTERS else f"{person[:MAX_LETTERS]}…",
+            (own[:, 0].mean(), own[:, 1].max()),
+            xytext=(0, 7),
+            textcoords="offset points",
+            ha="center",
+            parse_math=False,  # a name may hold dollars
+        )
     if last is not None:
         (here,) = plane.transform(last[None])
         axes.scatter(*here, marker="*", s=220, color="black", zorder=3)

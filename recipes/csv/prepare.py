@@ -100,7 +100,7 @@ def prepare(
 
 def _read_manifest(root: Path, path: Path, split: str) -> Iterator[Recording]:
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             missing = [c for c in COLUMNS if c not in (reader.fieldnames or ())]
             if missing:

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import io
 import json
 import multiprocessing
 import os
@@ -198,7 +199,10 @@ def _record_speaker(data: Path, partial: str, voices: str, speaker: Speaker) -> 
             for number in range(1, speaker.utterances + 1):
                 text, wave = _record_utterance(espeak, voice, speaker, number)
                 path = folder / f"{number:03d}.wav"
-                soundfile.write(path, wave, SAMPLE_RATE, "PCM_16")
+                # To memory first: of a full disk, libsndfile doesn't say so.
+                file = io.BytesIO()
+                soundfile.write(file, wave, SAMPLE_RATE, "PCM_16", format="WAV")
+                path.write_bytes(file.getvalue())
                 put_on_disk(path)
                 rows.writerow((f"{speaker.name}-{number:03d}", text, len(wave)))
         target = data / speaker.split / speaker.name
