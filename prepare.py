@@ -13,8 +13,14 @@ import sys
 
 from local_modules import config
 from local_modules.command_line import parse_command_line
-from local_modules.corpus import overview, prepare_corpus, read_corpus
+from local_modules.corpus import (
+    noted_corpus,
+    overview,
+    prepare_corpus,
+    read_corpus,
+)
 from local_modules.errors import InputError, exit_status
+from local_modules.training.continuing import check_continues, has_begun
 
 
 def run(argv: list[str]) -> None:
@@ -29,7 +35,11 @@ def run(argv: list[str]) -> None:
     config.check_overrides(hparams_file, overrides)
     settings = config.plain_values(hparams_file, overrides)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
-    prepare_corpus(settings)
+    begun_with = None
+    if has_begun(settings["save_folder"]):  # whose manifests nothing may replace
+        check_continues(settings["output_folder"], hparams_file, overrides)
+        begun_with = noted_corpus(settings["save_folder"])
+    prepare_corpus(settings, begun_with)
     splits, trials = read_corpus(settings["manifest_folder"])
     print(overview(splits, trials))
     print(f"manifests  {settings['manifest_folder']}")

@@ -18,12 +18,13 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import (
+    ddp_all_reduce,
     ddp_broadcast,
     if_main_process,
-    main_process_only,
     run_on_main,
 )
 from speechbrain.utils.run_opts import RunOptions
+from torch.distributed import ReduceOp
 
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader, speaker_at
 from local_modules.class_parallel import split_classifiers
@@ -33,6 +34,7 @@ from local_modules.distributed import (
     gather_on_all,
     gather_on_first,
     meet_ranks,
+    on_first,
     rank_and_count,
 )
 from local_modules.errors import RunError, exit_status
@@ -141,14 +143,17 @@ class SpeakerBrain(RepeatableBrain):
     def on_fit_batch_start(self, batch, should_step):
         """Sets the margin, and holds what is frozen still; ends the run if too many
         recordings can't be read, by whichever rank, or nearly all of a batch can't."""
-        self.lost.update(dict.fromkeys(gather_on_all(batch.lost, self.device)))
-        if batch.is_empty or (len(batch) == 1 and rank_and_count()[1] == 1):
-            ids = ", ".join(batch.lost[:3])
-            raise RunError(
-                f"{ids}: of the recordings of a batch {0 if batch.is_empty else 1} can "
-                "be decoded, and batch norm wants two: repair the recordings, or begin "
-                "another run with a larger --batch_size"
-            )
+        lost = gather_on_all(batch.lost, self.device)
+        self.lost.update(dict.fromkeys(lost))
+        if lost:
+            n_left = torch.tensor(0 if batch.is_empty else len(batch))
+            n_left = int(ddp_all_reduce(n_left.to(self.device), ReduceOp.MIN))
+            if n_left < (2 if rank_and_count()[1] == 1 else 1):
+                raise RunError(
+                    f"{', '.join(lost[:3])}: {n_left} of the recordings of a batch can "
+                    "be decoded, and batch norm needs two: repair the recordings, or "
+                    "begin another run with a larger --batch_size"
+                )
         if len(self.lost) > self.hparams.max_bad_share * self.n_train:
             raise RunError(
                 f"{len(self.lost)} of {self.n_train} training recordings can't be "
@@ -227,11 +232,11 @@ class SpeakerBrain(RepeatableBrain):
             if self.on_epoch is not None:
                 self.on_epoch(history.epochs)
 
-    @main_process_only
     def verify(self, split):
         """Scores the trials of a split with the embeddings just collected, for all
         ranks on the first, which has them."""
-        return verify(
+        return on_first(
+            verify,
             split,
             self.embeddings,
             self.trials[split],
@@ -423,7 +428,8 @@ def run(argv: list[str]) -> None:
         overrides["output_folder"] = ddp_broadcast(folder)
     if "hpopt" in overrides:
         driven = Driven(overrides)
-        metrics = train(hparams_file, run_opts, driven.overrides, test=False)
+        with claimed(hparams_file, driven.overrides):
+            metrics = train(hparams_file, run_opts, driven.overrides, test=False)
         driven.report(metrics)
     else:
         with claimed(hparams_file, overrides):

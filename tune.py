@@ -14,6 +14,7 @@ same command continues; so does the same command on another machine with the sam
 import argparse
 import contextlib
 import json
+import math
 import shlex
 import sys
 import time
@@ -39,7 +40,7 @@ from local_modules.errors import (
     check_positive,
     exit_status,
 )
-from local_modules.files import check_writable
+from local_modules.files import check_writable, replacing
 from local_modules.tuning import outcome
 from local_modules.tuning.figures import make_pictures, write_pictures
 from local_modules.tuning.job import Job
@@ -154,7 +155,7 @@ def first_screen(job: Job, n_workers: int, n_done: int) -> str:
     if minutes is None:
         takes = "told by the progress bar after the first trials"
     else:
-        in_all = n_left * minutes / n_workers
+        in_all = math.ceil(n_left / n_workers) * minutes
         if job.deadline is not None:  # what has begun by then goes on
             in_all = min(in_all, (job.deadline - time.time()) / 60 + minutes)
         takes = f"up to {in_all:.0f} min of training"
@@ -238,7 +239,7 @@ def finish(job: Job, study: optuna.Study, full: dict) -> None:
     """Writes the table, the best recipe, the pictures and the page, and says where
     they are."""
     folder, name = job.folder, job.search.objectives[0]
-    outcome.write_trials(study, job.search.objectives, folder / "trials.csv")
+    outcome.write_trial_table(study, job.search.objectives, folder / "trials.csv")
     best = outcome.best_trial(study)
     if best is None:
         print(f"No trial is complete yet; {folder / 'trials.csv'} has what there is.")
@@ -334,7 +335,8 @@ def lead(
     check_first(live)
     n_done = sum(has_ended(trial) for trial in live.values())
     print(first_screen(job, options.workers, n_done), flush=True)
-    (job.folder / "env.log").write_text(get_environment_description())
+    with replacing(job.folder / "env.log") as file:
+        file.write(get_environment_description())
     settings = config.plain_values(job.recipe, full)
     settings["skip_prep"] = False  # True is for the trials
     begun_with = study.user_attrs.get("data", {}).get("corpus")

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from benchmarks.measuring import markdown
 from local_modules.evaluation.backend import CALIBRATED
 from local_modules.evaluation.confidence import interval, p_value
-from local_modules.plots import COLOURS, LINE_STYLES, save_figure, tidy
+from local_modules.plots import line_look, save_figure, tidy
 
 ALL = "all"  # the trials, beside those of each value of --by
 COSINE = "cosine"
@@ -111,14 +111,14 @@ def picture(rows: Mapping[str, Summary], path: Path) -> None:
     axes = figure.subplots()
     lowest = 1.0
     for index, row in enumerate(rows.values()):
-        colour = COLOURS[index % len(COLOURS)]
-        style = LINE_STYLES[index // len(COLOURS) % len(LINE_STYLES)]
+        look = line_look(index)
+        thin = {**look, "linestyle": "-", "linewidth": 0.6, "alpha": 0.4}
         curves = [np.array(run["curve"]).T for run in row.runs]
         # No error at all has no place on the axis.
         curves = [(x, np.maximum(eer, TICKS[0] / 100)) for x, eer in curves]
         lowest = min(lowest, *(eer.min() for _, eer in curves))
         for seconds, eer in curves:
-            axes.plot(seconds / 60, 100 * eer, color=colour, linewidth=0.6, alpha=0.4)
+            axes.plot(seconds / 60, 100 * eer, **thin)
         start = max(seconds[0] for seconds, _ in curves)
         end = max(start, min(seconds[-1] for seconds, _ in curves))
         grid = np.linspace(start, end, 200 if end > start else 1)
@@ -127,8 +127,7 @@ def picture(rows: Mapping[str, Summary], path: Path) -> None:
         axes.plot(
             grid / 60,
             100 * mean,
-            color=colour,
-            linestyle=style,
+            **look,
             linewidth=1.8,
             marker="o",
             markevery=[-1],

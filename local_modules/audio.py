@@ -117,7 +117,8 @@ class UtteranceReader:
         manifest's.
     speeds : sequence of float
         How fast utterances are played: each at one of these speeds, and in the next
-        epoch at the next one.
+        epoch at the next one. Where a pass has several epochs, an utterance is in one
+        of them, and its speed is random.
 
     Raises
     ------

@@ -2,11 +2,13 @@
 them do: share what is evaluated, and normalise over the batches of all."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from speechbrain.utils.distributed import (
     ddp_all_reduce,
+    ddp_broadcast,
     ddp_init_group,
     is_distributed_initialized,
 )
@@ -15,7 +17,7 @@ from torch import nn
 from torch.distributed import ReduceOp
 from torch.distributed.nn.functional import all_reduce
 
-from local_modules.errors import InputError, one_line
+from local_modules.errors import InputError, RunError, one_line
 
 
 def rank_and_count() -> tuple[int, int]:
@@ -59,6 +61,39 @@ def meet_ranks(run_opts: RunOptions) -> None:
             f"--distributed_backend {run_opts['distributed_backend']}: "
             f"{one_line(error)} On CPUs it has to be gloo"
         ) from None
+
+
+def on_first(call: Callable[..., Any], *args) -> Any:
+    """What a function returns on the first rank, on each of them. Where it fails there,
+    all ranks do: none is left behind waiting.
+
+    Arguments
+    ---------
+    call : callable
+        What only the first rank does.
+    *args
+        Its arguments.
+
+    Raises
+    ------
+    RunError
+        The first rank has raised it.
+
+    Example
+    -------
+    >>> on_first(max, 1, 2)
+    2
+    """
+    told = result = None
+    if rank_and_count()[0] == 0:
+        try:
+            result = call(*args)
+        except RunError as error:
+            told = str(error)
+    result, told = ddp_broadcast((result, told))
+    if told is not None:
+        raise RunError(told)
+    return result
 
 
 def gather_on_first(embeddings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -30,7 +29,7 @@ from local_modules.metrics import (
 
 BLUE, VERMILLION = "#0072B2", "#D55E00"
 COLOURS = (BLUE, VERMILLION, "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
-LINE_STYLES = ("-", "--", "-.", ":", "-", "--")  # as many as colours
+LINE_STYLES = ("-", "--", "-.", ":")
 TEXT_GREY, GRID_GREY, SHADE_GREY = "#666666", "#DDDDDD", "#EEEEEE"
 DPI = 120
 WIDE_LABEL = 40  # characters: two of them are broader than a picture
@@ -153,17 +152,17 @@ def plot_det(curves: Mapping[str, tuple], path: str | os.PathLike) -> None:
     """
     figure = _figure(6, 6.6)
     axes = figure.subplots()
-    # All colours in one style, then all in the next.
-    axes.set_prop_cycle(cycler(linestyle=LINE_STYLES) * cycler(color=COLOURS))
     ticks, lowest = DET_TICKS, DET_TICKS[0]
-    for name, scores in curves.items():
+    for index, (name, scores) in enumerate(curves.items()):
         _, far, frr = error_rates(*scores)
         eer, _ = equal_error_rate(*scores)
         if eer > DET_TICKS[-1]:
             ticks = WIDE_DET_TICKS
         # Rates of 0 and 1 lie at infinity; half the lowest rate is outside the frame.
         deviates = norm.ppf(np.clip([far, frr], lowest / 2, 1 - lowest / 2))
-        (line,) = axes.plot(*deviates, label=f"{name}: EER {100 * eer:.2f} %")
+        (line,) = axes.plot(
+            *deviates, label=f"{name}: EER {100 * eer:.2f} %", **line_look(index)
+        )
         crossing = norm.ppf(np.clip(eer, lowest, 1 - lowest))
         axes.scatter(
             crossing, crossing, s=45, color=line.get_color(), zorder=3, clip_on=False
@@ -320,7 +319,20 @@ def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def line_look(index: int) -> dict[str, str]:
+    """Colour and style of a line among others, alike for none of the first 24.
+
+    Example
+    -------
+    >>> line_look(0), line_look(6)
+    ({'color': '#0072B2', 'linestyle': '-'}, {'color': '#0072B2', 'linestyle': ':'})
+    """
+    n_rounds, n = divmod(index, len(COLOURS))
+    style = LINE_STYLES[(index + n_rounds) % len(LINE_STYLES)]
+    return {"color": COLOURS[n], "linestyle": style}
+
+
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
     """Writes a PNG in place of the one that may be there."""
-    with replacing(path) as file:
-        figure.savefig(file.buffer, format="png", dpi=DPI)
+    with replacing(path, binary=True) as file:
+        figure.savefig(file, format="png", dpi=DPI)

@@ -1,5 +1,6 @@
 """prepare.py as a person runs it, against what train_speaker.py makes of a corpus."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,26 @@ def test_training_goes_on_with_it(voices_folder, tmp_path):
     command = [*options(voices_folder, manifests), *short, "--skip_prep", "True"]
     assert train_speaker.main(command) == 0
     assert {path: path.stat().st_mtime_ns for path in manifests.iterdir()} == before
+
+
+def test_a_run_that_has_begun_keeps_its_manifests(voices_folder, tmp_path, capsys):
+    """Its test speakers may be in the training of another split."""
+    data, run = tmp_path / "data", tmp_path / "run"
+    shutil.copytree(voices_folder / "train", data)
+    command = [RECIPE, "--corpus", "folder", "--data_folder", str(data)]
+    command += ["--output_folder", str(run), "--valid_share", "0.3"]
+    command += ["--test_share", "0.3"]
+    small = ["--batch_size", "4", "--number_of_epochs", "1", "--device", "cpu"]
+    assert train_speaker.main([*command, *small, "--noprogressbar"]) == 0
+    before = files(run / "manifests")
+    capsys.readouterr()
+    assert prepare.main([*command, *small[:4], "--corpus_seed", "7"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{run}: holds a run with corpus_seed 1986, not 7" in line
+    shutil.copytree(data / "train0", data / "new")
+    assert prepare.main([*command, *small[:4]]) == 0
+    assert "as it was begun with" in capsys.readouterr().out
+    assert files(run / "manifests") == before
 
 
 @pytest.mark.parametrize(

@@ -650,7 +650,7 @@ def test_refused_another_corpus_leaves_the_manifests(
     shutil.copytree(voices_folder / "train", other)
     assert train_speaker.main(command_line(other, folder)) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"data_folder {voices_folder}, not {other}" in error
+    assert f"--data_folder {other}: has not the recordings that this was" in error
     assert sorted((folder / "manifests").iterdir()) == manifests
     assert [path.read_bytes() for path in manifests] == before
 
@@ -711,6 +711,18 @@ def test_a_run_goes_on_with_its_own_speakers(finished, voices_folder, tmp_path, 
         "begun; choose another --output_folder"
     )
     assert metrics_of(run) == before
+
+
+def test_a_run_goes_on_where_its_recordings_have_moved(
+    finished, voices_folder, tmp_path
+):
+    run, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(voices_folder, data)
+    assert train_speaker.main(command_line(data, run, number_of_epochs=1)) == 0
+    data.rename(tmp_path / "moved")
+    command = command_line(tmp_path / "moved", run, number_of_epochs=2)
+    assert train_speaker.main(command) == 0
+    assert metrics_of(run)["epochs"] == 2
 
 
 def test_each_step_has_the_margin_of_its_progress(voices_folder, tmp_path, monkeypatch):
@@ -825,7 +837,7 @@ def test_a_recording_that_breaks_later_is_named_and_skipped(
     arguments += ["--manifest_folder", str(tmp_path / "run" / "manifests")]
     assert train_speaker.main(arguments) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "train0/0: of the recordings of a batch 1 can be decoded" in error
+    assert "train0/0: 1 of the recordings of a batch can be decoded" in error
 
 
 @pytest.mark.skipif(not SPEECH.is_dir(), reason=f"no recordings in {SPEECH}")

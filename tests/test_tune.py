@@ -388,6 +388,8 @@ def test_the_time_is_in_minutes(here):
         ((), "up to 40 min of training"),
         (("--timeout", "15"), "up to 25 min of training"),
         (("--timeout", "90", "--workers", "2"), "up to 20 min of training"),
+        (("--workers", "3"), "up to 20 min of training"),
+        (("--workers", "9"), "up to 10 min of training"),
     ],
 )
 def test_the_first_screen_says_how_long_it_takes(options, told, here):

@@ -58,7 +58,7 @@ def start_from(
     place = Path(folder)
     try:
         theirs = (place / "hyperparams.yaml").read_text(encoding="utf-8")
-        check_parts(theirs, hparams_text)
+        check_same_model(theirs, hparams_text)
         load_model(embedding_model, str(place / WEIGHTS))
         known = CategoricalEncoder()
         known.load(place / "label_encoder.txt")
@@ -79,7 +79,7 @@ def start_from(
     return copy.deepcopy(embedding_model).eval().requires_grad_(False)
 
 
-def check_parts(theirs: str, ours: str) -> None:
+def check_same_model(theirs: str, ours: str) -> None:
     """Checks that two HyperPyYAML texts make the same features and the same model.
 
     Raises
@@ -90,15 +90,15 @@ def check_parts(theirs: str, ours: str) -> None:
     Example
     -------
     >>> theirs = "{compute_features: 1, mean_var_norm: 2, embedding_model: {d: 64}}"
-    >>> check_parts(theirs, theirs.replace("64", "96"))
+    >>> check_same_model(theirs, theirs.replace("64", "96"))
     Traceback (most recent call last):
     ValueError: it has embedding_model.d 64, the recipe 96
     """
     trees = [load_plain("hyperparams.yaml", text) for text in (theirs, ours)]
     for part in PARTS:
         values = [tree.get(part) for tree in trees]
-        for name, theirs, ours in differences(*values, part, ignored=ANY_VALUE):
-            raise ValueError(f"it has {name} {theirs}, the recipe {ours}")
+        for name, one, other in differences(*values, part, ignored=ANY_VALUE):
+            raise ValueError(f"it has {name} {one}, the recipe {other}")
 
 
 def freeze(embedding_model: nn.Module, n_blocks: int) -> list[nn.Module]:

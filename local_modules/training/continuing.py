@@ -22,6 +22,8 @@ FREE_KEYS = BUDGET_KEYS | {
     "num_workers",
     "valid_batch_size",
     "cache_gib",
+    "data_folder",  # what is read from it is compared by `check_same_corpus`
+    "shards",
     "shard_cache",
     "skip_prep",
     "max_bad_share",
@@ -29,6 +31,11 @@ FREE_KEYS = BUDGET_KEYS | {
     "epoch_counter",
     "checkpointer",  # holds the epoch counter; its other parts have keys of their own
 }
+
+
+def has_begun(save_folder: str) -> bool:
+    """Whether a run has learnt something: a start of it continues then."""
+    return any(Path(save_folder).glob("CKPT*"))
 
 
 def check_continues(
@@ -118,6 +125,8 @@ def _lasting(run_opts: RunOptions, settings: Mapping) -> dict:
     """What a run keeps to its end beside its recipe, whose keys are compared as such.
     How many steps it has is free, as its epochs and minutes are."""
     names = {"precision", "remove_vector_weight_decay", "grad_accumulation_factor"}
+    if not run_opts["test_only"]:  # which compares no epochs
+        names.add("eval_precision")
     lasting = {name: run_opts[name] for name in sorted(names - settings.keys())}
     lasting[PROCESSES] = rank_and_count()[1]
     if pretrained := settings.get("pretrained"):

@@ -25,8 +25,7 @@ def best_row(epochs: Sequence[Mapping]) -> Mapping:
 @register_checkpoint_hooks
 class RunHistory:
     """One row of figures per finished epoch, the running counts of the epoch under
-    way, the optimizer steps of an epoch (None before the first), and the seconds spent;
-    saved and restored with the checkpoint.
+    way, and the seconds spent; saved and restored with the checkpoint.
 
     Example
     -------

@@ -27,6 +27,7 @@ from local_modules.files import check_writable, replacing, writing_to
 from local_modules.training.continuing import (
     check_continues,
     check_same_options,
+    has_begun,
     note_options,
 )
 
@@ -35,10 +36,22 @@ logger = get_logger(__name__)
 LABELS = "label_encoder.txt"
 # What a Brain looks up when it comes to it.
 OF_A_BRAIN = (
-    *("compute_features", "wav_augment", "feats_augment", "embedding_model"),
-    *("averaged_model", "classifier", "loss", "angular_margin", "margin_schedule"),
-    *("lr_schedule", "epoch_counter", "history", "seed", "number_of_epochs"),
-    *("train_time_limit_minutes", "max_bad_share"),
+    "compute_features",
+    "wav_augment",
+    "feats_augment",
+    "embedding_model",
+    "averaged_model",
+    "classifier",
+    "loss",
+    "angular_margin",
+    "margin_schedule",
+    "lr_schedule",
+    "epoch_counter",
+    "history",
+    "seed",
+    "number_of_epochs",
+    "train_time_limit_minutes",
+    "max_bad_share",
 )
 CODE = Path(__file__).resolve().parents[2]
 LOCK = ".lock"
@@ -126,7 +139,7 @@ def begin_run(
     for key in ("noise_folder", "rir_folder"):
         if settings.get(key) and not settings.get("augment_prob", 1):
             logger.warning("--%s is not used: augment_prob is 0", key)
-    continues = any(Path(settings["save_folder"]).glob("CKPT*"))
+    continues = has_begun(settings["save_folder"])
     if continues:  # before another corpus takes the place of its manifests
         check_continues(settings["output_folder"], hparams_file, overrides)
         check_same_options(run_opts, settings)
@@ -144,7 +157,7 @@ def begin_run(
     ddp_barrier()  # the first rank writes what the others have just read
 
     hparams = config.load_hparams(hparams_file, overrides)
-    _check_parts(hparams_file, hparams, run_opts)
+    _check_wiring(hparams_file, hparams, run_opts)
     if if_main_process():
         Path(hparams["output_folder"]).mkdir(parents=True, exist_ok=True)
         # SpeechBrain's own way would leave half of it to a kill.
@@ -156,7 +169,7 @@ def begin_run(
     return hparams, hparams_text, splits, trials
 
 
-def _check_parts(hparams_file: str, hparams: Mapping, run_opts: RunOptions) -> None:
+def _check_wiring(hparams_file: str, hparams: Mapping, run_opts: RunOptions) -> None:
     """Checks that a recipe is wired of what a Brain will look up, while nothing is lost
     by it."""
     for key in OF_A_BRAIN:

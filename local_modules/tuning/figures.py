@@ -310,7 +310,5 @@ def write_pictures(found: list[Picture], folder: Path) -> None:
             save_figure(picture.draw(), folder / f"{picture.name}.png")
         with replacing(folder / f"{picture.name}.html") as file:
             file.write(picture.figure.to_html(include_plotlyjs="directory"))
-    plotly_js = folder / "plotly.min.js"
-    if not plotly_js.exists():
-        with replacing(plotly_js) as file:
-            file.write(get_plotlyjs())
+    with replacing(folder / "plotly.min.js") as file:
+        file.write(get_plotlyjs())

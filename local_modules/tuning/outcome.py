@@ -97,7 +97,9 @@ def latest_value(trial: FrozenTrial, objective: str) -> float | None:
     return epochs[-1].get(OBJECTIVES[objective].by_epoch) if epochs else None
 
 
-def write_trials(study: optuna.Study, objectives: tuple[str, ...], path: Path) -> None:
+def write_trial_table(
+    study: optuna.Study, objectives: tuple[str, ...], path: Path
+) -> None:
     """Writes the table of trials, a row for each slot.
 
     Arguments

@@ -15,6 +15,7 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from optuna.trial import create_trial
 
 from local_modules import config
 from local_modules.errors import InputError, one_line
@@ -297,9 +298,11 @@ def _contains(distribution: BaseDistribution, value) -> bool:
         return False
     if isinstance(distribution, IntDistribution) and not isinstance(value, int):
         return False
-    steps = (value - distribution.low) / (distribution.step or 1)
-    on_a_step = distribution.step is None or abs(steps - round(steps)) < 1e-8
-    return distribution.low <= value <= distribution.high and on_a_step
+    try:
+        create_trial(value=0.0, params={"": value}, distributions={"": distribution})
+    except ValueError:
+        return False
+    return True
 
 
 def distribution_text(distribution: BaseDistribution) -> str:

@@ -9,9 +9,9 @@ is counted here is counted by slot: the number that people see, and the folder's
 import contextlib
 import itertools
 import json
+import time
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 
 import optuna
@@ -25,7 +25,6 @@ from local_modules.errors import InputError
 
 MAX_ATTEMPTS = 3
 BEGINNING_SECONDS = 300  # within which a trial under way has noted so
-STEPS = 10  # that the pruner knows of a trial: tenths of its budget
 
 # User attributes of a trial.
 SLOT = "slot"
@@ -221,6 +220,7 @@ class Turnstile:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.turn = FileLock(folder / ".turn.lock")
+        self._first_seen = {}  # seconds, by number of a trial that has not begun
 
     def trial_lock(self, number: int) -> FileLock:
         """The lock that the process of a slot holds; the system frees it with the
@@ -246,10 +246,12 @@ class Turnstile:
                 with experimental():
                     optuna.storages.fail_stale_trials(study)
                 # One killed before its first heartbeat never gets stale.
+                # The clocks of machines differ: what counts is how long it is seen.
+                now = time.monotonic()
                 for trial in study.get_trials(states=(TrialState.RUNNING,)):
-                    age = (datetime.now() - trial.datetime_start).total_seconds()
+                    seen = now - self._first_seen.setdefault(trial.number, now)
                     has_begun = trial.user_attrs.get(BEGUN) == trial.number
-                    if not has_begun and age > BEGINNING_SECONDS:
+                    if not has_begun and seen > BEGINNING_SECONDS:
                         self._fail(study, trial)
             # Also those that somebody failed and was killed before putting back.
             for trial in live_trials(study).values():

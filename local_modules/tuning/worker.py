@@ -44,7 +44,6 @@ from local_modules.tuning.study import (
     EPOCHS,
     REASON,
     SLOT,
-    STEPS,
     SURPLUS,
     Turnstile,
     WithoutReplaced,
@@ -57,6 +56,7 @@ from local_modules.tuning.study import (
 
 BEST_OF_A_TRIAL = ("valid_eer", "valid_min_dcf", "train_accuracy")  # TensorBoard's
 SECONDS_BETWEEN_LOOKS = 2.0  # at trials that others have under way
+STEPS = 10  # that the pruner knows of a trial: tenths of its budget
 MAX_FAILURES = 3  # in a row: then it is more than the doing of each
 # Until a file server frees the lock of a machine that is gone, or one that was taken
 # for dead is through with its epoch.
@@ -134,6 +134,7 @@ class Worker:
             sampler, _ = make_sampler_and_pruner(job.search_file, job.seed)
         self.study.sampler = sampler
         self.n_failures = 0  # since a trial was complete or pruned
+        self.last_step = -1  # of the trial under way that the pruner knows
 
     def run(self) -> Iterator[None]:
         """Runs trials until the study is complete, those of others included: they may
@@ -234,23 +235,22 @@ class Worker:
 
             # The lock is held until Optuna has the outcome.
             try:
-                self.study.optimize(
-                    objective,
-                    n_trials=1,
-                    catch=(_TrialFailed,),
-                    callbacks=[self._close],
-                )
+                self.study.optimize(objective, n_trials=1, catch=(_TrialFailed,))
             except (ValueError, UpdateFinishedTrialError):
                 # Taken for dead while the machine slept or the database was away: it
-                # has been put back, and somebody carries on with it.
-                if not begun or not self._is_finished(begun[0]):
+                # has been put back, and somebody carries on with it. Or the database
+                # had the outcome, and went away before it said so.
+                if not begun or not self._stored(begun[0]).state.is_finished():
                     raise
+            if begun:
+                self._close(self._stored(begun[0]))
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _is_finished(self, trial: optuna.Trial) -> bool:
-        return self.study._storage.get_trial(trial._trial_id).state.is_finished()
+    def _stored(self, trial: optuna.Trial) -> FrozenTrial:
+        """What the storage has of a trial by now."""
+        return self.study._storage.get_trial(trial._trial_id)
 
     def _objective(self, trial: optuna.Trial, folder: Path) -> list[float]:
         try:
@@ -318,7 +318,7 @@ class Worker:
 
     def _should_prune(self, trial: optuna.Trial) -> bool:
         """What the pruner says, which it also notes for the trials to come."""
-        reported = self.study._storage.get_trial(trial._trial_id)
+        reported = self._stored(trial)
         return self.study.pruner.prune(WithoutReplaced(self.study), reported)
 
     def _unreported(self, epochs: list[dict]) -> Iterator[tuple[int, float]]:
@@ -333,7 +333,7 @@ class Worker:
                     self.last_step = step
                     yield step, value
 
-    def _close(self, study: optuna.Study, trial: FrozenTrial) -> None:
+    def _close(self, trial: FrozenTrial) -> None:
         """A trial that has ended keeps its figures, not its checkpoints."""
         reason = trial.user_attrs.get(REASON)
         if trial.state == TrialState.FAIL and reason in (None, SURPLUS):

@@ -10,16 +10,33 @@ from local_modules.distributed import (
     gather_on_all,
     gather_on_first,
     meet_ranks,
+    on_first,
     rank_share,
     synchronise_batch_norms,
 )
-from local_modules.errors import InputError
+from local_modules.errors import InputError, RunError
 
 N_UTTERANCES = 2  # so the third rank has none
 SHARES = (4, 1, 2)  # of a batch
 
 
+def of_the_first(mistake):
+    """On the first rank alone; it would be wrong to be asked on another."""
+    assert torch.distributed.get_rank() == 0
+    if mistake:
+        raise RunError(mistake)
+    return {"eer": 0.25}
+
+
+def failure(mistake):
+    try:
+        on_first(of_the_first, mistake)
+    except RunError as error:
+        return str(error)
+
+
 def together(rank, count, folder):
+    first = on_first(of_the_first, None), failure("it was too hot")
     share = rank_share(N_UTTERANCES)
     gathered = gather_on_first({f"{i}.wav": torch.full((3,), i) for i in share})
     names = gather_on_all(rank * [f"{rank}.wav"], "cpu")
@@ -31,7 +48,7 @@ def together(rank, count, folder):
     # The sum over all, of which DDP takes the mean over the ranks.
     (y * count).backward()
     grads = [parameter.grad for parameter in layers.parameters()]
-    return gathered, layers.state_dict(), grads, names
+    return gathered, layers.state_dict(), grads, names, first
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +85,10 @@ def test_the_first_rank_gets_all_embeddings_once(results):
     assert gathered[1:] == [{}, {}]
 
 
+def test_all_ranks_have_what_the_first_does_or_fail_with_it(results):
+    assert [result[4] for result in results] == 3 * [({"eer": 0.25}, "it was too hot")]
+
+
 def test_all_ranks_get_all_names(results):
     assert [result[3] for result in results] == 3 * [["1.wav", "2.wav", "2.wav"]]
 
@@ -76,7 +97,7 @@ def test_batch_norm_over_ranks_is_that_of_the_whole_batch(results):
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Conv1d(2, 5, 3), nn.BatchNorm1d(5), nn.Conv1d(5, 1, 1))
     layers(torch.randn(sum(SHARES), 2, 6) + 10.0).square().sum().backward()
-    for _, state, grads, _ in results:
+    for _, state, grads, *_ in results:
         torch.testing.assert_close(state, layers.state_dict())
         for grad, parameter in zip(grads, layers.parameters(), strict=True):
             # Before a batch norm, a bias has no gradient but by rounding.

@@ -199,6 +199,15 @@ def test_det_of_perfect_hopeless_and_equal_scores(tmp_path, figures, target, non
     assert low <= marked[0] <= high
 
 
+def test_curves_of_a_det_can_be_told_apart(tmp_path, figures, scores):
+    plots.plot_det({f"{n}": scores for n in range(15)}, tmp_path / "det.png")
+    (figure,) = figures
+    lines = [line for line in figure.axes[0].get_lines() if ": EER" in line.get_label()]
+    looks = {(line.get_color(), line.get_linestyle()) for line in lines}
+    assert len(looks) == len(lines) == 15
+    assert len({colour for colour, _ in looks}) == 6
+
+
 def test_det_draws_more_curves_than_colours(tmp_path, scores):
     curves = {str(number): scores for number in range(8)}
     plots.plot_det(curves, tmp_path / "det.png")

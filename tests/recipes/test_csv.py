@@ -45,6 +45,14 @@ def test_variables_and_absolute_paths(filled, root):
     assert len(splits["test"]) == 2 * 2  # one stretch of each file
 
 
+def test_a_manifest_that_a_spreadsheet_has_marked_as_utf8(filled):
+    write(filled.data / "train.csv", rows(*[f"s{n}" for n in range(8)]))
+    text = (filled.data / "train.csv").read_bytes()
+    (filled.data / "train.csv").write_bytes(b"\xef\xbb\xbf" + text)
+    prepare(str(filled.data), str(filled.save))
+    assert len(filled.splits()["train"]) == 4 * 4
+
+
 def test_manifests_elsewhere_and_speechbrains_names(filled, tmp_path, caplog):
     caplog.set_level("INFO")
     folder = tmp_path / "manifests"

@@ -17,6 +17,7 @@ from local_modules.inference.embedding_store import Embedded, EmbeddingStore
 from local_modules.inference.extraction import (
     WINDOW_SECONDS,
     embed_files,
+    embed_list,
     stretches_beside,
 )
 from local_modules.inference.speaker_model import SpeakerModel
@@ -140,6 +141,29 @@ def test_what_a_manifest_beside_a_list_says(tmp_path):
         assert found == {folder / "part.wav": stretch}
     for name in ("valid_trials.txt", "dev_trials.txt", "test.txt", "test.csv"):
         assert stretches_beside(tmp_path / name, folder) == {}
+
+
+def test_of_a_list_of_training_what_training_compares(model, store, files, tmp_path):
+    """Half of the first recording, by its name in the list; all of the second."""
+    folder = files[0].parent
+    half = soundfile.info(files[0]).frames // 2
+    rate = soundfile.info(files[0]).samplerate
+    row = Utterance("1", half / rate, files[0].name, 0, half, "ann")
+    write_manifest(tmp_path / "test.csv", [row])
+    names = [files[0].name, files[1].name, "nothing.wav"]
+    listed = names, tmp_path / "test_trials.txt", folder
+    found, failures = embed_list(model, *listed, store)
+    samples, _ = soundfile.read(files[0], frames=half, dtype="float32")
+    (expected,) = model.embed([torch.from_numpy(samples)])
+    np.testing.assert_allclose(found[names[0]].vector, expected, atol=1e-5)
+    assert found[names[0]].seconds == pytest.approx(half / rate)
+    whole, _ = embed_files(model, files[1:2], store)
+    assert found[names[1]].seconds == whole[files[1]].seconds
+    assert list(failures) == ["nothing.wav"]
+
+
+def test_embeddings_are_nobody_elses_to_read(store):
+    assert store.path.stat().st_mode & 0o077 == 0
 
 
 def test_what_is_stored_is_not_computed_again(model, store, files, monkeypatch):

@@ -453,6 +453,23 @@ class TestKilled:
         assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_what_people_keep_in_a_folder_stays(conformer, tmp_path):
+    """A repository of a hub, in a folder that is a link to another disk."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "model").symlink_to(tmp_path / "disk")
+    for _ in range(2):
+        conformer.write(tmp_path / "model")
+        assert content(tmp_path / "model") == content(conformer.folder)
+        (tmp_path / "disk" / ".git").mkdir()
+        (tmp_path / "disk" / ".git" / "HEAD").write_text("ref: refs/heads/main")
+        conformer.write(tmp_path / "model")
+        assert (tmp_path / "model").is_symlink()
+        head = tmp_path / "disk" / ".git" / "HEAD"
+        assert head.read_text() == "ref: refs/heads/main"
+        shutil.rmtree(head.parent)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "model"]
+
+
 def test_parts_that_would_overwrite_each_other_are_told_before_training(
     tmp_path, monkeypatch
 ):

@@ -36,6 +36,12 @@ def test_what_is_kept_of_a_model_in_a_place_that_cannot_be_written_to(
     assert kept.parent == Path("results")
     assert kept.name == f"{str(folder)[1:].replace('/', '--')}.voices.db"
     assert kept_beside("owner/x", "a.db") == Path("results/owner--x.a.db")
+    # Somebody else's file in a place that others may write to.
+    theirs = tmp_path / "run" / "voices.db"
+    theirs.touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != theirs)
+    assert kept_beside(folder, "voices.db") == kept
+    assert kept_beside(folder, "other.db").parent == tmp_path / "run"
 
 
 def test_a_runs_folder_is_not_its_model(tmp_path):

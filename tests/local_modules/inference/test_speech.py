@@ -1,13 +1,15 @@
 """What is taken for speech, and what a recording is refused for."""
 
 import os
+import tracemalloc
 
 import numpy as np
 import pytest
 import soundfile
 
 from local_modules.errors import InputError
-from local_modules.inference.speech import read_speech
+from local_modules.inference import speech
+from local_modules.inference.speech import BLOCK_SECONDS, read_speech
 
 RATE = 16000
 
@@ -51,6 +53,23 @@ def test_a_long_recording_is_read_in_blocks(spoken, tmp_path):
     assert heard.quality.speech_seconds == pytest.approx(
         alone.quality.speech_seconds, abs=0.2
     )
+
+
+def test_pauses_are_not_kept_in_memory(spoken, monkeypatch):
+    """Ten minutes with two seconds of speech in each block."""
+    n_blocks, block = 20, noise(BLOCK_SECONDS, 1e-5).astype(np.float32)
+    block[:30000] = spoken[:30000]
+    # Of numpy, whose memory is counted.
+    blocks = (block.copy() for _ in range(n_blocks))
+    monkeypatch.setattr(speech, "_blocks", lambda *arguments: blocks)
+    tracemalloc.start()
+    try:
+        heard = read_speech("a.wav", RATE)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 20000 * n_blocks < len(heard.samples) < 40000 * n_blocks
+    assert peak < n_blocks * block.nbytes / 2
 
 
 @pytest.mark.parametrize("rate", [8000, 11025, 44100, 96000])

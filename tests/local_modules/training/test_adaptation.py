@@ -12,7 +12,7 @@ from local_modules.class_parallel import SplitClassifier
 from local_modules.config import load_hparams, resolved_text
 from local_modules.errors import InputError
 from local_modules.training.adaptation import (
-    check_parts,
+    check_same_model,
     distance,
     drift,
     freeze,
@@ -134,11 +134,11 @@ def test_what_is_no_model_folder_is_one_line(kind, trained_run, recipe, tmp_path
 
 def test_the_first_difference_of_lists_and_missing_keys():
     text = "{compute_features: {a: [1, 2]}, mean_var_norm: {}, embedding_model: {}}"
-    check_parts(text, text)
+    check_same_model(text, text)
     with pytest.raises(ValueError, match="compute_features.a"):
-        check_parts(text, text.replace("2]", "3]"))
+        check_same_model(text, text.replace("2]", "3]"))
     with pytest.raises(ValueError, match="compute_features.a .* nothing"):
-        check_parts(text, text.replace("a: [1, 2]", ""))
+        check_same_model(text, text.replace("a: [1, 2]", ""))
 
 
 class Encoder(nn.Module):

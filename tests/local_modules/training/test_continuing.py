@@ -91,13 +91,13 @@ def test_changed_inside_an_object(run, tmp_path, old, new, told):
 
 def test_a_hash_within_a_text_is_no_remark(run):
     """It was cut off with what looks like a remark."""
-    given = {"lr": 0.01, "data_folder": "/speech/take #1"}
+    given = {"lr": 0.01, "noise_folder": "/noise/take #1"}
     (Path(run) / "hyperparams.yaml").write_text(
         resolved_text(CONFORMER, given | {"n_speakers": 3})
     )
     check_continues(run, CONFORMER, given)
-    given["data_folder"] = "/speech/take #2"
-    assert "take #1, not /speech/take #2;" in message(
+    given["noise_folder"] = "/noise/take #2"
+    assert "take #1, not /noise/take #2;" in message(
         check_continues, run, CONFORMER, given
     )
 

@@ -5,7 +5,7 @@ import csv
 import pytest
 from optuna.trial import TrialState
 
-from local_modules.tuning.outcome import best_trial, trial_line, write_trials
+from local_modules.tuning.outcome import best_trial, trial_line, write_trial_table
 from local_modules.tuning.storage import open_study
 from local_modules.tuning.study import EPOCHS, begin_attempt, put_back
 
@@ -23,7 +23,7 @@ def test_a_trial_takes_the_time_of_all_its_attempts(tmp_path):
     study.tell(trial, 0.25)
     told = trial_line(study.trials[1], ("eer",))
     assert told.startswith("trial 0: EER 25.00 %; ") and told.endswith("; 10.0 min")
-    write_trials(study, ("eer",), tmp_path / "trials.csv")
+    write_trial_table(study, ("eer",), tmp_path / "trials.csv")
     with open(tmp_path / "trials.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["seconds"] == "600.0"
@@ -51,7 +51,7 @@ def test_the_best_trial_is_a_complete_one(study):
 def test_a_pruned_trial_shows_what_it_had_reached(study, tmp_path):
     told = trial_line(study.trials[0], ("eer",))
     assert told.startswith("trial 0: pruned: EER 5.00 % after 30 % of its budget")
-    write_trials(study, ("eer",), tmp_path / "trials.csv")
+    write_trial_table(study, ("eer",), tmp_path / "trials.csv")
     with open(tmp_path / "trials.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["eer"] for row in rows] == ["0.05", "0.25"]

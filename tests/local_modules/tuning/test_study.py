@@ -343,15 +343,20 @@ def test_a_trial_killed_before_its_first_heartbeat(server, tmp_path, monkeypatch
     study.tell(put_back_once, state=TrialState.FAIL)
     Turnstile(tmp_path).recover(study)
     study.ask(), study.ask()
-    Turnstile(tmp_path).recover(study)
+    turnstile = Turnstile(tmp_path)
+    turnstile.recover(study)
     states = [trial.state for trial in live_trials(study).values()]
     assert states == 2 * [TrialState.RUNNING]
     monkeypatch.setattr(module, "BEGINNING_SECONDS", 0.0)
+    # What another machine's clock says of their age counts for nothing.
     Turnstile(tmp_path).recover(study)
+    states = [trial.state for trial in live_trials(study).values()]
+    assert states == 2 * [TrialState.RUNNING]
+    turnstile.recover(study)
     states = [trial.state for trial in live_trials(study).values()]
     assert states == 2 * [TrialState.WAITING]
     begun = running(study)  # has noted so, and is left to its heartbeat
-    Turnstile(tmp_path).recover(study)
+    turnstile.recover(study), turnstile.recover(study)
     state = {t.number: t.state for t in study.trials}[begun.number]
     assert state == TrialState.RUNNING
 
