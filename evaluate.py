@@ -19,7 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from local_modules.errors import InputError, LineParser, check_positive, exit_status
+from local_modules.errors import (
+    InputError,
+    LineParser,
+    check_positive,
+    exit_status,
+    printable,
+)
 from local_modules.evaluation.backend import (
     CALIBRATED,
     COHORT_UTTERANCES,
@@ -57,7 +63,6 @@ from local_modules.inference.extraction import (
 )
 from local_modules.inference.speaker_model import SpeakerModel, kept_beside
 from local_modules.manifest import spread_utterances
-from local_modules.preparation.recordings import printable
 from local_modules.preparation.scan import find_audio
 from local_modules.scoring import trial_rows
 from local_modules.trials import TrialList, read_enrolment, read_trials

@@ -19,7 +19,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from local_modules.errors import InputError, LineParser, RunError, exit_status
+from local_modules.errors import (
+    InputError,
+    LineParser,
+    RunError,
+    exit_status,
+    printable,
+)
 
 # All that needs PyTorch is imported where it is used: neither --help nor a mistake on
 # the command line waits for it.
@@ -51,7 +57,6 @@ def verify(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str
 def embed(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str]:
     """Writes the embeddings of recordings and of folders of recordings."""
     from local_modules.inference.embedding_files import embed_to_file, find_recordings
-    from local_modules.preparation.recordings import printable
 
     paths = find_recordings(options.recordings)
     n, failures = embed_to_file(verifier.model, paths, Path(options.output))

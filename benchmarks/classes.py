@@ -43,7 +43,7 @@ from local_modules.losses import AdditiveAngularMargin  # noqa: E402
 FOLDER = Path("results/benchmarks/classes")
 N_RANKS = 2
 SCALE = 30.0
-FAR = 10**7  # speakers that are extrapolated to
+MOST = 10**7  # speakers that are extrapolated to
 COPIES = 6  # of the matrix that a step may need, for the decision to leave out
 
 
@@ -119,7 +119,7 @@ def cell(found: tuple[float, float]) -> str:
 def extrapolated(
     measured: dict[int, tuple[float, float]],
 ) -> tuple[tuple[float, float], str]:
-    """Memory and time for `FAR` speakers, and how they follow.
+    """Memory and time for `MOST` speakers, and how they follow.
 
     Arguments
     ---------
@@ -139,12 +139,12 @@ def extrapolated(
         for low, high in zip(measured[smaller], measured[larger], strict=True)
     ]
     found = tuple(
-        high + slope * (FAR - larger)
+        high + slope * (MOST - larger)
         for high, slope in zip(measured[larger], slopes, strict=True)
     )
     arithmetic = (
         f"{slopes[0] * 2**20:,.0f} bytes and {slopes[1] * 1e6:.2f} microseconds a "
-        f"speaker between {smaller:,} and {larger:,}; x {FAR - larger:,} more"
+        f"speaker between {smaller:,} and {larger:,}; x {MOST - larger:,} more"
     )
     return found, arithmetic
 
@@ -194,7 +194,7 @@ def run(options: argparse.Namespace) -> None:
             row.append(cell(found[make][n_classes]))
         rows.append(row)
     far = [extrapolated(found[make]) for make in WAYS]
-    rows.append([f"{FAR:,}, extrapolated", *(cell(result) for result, _ in far)])
+    rows.append([f"{MOST:,}, extrapolated", *(cell(result) for result, _ in far)])
     table = markdown([f"speakers, {N_RANKS} ranks", *names], rows)
     arithmetic = "\n".join(
         f"- {name}: {words}" for name, (_, words) in zip(names, far, strict=True)

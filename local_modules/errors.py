@@ -4,6 +4,7 @@ is told."""
 import argparse
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -110,6 +111,18 @@ def one_line(error: object) -> str:
     ('no number', 'KeyError')
     """
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def printable(name: str) -> str:
+    """A file's name with what a line of UTF-8 cannot hold escaped.
+
+    Example
+    -------
+    >>> print(printable("a\\nb"))
+    a\\nb
+    """
+    escaped = name.encode("utf-8", "backslashreplace").decode()
+    return re.sub(r"[\r\n]", lambda end: repr(end[0])[1:-1], escaped)
 
 
 def check_positive(options: argparse.Namespace, *names: str) -> None:

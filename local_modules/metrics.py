@@ -334,6 +334,18 @@ def bayes_threshold(
     """The threshold on log-likelihood ratios (natural logarithm) with the least
     expected cost.
 
+    Arguments
+    ---------
+    p_target : float
+        Prior probability of a target trial.
+    c_miss, c_fa : float
+        Costs of a false rejection and of a false acceptance.
+
+    Returns
+    -------
+    float
+        log(c_fa (1 - p_target) / (c_miss p_target)).
+
     Raises
     ------
     ValueError

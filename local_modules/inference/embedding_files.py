@@ -7,13 +7,12 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from local_modules.errors import InputError
+from local_modules.errors import InputError, printable
 from local_modules.files import replacing, writing_to
 from local_modules.inference.embedding_store import EmbeddingStore
 from local_modules.inference.extraction import embed_files
 from local_modules.inference.speaker_model import SpeakerModel
 from local_modules.inference.verification import WINDOW_SECONDS
-from local_modules.preparation.recordings import printable
 from local_modules.preparation.scan import find_audio
 
 SUFFIXES = (".npy", ".safetensors")

@@ -15,7 +15,7 @@ import soundfile
 from speechbrain.utils.logger import get_logger
 from tqdm import tqdm
 
-from local_modules.errors import RunError
+from local_modules.errors import RunError, printable
 from local_modules.files import replacing
 from local_modules.manifest import Utterance
 
@@ -283,9 +283,3 @@ def report_skipped(
     for row in rows[:N_NAMED]:
         logger.warning("skipped %s: %s", row.path, row.reason)
     logger.warning("skipped %s of %s; all are in %s", count, root, path)
-
-
-def printable(path: str) -> str:
-    """Escapes what a UTF-8 file of one line per name cannot hold."""
-    escaped = path.encode("utf-8", "backslashreplace").decode()
-    return re.sub(r"[\r\n]", lambda end: repr(end[0])[1:-1], escaped)

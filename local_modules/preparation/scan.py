@@ -8,8 +8,8 @@ from pathlib import Path
 import soundfile
 from speechbrain.utils.logger import get_logger
 
-from local_modules.errors import InputError
-from local_modules.preparation.recordings import N_NAMED, printable
+from local_modules.errors import InputError, printable
+from local_modules.preparation.recordings import N_NAMED
 
 logger = get_logger(__name__)
 

@@ -125,6 +125,14 @@ def begin_run(
         The YAML they come from, references resolved.
     splits, trials : dict
         What `read_corpus` returns.
+
+    Raises
+    ------
+    InputError
+        A key, a value or a path is wrong, the recipe lacks a part, or the folder holds
+        another run.
+    RunError
+        Too many recordings can't be read.
     """
     config.check_overrides(hparams_file, overrides)
     settings = config.plain_values(hparams_file, overrides)

@@ -13,6 +13,7 @@ import optuna
 import optuna.visualization as interactive
 import optuna.visualization.matplotlib as static
 import plotly.graph_objects as go
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 from optuna.exceptions import ExperimentalWarning
@@ -28,13 +29,14 @@ from local_modules.tuning.study import EPOCHS, live_trials
 OTHERS_GREY = "#BBBBBB"
 N_IMPORTANT = 4  # parameters that contour and slice show
 
-# Name, title, key of an epoch's row, factor, axis.
+# Name, title, key of an epoch's row, factor, axis, whether that is logarithmic.
 OVERLAYS = (
-    ("eer", "Equal error rate of all trials", "valid_eer", 100, "valid EER (%)"),
-    ("accuracy", "Training accuracy", "train_accuracy", 100, "accuracy (%)"),
-    ("loss", "Training loss", "train_loss", 1, "loss"),
-    ("learning_rate", "Learning rate", "learning_rate", 1, "learning rate"),
+    ("eer", "Equal error rate of all trials", "valid_eer", 100, "valid EER (%)", True),
+    ("accuracy", "Training accuracy", "train_accuracy", 100, "accuracy (%)", False),
+    ("loss", "Training loss", "train_loss", 1, "loss", False),
+    ("learning_rate", "Learning rate", "learning_rate", 1, "learning rate", False),
 )
+BUDGET = "share of a trial's budget (%)"
 
 
 @dataclass(frozen=True)
@@ -232,21 +234,27 @@ def _tidy_optuna_s(name: str, figure: Figure, options: dict) -> None:
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             if axis.get_scale() == "log":
-                low, high = axis.get_view_interval()
-                # Narrow ranges may hold no power of ten.
-                subs = (1, 2, 5) if high < 30 * low else (1,)
-                axis.set_major_locator(LogLocator(subs=subs))
-                axis.set_major_formatter("{x:g}")
-                axis.set_minor_formatter(NullFormatter())
+                _tick(axis)
 
 
-def _overlay(study, name, title, key, factor, axis) -> Picture:
-    """A curve of every trial by epoch, the best one's in front."""
+def _tick(axis: Axis) -> None:
+    """Gives a logarithmic axis legible ticks."""
+    low, high = axis.get_view_interval()
+    # Narrow ranges may hold no power of ten.
+    subs = (1, 2, 5) if high < 30 * low else (1,)
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _overlay(study, name, title, key, factor, axis, is_log) -> Picture:
+    """A curve of every trial over its budget, whose epochs may be longer or shorter
+    than those of others, the best one's in front."""
     best = best_trial(study)
-    curves = []  # of (trial, epochs, values, colour, width, label), front last
+    curves = []  # of (front, colour, width, label, shares, values, is_pruned)
     for number, trial in live_trials(study).items():
         rows = trial.user_attrs.get(EPOCHS, [])
-        epochs = [row["epoch"] for row in rows]
+        shares = [100 * row["budget_used"] for row in rows]
         values = [factor * row[key] for row in rows]
         if trial.number == best.number:
             look = (2, BLUE, 3.0, f"best, trial {number}")
@@ -255,43 +263,49 @@ def _overlay(study, name, title, key, factor, axis) -> Picture:
         else:
             look = (0, OTHERS_GREY, 0.8, f"trial {number}")
         is_pruned = trial.state == TrialState.PRUNED
-        curves.append((*look, epochs, values, is_pruned))
+        curves.append((*look, shares, values, is_pruned))
     curves.sort(key=lambda curve: curve[0])
+    # No error at all has no place on a logarithmic axis.
+    lowest = min((v for *_, values, _ in curves for v in values), default=0)
+    is_log = is_log and lowest > 0
 
     figure = go.Figure()
-    for front, colour, width, label, epochs, values, is_dashed in curves:
+    for front, colour, width, label, shares, values, is_dashed in curves:
         line = {"color": colour, "width": width, "dash": "dot" if is_dashed else None}
         figure.add_scatter(
-            x=epochs,
+            x=shares,
             y=values,
             name=label,
             line=line,
             mode="lines+markers" if front else "lines",
             showlegend=front > 0,
         )
-    figure.update_layout(xaxis_title="epoch", yaxis_title=axis)
+    figure.update_layout(xaxis_title=BUDGET, yaxis_title=axis)
+    figure.update_yaxes(type="log" if is_log else "linear")
     figure.update_layout(legend={"x": 1, "y": 1, "xanchor": "right"})
 
     def draw():
         drawn = Figure(figsize=(7, 4), layout="constrained")
         axes = drawn.subplots()
-        for front, colour, width, label, epochs, values, is_dashed in curves:
+        for front, colour, width, label, shares, values, is_dashed in curves:
             axes.plot(
-                epochs,
+                shares,
                 values,
                 color=colour,
                 linewidth=width,
                 linestyle=":" if is_dashed else "-",
-                marker="o" if front or len(epochs) == 1 else None,
-                markersize=4,
+                marker="o" if front or len(shares) == 1 else None,
+                markersize=3,
                 label=label if front else None,
             )
         axes.set_title(title, loc="left")
-        axes.set_xlabel("epoch")
+        axes.set_xlabel(BUDGET)
         axes.set_ylabel(axis)
         axes.legend(frameon=False)
-        axes.xaxis.get_major_locator().set_params(integer=True)
         tidy(axes)
+        if is_log:
+            axes.set_yscale("log")
+            _tick(axes.yaxis)
         return drawn
 
     how_to_read = (

@@ -195,6 +195,18 @@ def make_sampler_and_pruner(
 ) -> tuple[optuna.samplers.BaseSampler, optuna.pruners.BasePruner]:
     """Makes the sampler and the pruner of a search file.
 
+    Arguments
+    ---------
+    search_file : str or os.PathLike
+        As of `read_search`.
+    seed : int
+        Becomes `sampler_seed`.
+
+    Returns
+    -------
+    sampler : optuna.samplers.BaseSampler
+    pruner : optuna.pruners.BasePruner
+
     Raises
     ------
     InputError

@@ -9,10 +9,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from local_modules.errors import InputError
+from local_modules.errors import InputError, printable
 from local_modules.manifest import check_splits
 from local_modules.preparation.lists import own_trial_files
-from local_modules.preparation.recordings import Recording, Skipped, printable
+from local_modules.preparation.recordings import Recording, Skipped
 from local_modules.preparation.scan import find_audio
 from local_modules.preparation.writing import Corpus, Settings, write_corpus
 

@@ -218,6 +218,8 @@ def test_the_overlay_shows_the_curves_of_the_trials(tmp_path):
     assert front.name == "best, trial 1"
     rows = live_trials(study)[1].user_attrs["epochs"]
     assert list(front.y) == [100 * row["valid_eer"] for row in rows]
+    assert list(front.x) == [100 * row["budget_used"] for row in rows]
+    assert eer.figure.layout.yaxis.type == "log"
     (pruned,) = (line for line in eer.figure.data if line.name == "trial 2")
     assert len(pruned.y) == 1 and pruned.line.dash == "dot"
 
