@@ -355,7 +355,7 @@ def train(
     if hparams["pretrained"]:
         parts = ("embedding_model", "classifier", "label_encoder")
         old_model = adaptation.start_from(
-            hparams["pretrained"], hparams_text, *(hparams[part] for part in parts)
+            hparams["pretrained"], *(hparams[part] for part in parts)
         )
         hparams["averaged_model"].module.load_state_dict(old_model.state_dict())
         frozen = adaptation.freeze(

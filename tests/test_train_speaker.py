@@ -923,6 +923,7 @@ class TestStartingFromATrainedModel:
         assert train_speaker.main(arguments) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
         assert "--pretrained" in line and "emb_dim 16, the recipe 8" in line
+        assert not (tmp_path / "manifests").exists()  # told before preparing
 
 
 class TestSpeakerSpeeds:

@@ -23,9 +23,30 @@ WEIGHTS = "embedding_model.safetensors"  # in a model folder
 ANY_VALUE = {"dropout"}  # changes no weight
 
 
+def check_pretrained(folder: str, hparams_text: str) -> None:
+    """Checks that a folder holds a model like a recipe's.
+
+    Arguments
+    ---------
+    folder : str
+        A model folder that training has written.
+    hparams_text : str
+        The recipe's HyperPyYAML with references resolved.
+
+    Raises
+    ------
+    InputError
+        The folder is no such folder, or its model is not built like the recipe's.
+    """
+    try:
+        theirs = (Path(folder) / "hyperparams.yaml").read_text(encoding="utf-8")
+        check_same_model(theirs, hparams_text)
+    except (OSError, ValueError) as error:
+        raise _is_no_model(folder, error) from None
+
+
 def start_from(
     folder: str,
-    hparams_text: str,
     embedding_model: nn.Module,
     classifier: nn.Module,
     label_encoder: CategoricalEncoder,
@@ -36,9 +57,7 @@ def start_from(
     Arguments
     ---------
     folder : str
-        A model folder that training has written.
-    hparams_text : str
-        The recipe's HyperPyYAML with references resolved.
+        A model folder that `check_pretrained` has passed.
     embedding_model, classifier : torch.nn.Module
         The recipe's; `classifier.weight` has a row for each speaker or, in a
         `SplitClassifier`, for those of this rank.
@@ -53,21 +72,16 @@ def start_from(
     Raises
     ------
     InputError
-        The folder is no such folder, or its model is not built like the recipe's.
+        A file is missing or broken.
     """
     place = Path(folder)
     try:
-        theirs = (place / "hyperparams.yaml").read_text(encoding="utf-8")
-        check_same_model(theirs, hparams_text)
         load_model(embedding_model, str(place / WEIGHTS))
         known = CategoricalEncoder()
         known.load(place / "label_encoder.txt")
         weight = load_file(str(place / "classifier.safetensors"))["weight"]
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"--pretrained {folder}: has to be a model folder of this recipe: "
-            f"{one_line(error)}"
-        ) from None
+        raise _is_no_model(folder, error) from None
     ours = getattr(classifier, "rows", range(len(classifier.weight)))
     rows = {
         known.lab2ind[speaker]: row - ours.start
@@ -99,6 +113,13 @@ def check_same_model(theirs: str, ours: str) -> None:
         values = [tree.get(part) for tree in trees]
         for name, one, other in differences(*values, part, ignored=ANY_VALUE):
             raise ValueError(f"it has {name} {one}, the recipe {other}")
+
+
+def _is_no_model(folder: str, error: Exception) -> InputError:
+    return InputError(
+        f"--pretrained {folder}: has to be a model folder of this recipe: "
+        f"{one_line(error)}"
+    )
 
 
 def freeze(embedding_model: nn.Module, n_blocks: int) -> list[nn.Module]:

@@ -24,6 +24,7 @@ from local_modules.corpus import (
 from local_modules.distributed import rank_and_count
 from local_modules.errors import InputError
 from local_modules.files import check_writable, replacing, writing_to
+from local_modules.training.adaptation import check_pretrained
 from local_modules.training.continuing import (
     check_continues,
     check_same_options,
@@ -147,6 +148,9 @@ def begin_run(
     for key in ("noise_folder", "rir_folder"):
         if settings.get(key) and not settings.get("augment_prob", 1):
             logger.warning("--%s is not used: augment_prob is 0", key)
+    if settings["pretrained"]:
+        text = config.resolved_text(hparams_file, {**overrides, "n_speakers": 0})
+        check_pretrained(settings["pretrained"], text)
     continues = has_begun(settings["save_folder"])
     if continues:  # before another corpus takes the place of its manifests
         check_continues(settings["output_folder"], hparams_file, overrides)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.classes import FAR, extrapolated
+from benchmarks.classes import MOST, extrapolated
 from tests.programs import benchmark
 
 
@@ -34,5 +34,5 @@ def test_a_small_run_fills_the_table(tmp_path):
 def test_extrapolation_goes_on_in_a_straight_line():
     measured = {10: (50.0, 9.0), 1000: (3.0, 2.0), 2000: (5.0, 2.5)}
     found, _ = extrapolated(measured)
-    n = FAR - 2000
+    n = MOST - 2000
     assert found == pytest.approx((5 + 2 * n / 1000, 2.5 + 0.5 * n / 1000))

@@ -12,6 +12,7 @@ from local_modules.class_parallel import SplitClassifier
 from local_modules.config import load_hparams, resolved_text
 from local_modules.errors import InputError
 from local_modules.training.adaptation import (
+    check_pretrained,
     check_same_model,
     distance,
     drift,
@@ -44,9 +45,7 @@ def test_weights_come_and_those_of_speakers_by_their_names(trained_run, recipe):
     whole = load_hparams(str(trained_run / "hyperparams.yaml"), {})
     whole["label_encoder"].load(trained_run / "model/label_encoder.txt")
     of_the_stranger = classifier.weight[1].clone()
-    old = start_from(
-        str(trained_run / "model"), text, embedding_model, classifier, encoder
-    )
+    old = start_from(str(trained_run / "model"), embedding_model, classifier, encoder)
     for name, value in embedding_model.state_dict().items():
         assert torch.equal(value, old.state_dict()[name])
     # Independently of the module under test: SpeechBrain's own loader of the folder.
@@ -70,17 +69,17 @@ def test_a_rank_gets_the_rows_of_its_speakers(trained_run, recipe):
     text, (embedding_model, classifier, encoder), _ = recipe
     folder = str(trained_run / "model")
     before = classifier.weight.detach().clone()
-    start_from(folder, text, embedding_model, classifier, encoder)
+    start_from(folder, embedding_model, classifier, encoder)
     part = SplitClassifier(16, 3, angular_scale=30.0)
     part.rows, part.weight = range(1, 3), nn.Parameter(before[1:].clone())
-    start_from(folder, text, embedding_model, part, encoder)
+    start_from(folder, embedding_model, part, encoder)
     assert not torch.equal(before[2], classifier.weight[2])
     assert torch.equal(part.weight, classifier.weight[1:])
 
 
 def test_the_copy_stays_what_it_was(trained_run, recipe):
     text, (embedding_model, *others), _ = recipe
-    old = start_from(str(trained_run / "model"), text, embedding_model, *others)
+    old = start_from(str(trained_run / "model"), embedding_model, *others)
     before = [parameter.clone() for parameter in old.parameters()]
     with torch.no_grad():
         for parameter in embedding_model.parameters():
@@ -101,18 +100,18 @@ def test_the_copy_stays_what_it_was(trained_run, recipe):
     ],
 )
 def test_a_model_built_otherwise_is_named(trained_run, recipe, change, words):
-    text, parts, _ = recipe
+    text, *_ = recipe
     assert change[0] in text
     with pytest.raises(InputError, match="^--pretrained ") as caught:
-        start_from(str(trained_run / "model"), text.replace(*change), *parts)
+        check_pretrained(str(trained_run / "model"), text.replace(*change))
     assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_dropout_may_differ(trained_run, recipe):
-    text, parts, _ = recipe
+    text, *_ = recipe
     assert "dropout: 0.0" in text
     text = text.replace("dropout: 0.0", "dropout: 0.3")
-    start_from(str(trained_run / "model"), text, *parts)
+    check_pretrained(str(trained_run / "model"), text)
 
 
 @pytest.mark.parametrize("kind", ["nothing", "empty", "truncated", "text"])
@@ -128,7 +127,7 @@ def test_what_is_no_model_folder_is_one_line(kind, trained_run, recipe, tmp_path
         octets = weights.read_bytes()[:1000] if kind == "truncated" else b"no weights"
         weights.write_bytes(octets)
     with pytest.raises(InputError, match="has to be a model folder") as caught:
-        start_from(str(folder), text, *parts)
+        start_from(str(folder), *parts)
     assert "\n" not in str(caught.value)
 
 
