@@ -211,13 +211,13 @@ class Answers:
         if densities is None:
             return picture, "Right of the dotted line it is the same person."
         return picture, (
-            "Behind it: how often which ratio came up with two recordings of one "
-            "person, and of two, among the speakers on whom the scale was made."
+            "Behind it: the ratios of pairs of recordings of one person, and of two "
+            "people, among the speakers to whom the calibration is fitted."
         )
 
 
 def _headline(verdict: Verdict) -> str:
-    headline = "The same person" if verdict.same else "Two persons"
+    headline = "The same person" if verdict.same else "Two people"
     probability = verdict.probability
     if probability is not None and max(probability, 1 - probability) < SURE:
         return f"Hard to say; rather {headline[0].lower()}{headline[1:]}"

@@ -83,9 +83,9 @@ def build(answers: Answers, model_name: str) -> gradio.Blocks:
         gradio.HTML(
             answers.parts.footnote(
                 f"WAV, FLAC, OGG or MP3, up to {MAX_SECONDS} s and {MAX_MEGABYTES} MB. "
-                f"Recordings stay on the machine that shows this page, and are gone "
-                f"after {SECONDS_KEPT // 60} minutes; of those enrolled, the numbers "
-                f"that the model has made of their voices are kept. Model {model_name}."
+                f"Recordings stay on the machine that serves this page and are deleted "
+                f"after {SECONDS_KEPT // 60} minutes; of people enrolled, only the "
+                f"model's embeddings are kept. Model {model_name}."
             )
         )
 

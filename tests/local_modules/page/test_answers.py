@@ -52,7 +52,7 @@ def test_the_same_recording_twice_is_the_same_person(answers, words):
 def test_a_prior_moves_the_verdict(answers, words, verifier):
     one, other = words["test0"][:2]
     html, _ = Answers(verifier, answers.open_store, prior=1e-9).compare(one, other)
-    assert "Two persons</h2>" in html
+    assert "Two people</h2>" in html
 
 
 def test_a_calibration_from_before_has_a_scale_without_densities(answers, words):
