@@ -3,10 +3,10 @@
 
     python calibrate.py MODEL --trials LIST --data_folder DIR --output_folder FOLDER
 
-A threshold holds for recordings like those that it was chosen on. Where training had
-other languages, microphones or rooms, a few hundred trials of known truth, of speakers
-whom no test asks for, make FOLDER a model for yours: a copy of MODEL with another
-threshold and another calibration. Its embeddings are the same.
+A threshold holds for recordings like those that it was chosen on. If training had other
+languages, microphones or rooms, a few hundred labelled trials, of speakers who are in
+no test, adapt the model to yours: FOLDER becomes a copy of MODEL with a new threshold
+and calibration, and the same embeddings.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from local_modules.scoring import trial_rows
 from local_modules.trials import read_trials
 
 MIN_TRIALS = 50  # of each kind
-FEW_SPEAKERS = 50  # a threshold of fewer is mostly theirs
+FEW_SPEAKERS = 50  # a threshold from fewer fits mostly them
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -44,25 +44,25 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("model", metavar="MODEL", help="a folder that train_speaker.py has written")
-    add("--trials", required=True, metavar="LIST", help="what is compared")
-    add("--data_folder", required=True, metavar="DIR", help="where its paths begin")
+    add("--trials", required=True, metavar="LIST", help="the trial list")
+    add("--data_folder", required=True, metavar="DIR", help="root folder of its paths")
     add("--output_folder", required=True, metavar="FOLDER", help="the model to write")
     add("--device", default="cpu")
     add(
         "--trust",
         action="store_true",
-        help="load the model unchecked, with the code in its folder: for one that you "
-        "have made or audited yourself",
+        help="load the model unchecked, with the code in its folder: only for one that "
+        "you made or audited yourself",
     )
     return parser.parse_args(argv)
 
 
 def calibrate(options: argparse.Namespace) -> None:
-    """Scores the trials, fits, writes the folder, and says what has changed."""
+    """Scores the trials, fits, writes the folder, and prints what has changed."""
     folder = Path(options.output_folder)
     if folder.exists() and not is_calibrated_anew(folder):
         raise InputError(
-            f"--output_folder {folder}: is there, and calibrate.py has not written it; "
+            f"--output_folder {folder}: exists, and calibrate.py has not written it; "
             "choose another"
         )
     check_is_folder(options.data_folder, "data_folder")
@@ -72,14 +72,14 @@ def calibrate(options: argparse.Namespace) -> None:
     if min(n_target, len(trials) - n_target) < MIN_TRIALS:
         raise InputError(
             f"{options.trials}: has {n_target} target and {len(trials) - n_target} "
-            f"non-target trials; {MIN_TRIALS} of each are the minimum, some hundreds "
+            f"non-target trials; {MIN_TRIALS} of each are the minimum, a few hundred "
             "are better"
         )
     model = SpeakerModel(options.model, options.device, options.trust)
     for name in (STATISTICS, METRICS, CARD):
         if not (Path(options.model) / name).is_file():
             raise InputError(
-                f"{options.model}: is no folder with a {name}, as train_speaker.py "
+                f"{options.model}: is not a folder with a {name}, as train_speaker.py "
                 "writes; only those can be calibrated"
             )
     old_threshold = model.classifier.hparams.threshold
@@ -108,7 +108,7 @@ def calibrate(options: argparse.Namespace) -> None:
         f"{n_speakers} speakers as far as the list says"
     )
     if n_speakers < FEW_SPEAKERS:
-        print("so few speakers say little of others: a rough threshold")
+        print("so few speakers give only a rough threshold for others")
     print(
         f"threshold  {rates['eer_threshold']:.4f}, was {old_threshold:.4f}; EER "
         f"{100 * rates['eer']:.2f} % (cosine)"
@@ -119,7 +119,7 @@ def calibrate(options: argparse.Namespace) -> None:
             pair = ratios[trials.labels], ratios[~trials.labels]
             print(f"C_llr      {cllr(*pair):.3f} {name}, {min_cllr(*pair):.3f} at best")
     print(
-        "on the trials that it was fitted on: on others it will be worse\n"
+        "measured on the trials that it was fitted on: on others it will be worse\n"
         f"model      {folder}"
     )
 

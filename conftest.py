@@ -1,5 +1,5 @@
-"""What the tests share: a small corpus of voices, a small model that has learnt it, and
-a browser."""
+"""What the tests share: a small corpus of voices, a small model trained on it, and a
+browser."""
 
 import contextlib
 import json
@@ -10,9 +10,9 @@ import subprocess
 import threading
 from pathlib import Path
 
-# Before torch is imported: two threads fight over tensors as small as these.
+# Before torch is imported: tensors as small as these are slower with two threads.
 os.environ["OMP_NUM_THREADS"] = "1"
-# A model that isn't there would be asked for again and again.
+# A missing model would be requested from the hub again and again.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
@@ -23,14 +23,14 @@ from tqdm import tqdm
 ROOT = Path(__file__).parent
 SAMPLE_RATE = 16000
 
-# The default lock is shared with forked processes: a test that kills one may find it
-# held for ever.
+# The default lock is shared with forked processes: one that is killed may never release
+# it.
 tqdm.set_lock(threading.RLock())
 
 
 def pytest_collection_modifyitems(items):
-    """What starts whole programs comes first: a worker that is through with its tests
-    can take over what others haven't begun, but for the last."""
+    """Tests that start whole programs come first: an idle worker can take over tests
+    that others haven't begun, except their last."""
     programs = {ROOT / "tests", ROOT / "tests" / "benchmarks"}
     items.sort(key=lambda item: item.path.parent not in programs)
 
@@ -41,8 +41,8 @@ def voice(rng: np.random.Generator) -> tuple[float, np.ndarray]:
 
 
 def utterance(pitch, formants, rng, seconds=1.2):
-    """Harmonics of a wavering pitch, louder near the formants, in noise, as loud and
-    soft as four syllables a second."""
+    """Harmonics of a wavering pitch, louder near the formants, with the loudness of
+    four syllables a second, in noise."""
     time = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     wave = np.zeros_like(time)
     waver = 1 + 0.05 * np.sin(2 * np.pi * rng.uniform(2, 5) * time + rng.uniform(0, 6))
@@ -78,7 +78,7 @@ def voices_folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_logging_into_a_closed_stream():
-    """SpeechBrain's handlers keep the streams that pytest captures for one test."""
+    """SpeechBrain's handlers would keep the streams that pytest captures for a test."""
     yield
     root = logging.getLogger()
     for handler in root.handlers[:]:
@@ -88,13 +88,13 @@ def no_logging_into_a_closed_stream():
 
 @pytest.fixture(scope="session", autouse=True)
 def shared_with_programs():
-    """Not at once: pytest's first process runs no test, and need not wait for it."""
+    """Imported late: pytest's controller runs no tests, and need not wait for it."""
     import tests.environment  # noqa: F401
 
 
 @pytest.fixture
 def no_pictures(monkeypatch):
-    """Trainings of this process draw nothing, which would take longer than they do."""
+    """Trainings in this process draw no plots, which would take longer than they do."""
     from local_modules.training import finish
 
     monkeypatch.setattr(finish, "draw_plots", lambda *args: None)
@@ -102,8 +102,8 @@ def no_pictures(monkeypatch):
 
 @pytest.fixture
 def unsynced(monkeypatch):
-    """Files that took their place before they were on the disk: a power cut may leave
-    them empty."""
+    """Files moved into place before they were synced: a power cut may leave them
+    empty."""
     on_disk, found = set(), []
     fsync, replace = os.fsync, os.replace
 
@@ -123,9 +123,8 @@ def unsynced(monkeypatch):
 
 @pytest.fixture
 def in_browser(tmp_path):
-    """A function of a page's HTML, the expression of a script and a width in pixels:
-    opens the page in Chromium and returns what the expression gives and the console's
-    lines."""
+    """A function of a page's HTML, a JavaScript expression and a width in pixels: opens
+    the page in Chromium and returns the expression's value and the console's lines."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no Chromium is installed")
@@ -149,7 +148,7 @@ def in_browser(tmp_path):
             timeout=300,
             check=True,
         )
-        # The last: the script that writes it holds the same words.
+        # The last one: the script that writes it holds the same words.
         text = shown.stdout.rpartition('<pre id="found">')[2].split("</pre>")[0]
         console = [line for line in shown.stderr.splitlines() if "CONSOLE" in line]
         return json.loads(text), console
@@ -178,6 +177,6 @@ def trained_run(voices_folder, tmp_path_factory):
     }
     recipe = str(ROOT / "hparams" / "conformer.yaml")
     arguments = [text for key in values for text in (f"--{key}", f"{values[key]}")]
-    with contextlib.redirect_stdout(None):  # a doctest would take it for its own
+    with contextlib.redirect_stdout(None):  # or a doctest takes it for its own
         assert train_speaker.main([recipe, *arguments, "--noprogressbar"]) == 0
     return folder

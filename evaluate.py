@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Scores a trial list with trained models and says how good they are.
+"""Scores a trial list with trained models and reports their error rates.
 
     python evaluate.py MODEL [MODEL ...] --trials LIST --data_folder DIR
 
 MODEL is a folder that train_speaker.py has written (results/.../model) or any speaker
 model that SpeechBrain loads. LIST has lines `label enrol test` (VoxCeleb) or `enrol
-test target|nontarget` (Kaldi) with paths relative to DIR. Intervals are 95 %, by
-drawing the speakers anew. Embeddings are kept, so a second run takes seconds.
+test target|nontarget` (Kaldi) with paths relative to DIR. Intervals are 95 %, by a
+bootstrap over speakers. Embeddings are kept, so a second run takes seconds.
 """
 
 import argparse
@@ -67,7 +67,7 @@ from local_modules.preparation.scan import find_audio
 from local_modules.scoring import trial_rows
 from local_modules.trials import TrialList, read_enrolment, read_trials
 
-N_SHOWN = 5  # lines that can't be used
+N_SHOWN = 5  # of the lines left out
 SPEAKER = "speaker"  # a column of the metadata
 COHORT_LAYOUT = "DIR/<speaker>/<recordings> is expected"
 
@@ -81,10 +81,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("models", nargs="+", metavar="MODEL", help="folder or name on the hub")
-    add("--trials", required=True, metavar="LIST", help="what is compared")
-    add("--data_folder", required=True, metavar="DIR", help="where its paths begin")
+    add("--trials", required=True, metavar="LIST", help="the trial list")
+    add("--data_folder", required=True, metavar="DIR", help="root folder of its paths")
     add("--enrolment", metavar="FILE", help="`model path path ...` lines, for models")
-    add("--metadata", metavar="CSV", help="with a column path: results for each value")
+    add(
+        "--metadata",
+        metavar="CSV",
+        help="with a column path: results by each of its other columns",
+    )
     add(
         "--mean_of_scores",
         action="store_true",
@@ -95,24 +99,24 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--cohort",
         metavar="DIR",
         help="other speakers to normalise scores by, DIR/<speaker>/...; default: the "
-        "training speakers, of whom a trained model keeps the means",
+        "training speakers, whose means a trained model keeps",
     )
     add("--output_folder", metavar="DIR", help="default: results/evaluation/<LIST>")
-    add("--strict", action="store_true", help="end at the first line of no use")
-    add("--resamples", type=int, default=1000, help="for the intervals")
+    add("--strict", action="store_true", help="end at the first unusable line")
+    add("--resamples", type=int, default=1000, help="bootstrap resamples")
     add(
         "--window_seconds",
         type=float,
         default=WINDOW_SECONDS,
-        help="longer files are cut; default: %(default)g",
+        help="longer files are split; default: %(default)g",
     )
-    add("--batch_seconds", type=float, default=120.0, help="speech in a batch")
+    add("--batch_seconds", type=float, default=120.0, help="speech per batch")
     add("--device", default="cpu")
     add(
         "--trust",
         action="store_true",
-        help="load models unchecked, with the code in their folders: for those that "
-        "you have made or audited yourself",
+        help="load models unchecked, with the code in their folders: only for those "
+        "that you made or audited yourself",
     )
     options = parser.parse_args(argv)
     check_positive(options, "resamples", "window_seconds", "batch_seconds")
@@ -129,8 +133,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 def read_lists(
     options: argparse.Namespace,
 ) -> tuple[TrialList, dict[str, list[str]], list[str]]:
-    """The trials, the recordings of each enrolled name, and what is wrong with the
-    lines that are left out."""
+    """The trials, the recordings of each enrolled name, and why lines are left out."""
     bad_lines = None if options.strict else []
     enrolment = read_enrolment(options.enrolment) if options.enrolment else {}
     trials = read_trials(
@@ -152,8 +155,8 @@ def usable(
     failures: dict[str, str],
     options: argparse.Namespace,
 ) -> tuple[TrialList, list[str]]:
-    """The trials of which all recordings could be embedded, and what is wrong with the
-    others."""
+    """The trials whose recordings could all be embedded, and why the others are left
+    out."""
     kept, complaints = [], []
     for index, (enrol, test) in enumerate(zip(trials.enrol, trials.test, strict=True)):
         failed = next((p for p in (*members[enrol], test) if p in failures), None)
@@ -167,8 +170,8 @@ def usable(
     labels = trials.labels[kept]
     if labels.all() or not labels.any():
         raise InputError(
-            f"{options.trials}: of {len(trials)} trials {len(kept)} can be scored, not "
-            f"of both kinds; the first that can't: {complaints[0]}"
+            f"{options.trials}: {len(kept)} of {len(trials)} trials can be scored, all "
+            f"of one kind; the first that can't: {complaints[0]}"
         )
     enrol, test = ([side[i] for i in kept] for side in (trials.enrol, trials.test))
     return TrialList(labels, enrol, test, [trials.lines[i] for i in kept]), complaints
@@ -177,8 +180,8 @@ def usable(
 def embed(
     options: argparse.Namespace, source: str, paths: list[str]
 ) -> tuple[dict, dict[str, str], Backend | None]:
-    """Embeddings and failures of the list's recordings, by path as the list has it,
-    and what scores beyond the cosine need."""
+    """Embeddings and failures of the list's recordings, by their paths in the list,
+    and the backend for scores beyond the cosine."""
     model = SpeakerModel(source, options.device, options.trust)
     settings = {
         "window_seconds": options.window_seconds,
@@ -199,8 +202,8 @@ def embed(
 
 
 def cohort_files(folder: Path, tested: set[Path]) -> dict[Path, str]:
-    """Some recordings of each speaker folder, with the speaker's name; none of all of
-    them may be among the tested."""
+    """Some recordings of each speaker folder, with their speakers. No recording in the
+    folders may be among the tested."""
     speaker_of = {}
     for path in find_audio(folder, COHORT_LAYOUT, key="--cohort"):
         speaker, _, below = path.partition("/")
@@ -208,8 +211,8 @@ def cohort_files(folder: Path, tested: set[Path]) -> dict[Path, str]:
             speaker_of[folder / path] = speaker
         if (folder / path).resolve() in tested:
             raise InputError(
-                f"--cohort {folder}: {path} is in the trial list; it has to be of "
-                "other speakers"
+                f"--cohort {folder}: {path} is in the trial list; a cohort has to be "
+                "of other speakers"
             )
     if (n_speakers := len({*speaker_of.values()})) < 2:
         raise InputError(
@@ -226,8 +229,8 @@ def check_cohort(
     embedded: dict[Path, Embedded],
     failures: dict[Path, str],
 ) -> None:
-    """Says which recordings of the cohort can't be embedded; two speakers have to be
-    left, and all recordings where it is strict."""
+    """Reports recordings of the cohort that can't be embedded; at least two speakers
+    have to be left and, with `strict`, all recordings."""
     if not failures:
         return
     named = [f"{printable(str(path))}: {why}" for path, why in failures.items()]
@@ -252,12 +255,12 @@ def score(
     members: dict,
     mean_of_scores: bool,
 ) -> dict:
-    """Scores of the trials in every way that there are the means for, by name."""
+    """Scores of the trials by every method available, by name."""
     rows = {path: index for index, path in enumerate(embedded)}
     tested = recordings_of(list(embedded.values()))
     enrolled, names = tested, None
     if mean_of_scores:
-        # A trial of each recording of a model.
+        # One trial per recording of a model.
         counts = np.array([len(members[name]) for name in trials.enrol])
         trials = TrialList(
             np.repeat(trials.labels, counts),
@@ -283,7 +286,7 @@ def score(
 
 
 def evaluate(options: argparse.Namespace) -> dict:
-    """Runs an evaluation and writes what came of it."""
+    """Runs an evaluation and writes its results."""
     check_is_folder(options.data_folder, "data_folder")
     trials, members, complaints = read_lists(options)
     metadata = read_metadata(options.metadata) if options.metadata else {}
@@ -292,8 +295,8 @@ def evaluate(options: argparse.Namespace) -> dict:
     paths = list(dict.fromkeys([*paths, *trials.test]))
     if metadata and metadata.keys().isdisjoint(paths):
         raise InputError(
-            f"--metadata {options.metadata}: has no recording of the trials; its "
-            f"column path has to name them as they do, such as {printable(paths[0])}"
+            f"--metadata {options.metadata}: has no recording of the trials; column "
+            f"path has to name them as --trials does, such as {printable(paths[0])}"
         )
     embedded, backends, failures = {}, {}, {}
     for source in options.models:
@@ -302,7 +305,7 @@ def evaluate(options: argparse.Namespace) -> dict:
     trials, left_out = usable(trials, members, failures, options)
     complaints += left_out
 
-    # It is for the intervals, and no group of trials.
+    # The speaker column is for the intervals; trials are not grouped by it.
     named = {path: row.pop(SPEAKER, "") for path, row in metadata.items()}
     speaker_of = {path: name for path, name in named.items() if name.strip()}
     enrol_speakers, test_speakers = speakers_of(
@@ -363,7 +366,7 @@ def write(
     results: dict,
     complaints: list[str],
 ) -> None:
-    """Writes scores, metrics, pictures and the page, and says where they are."""
+    """Writes scores, metrics, pictures and the report, and prints where they are."""
     folder = Path(options.output_folder)
     columns = [system.scores.tolist() for system in systems.values()]
     labels = trials.labels.astype(int).tolist()
@@ -390,7 +393,7 @@ def write(
     for point in operating_points(results["systems"]):
         print(f"\n{point}")
     print(
-        f"\npage      {folder / 'report.html'}, also by {', '.join(results['parts'])}"
+        f"\nreport    {folder / 'report.html'}, also by {', '.join(results['parts'])}"
     )
     print(f"scores    {folder / 'scores.csv'}")
 

@@ -50,16 +50,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("model", metavar="MODEL", help="folder or name on the hub")
     add("--format", required=True, choices=["onnx"])
-    add("--quantize", choices=["int8"], help="smaller; says what it costs in EER")
+    add("--quantize", choices=["int8"], help="smaller; prints the change in EER")
     add("--output", metavar="FILE", help="default: MODEL.onnx or MODEL.int8.onnx")
     add(
         "--trust",
         action="store_true",
-        help="load the model unchecked, with the code in its folder: for one that you "
-        "have made or audited yourself",
+        help="load the model unchecked, with the code in its folder: only for one that "
+        "you made or audited yourself",
     )
     add("--trials", metavar="LIST", help="for --quantize; default: the model's own")
-    add("--data_folder", metavar="DIR", help="where the paths in LIST begin")
+    add("--data_folder", metavar="DIR", help="root folder of the paths in LIST")
     options = parser.parse_args(argv)
     if (options.trials is None) != (options.data_folder is None):
         raise InputError("--trials and --data_folder: give both of them or neither")
@@ -70,7 +70,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if options.output is None:
         folder = Path(options.model).resolve()
         if not folder.is_dir():
-            raise InputError(f"{options.model}: is no folder; give --output FILE")
+            raise InputError(f"{options.model}: is not a folder; give --output FILE")
         # Not in the folder: a new training replaces it.
         options.output = f"{folder}{'.int8' if options.quantize else ''}.onnx"
     options.output = Path(options.output)
@@ -83,9 +83,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def trials_to_compare(options: argparse.Namespace) -> tuple[Path, Path] | None:
-    """The list of the trials to compare on and the folder where its paths begin: those
-    given, or the test split of the model's own training; None if that is not there any
-    more."""
+    """The trial list to compare on and the root folder of its paths: those given, or
+    the test split of the model's training; None if that no longer exists."""
     if options.trials is not None:
         return Path(options.trials), Path(options.data_folder)
     run = Path(options.model).resolve().parent
@@ -104,9 +103,9 @@ def trials_to_compare(options: argparse.Namespace) -> tuple[Path, Path] | None:
 
 
 def values_of(recipe: Path) -> dict[str, str]:
-    """What a recipe says in plain text; nothing, if there is none. References were
-    resolved when it was written, and must not be here: HyperPyYAML calls what a file
-    names for that, and this one may have come with a model from anywhere."""
+    """The plain text values of a recipe; none if it does not exist. References were
+    resolved when it was written, and must not be resolved here: HyperPyYAML would call
+    what the file names, and it may come with an untrusted model."""
     if not recipe.is_file():
         return {}
     text = recipe.read_text(encoding="utf-8", errors="replace")
@@ -120,14 +119,14 @@ def error_rates(
     folder: Path,
     store: Path,
 ) -> tuple[dict[str, float], int]:
-    """Equal error rates of the cosine by model, on the trials whose recordings all of
-    them can embed, and how many those are; embeddings are kept in `store`."""
+    """Equal error rates of the cosine by model, on the trials whose recordings all
+    models can embed, and the number of these; embeddings are kept in `store`."""
     trials = read_trials(trial_list, is_name=lambda name: (folder / name).is_file())
     paths = list(dict.fromkeys([*trials.enrol, *trials.test]))
     found, failures = {}, {}
     with EmbeddingStore(store) as kept:
         for name, model in models.items():
-            # In 8 bits an embedding moves a little with its neighbours in a batch.
+            # In int8, an embedding depends slightly on the others in its batch.
             alone = {"batch_seconds": 0.0} if isinstance(model, OnnxModel) else {}
             listed = paths, trial_list, folder
             found[name], failed = embed_list(model, *listed, kept, **alone)
@@ -139,7 +138,7 @@ def error_rates(
         print(f"{folder / path}: {reason}; {counted}")
     scored = trial_rows(usable, trials)[0]
     if len(set(trials.labels[scored])) < 2:
-        raise InputError(f"{counted}; {GIVE_TRIALS} of others")
+        raise InputError(f"{counted}, too many for these trials; {GIVE_TRIALS}")
     rates = {}
     for name, embedded in found.items():
         vectors = {p: torch.tensor(embedded[p].vector) for p in usable}
@@ -150,7 +149,7 @@ def error_rates(
 def quantize(
     options: argparse.Namespace, graph: onnx.ModelProto, model: SpeakerModel
 ) -> onnx.ModelProto:
-    """The graph in 8 bits, after saying what that costs."""
+    """The graph in int8; prints what that costs in accuracy."""
     quantized = int8_graph(graph)
     cosine = check_int8(quantized, model)
     print(f"int8: cosine of {cosine:.4f} or more with the original, on noise")
@@ -172,7 +171,7 @@ def export(options: argparse.Namespace) -> None:
     print(f"Exporting {options.model}", flush=True)
     graph = onnx_graph(model)
     difference = check_parity(graph, model)
-    print(f"Parity with PyTorch: no number differs by more than {difference:.1e}")
+    print(f"Parity with PyTorch: no value differs by more than {difference:.1e}")
     if options.quantize:
         graph = quantize(options, graph, model)
     with writing_to(options.output), replacing(options.output, binary=True) as file:
@@ -186,8 +185,8 @@ def main(argv: list[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, 1 for a graph that is not the model, 2 for wrong usage, 130 for
-        Ctrl-C.
+        Exit status: 0, 1 for a graph that differs from the model, 2 for wrong usage,
+        130 for Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else argv
     nothing = "Nothing was written."

@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
-"""Prepares a corpus and no more: to see who would be in which split, or on a machine
-without a GPU before many train.
+"""Prepares a corpus without training: to inspect its splits, or on a machine without a
+GPU before others train.
 
     python prepare.py hparams/conformer_speech.yaml --data_folder DIR [--key value ...]
 
-Takes what train_speaker.py takes, and makes the manifests and trial lists that it would
-make. It finds them there; with --skip_prep True it doesn't look at the corpus again.
+Takes a YAML file and its keys as train_speaker.py does, and makes the manifests and
+trial lists that it would make. Training finds them there; with --skip_prep True, it
+doesn't scan the corpus again.
 """
 
 import logging
@@ -36,7 +37,7 @@ def run(argv: list[str]) -> None:
     settings = config.plain_values(hparams_file, overrides)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     begun_with = None
-    if has_begun(settings["save_folder"]):  # whose manifests nothing may replace
+    if has_begun(settings["save_folder"]):  # its manifests must not be replaced
         check_continues(settings["output_folder"], hparams_file, overrides)
         begun_with = noted_corpus(settings["save_folder"])
     prepare_corpus(settings, begun_with)
@@ -51,8 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, 1 for a corpus of too many bad recordings, 2 for wrong usage,
-        130 for Ctrl-C.
+        Exit status: 0, 1 for too many bad recordings, 2 for wrong usage, 130 for
+        Ctrl-C.
     """
     argv = sys.argv[1:] if argv is None else argv
     return exit_status("prepare.py", lambda: run(argv))

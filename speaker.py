@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Uses a trained model: compares voices, embeds recordings, finds out who it is.
+"""Uses a trained model: compares voices, embeds recordings, identifies speakers.
 
 python speaker.py verify one.wav two.wav
 python speaker.py embed recordings/ -o vectors.npy
@@ -27,8 +27,8 @@ from local_modules.errors import (
     printable,
 )
 
-# All that needs PyTorch is imported where it is used: neither --help nor a mistake on
-# the command line waits for it.
+# What needs PyTorch is imported where it is used: --help and usage errors don't wait
+# for it.
 if TYPE_CHECKING:
     from local_modules.inference.verification import Verifier, Voice
     from local_modules.inference.voices import Enrolled, VoiceStore
@@ -37,7 +37,7 @@ VOICES = "voices.db"  # beside the model's folder
 
 
 def verify(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str]:
-    """Tells whether two recordings are of one person."""
+    """Decides whether two recordings are of one person."""
     from local_modules.inference.verification import certainty
 
     one, other = (listen(verifier, path) for path in (options.one, options.other))
@@ -69,7 +69,7 @@ def embed(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str]
 
 
 def enroll(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str]:
-    """Keeps recordings of a person who has consented to it."""
+    """Enrols a person who has consented."""
     voices = [listen(verifier, path) for path in options.recordings]
     with open_voices(options, verifier, makes_one=True) as store:
         store.add(options.name, voices)
@@ -80,7 +80,7 @@ def enroll(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str
 def identify_recording(
     options: argparse.Namespace, verifier: "Verifier"
 ) -> tuple[dict, str]:
-    """Tells whose voice it is, or nobody's of those enrolled."""
+    """Identifies the speaker of a recording among those enrolled, if any."""
     from local_modules.inference.identification import Identifier
 
     voice = listen(verifier, options.recording)
@@ -110,14 +110,14 @@ def list_voices(options: argparse.Namespace, _: None) -> tuple[dict, str]:
 
 
 def remove(options: argparse.Namespace, _: None) -> tuple[dict, str]:
-    """Forgets a person."""
+    """Removes an enrolled person."""
     with open_voices(options) as store:
         store.remove(options.name)
-        return {"removed": options.name}, f"{options.name} is gone from {store.path}"
+        return {"removed": options.name}, f"{options.name} removed from {store.path}"
 
 
 def serve_page(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str]:
-    """Shows a local page to do all that with a microphone, until Ctrl-C."""
+    """Serves a local page for all of this, with a microphone, until Ctrl-C."""
     from local_modules.page.answers import Answers
     from local_modules.page.server import serve
 
@@ -131,7 +131,7 @@ def serve_page(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict,
 
 
 def listen(verifier: "Verifier", path: str) -> "Voice":
-    """Embeds a recording, and says what may be wrong with it."""
+    """Embeds a recording, and prints a warning if its quality is poor."""
     voice = verifier.listen(path)
     if voice.quality.warning:
         print(f"{path}: {voice.quality.warning}", file=sys.stderr)
@@ -143,8 +143,8 @@ def open_voices(
     verifier: "Verifier | None" = None,
     makes_one: bool = False,
 ) -> "VoiceStore":
-    """The file of enrolled voices, for a `with`, whosever model made them if there is
-    no verifier; who only asks for it makes none."""
+    """The file of enrolled voices, as a context manager; without a verifier, those of
+    any model. `makes_one` creates a missing file."""
     from local_modules.inference.speaker_model import kept_beside
     from local_modules.inference.voices import VoiceStore
 
@@ -166,7 +166,7 @@ def described(voice: "Enrolled") -> str:
 
 
 def latest_model() -> str:
-    """The model folder below results/ that was written last.
+    """The model folder under results/ that was written last.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def latest_model() -> str:
     found = [path.parent for path in Path("results").rglob("model/hyperparams.yaml")]
     if not found:
         raise InputError(
-            "--model: there is none below results/; train one with python "
+            "--model: there is none under results/; train one with python "
             "train_speaker.py hparams/conformer.yaml, or name a folder"
         )
     return str(max(found, key=lambda path: path.stat().st_mtime))
@@ -184,8 +184,8 @@ def latest_model() -> str:
 
 @contextlib.contextmanager
 def nothing_is_garbage():
-    """For imports: they leave hundreds of thousands of objects that stay, and the
-    collector, which looks through them again and again, takes a fifth of the time."""
+    """For imports: they create hundreds of thousands of lasting objects, which the
+    collector scans again and again, for a fifth of the time."""
     gc.disable()
     try:
         yield
@@ -201,19 +201,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "--model",
         metavar="MODEL",
         help="a folder that train_speaker.py has written, or any speaker model that "
-        "SpeechBrain loads; default: the latest below results/",
+        "SpeechBrain loads; default: the latest under results/",
     )
     shared.add_argument("--device", default="cpu")
     shared.add_argument(
         "--trust",
         action="store_true",
-        help="load the model unchecked, with the code in its folder: for one that you "
-        "have made or audited yourself",
+        help="load the model unchecked, with the code in its folder: only for one that "
+        "you made or audited yourself",
     )
-    shared.add_argument("--json", action="store_true", help="for machines")
+    shared.add_argument("--json", action="store_true", help="print JSON")
     of_store = argparse.ArgumentParser(add_help=False)
     of_store.add_argument(
-        "--voices", metavar="FILE", help="who is enrolled; default: beside the model"
+        "--voices", metavar="FILE", help="file of voices; default: beside the model"
     )
     with_prior = argparse.ArgumentParser(add_help=False)
     with_prior.add_argument(
@@ -238,7 +238,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
             help=function.__doc__.rstrip("."),
             description=function.__doc__,
             epilog=f"example: python speaker.py {example}",
-            # Elsewhere a name may begin with it.
+            # In other commands, a name may begin with @.
             fromfile_prefix_chars="@" if function is embed else None,
         )
         added.set_defaults(run=function)
@@ -248,7 +248,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("one", metavar="A", help="any audio that libsndfile reads")
     add("other", metavar="B")
     add = command("embed", embed, example="embed recordings/ @list.txt -o vectors.npy")
-    add("recordings", nargs="+", metavar="FILE", help="or folder, or @ and a list")
+    add("recordings", nargs="+", metavar="FILE", help="or folder, or @LIST")
     add(
         "-o",
         "--output",
@@ -258,7 +258,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add = command("enroll", enroll, of_store, example="enroll ann mon.wav tue.wav")
     add("name", metavar="NAME")
-    add("recordings", nargs="+", metavar="FILE", help="the more speech, the surer")
+    add("recordings", nargs="+", metavar="FILE", help="more speech is more reliable")
     add = command(
         "identify",
         identify_recording,
@@ -266,7 +266,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         example="identify unknown.wav --top 3",
     )
     add("recording", metavar="FILE")
-    add("--top", type=int, default=5, metavar="K", help="how many to name")
+    add("--top", type=int, default=5, metavar="K", help="how many to list")
     command("list", list_voices, of_store, example="list")
     add = command("remove", remove, of_store, example="remove ann")
     add("name", metavar="NAME")
@@ -276,8 +276,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
         *(of_store, with_prior),
         example="serve --port 8000",
     )
-    add("--host", default="127.0.0.1", help="where others reach it, with a password")
-    add("--port", type=int, default=7860, help="0: any that is free")
+    add("--host", default="127.0.0.1", help="others than this machine need a password")
+    add("--port", type=int, default=7860, help="0: any free one")
     try:
         options = parser.parse_args(argv)
     except UnicodeDecodeError as error:  # Python 3.12 and later read any name
@@ -293,7 +293,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def load(options: argparse.Namespace) -> "Verifier":
-    """The model that is asked."""
+    """The model to use."""
     with nothing_is_garbage():
         from local_modules.inference.verification import Verifier
     verifier = Verifier(options.model, options.device, options.trust)
@@ -305,10 +305,10 @@ def load(options: argparse.Namespace) -> "Verifier":
 
 
 def answer(options: argparse.Namespace) -> None:
-    """Runs a command and prints what it found."""
-    # Whose model is gone can still be looked up, and removed.
+    """Runs a command and prints its result."""
+    # Voices can be listed and removed even if their model is gone.
     needs_model = options.run not in (list_voices, remove)
-    # SpeechBrain says what it loads.
+    # SpeechBrain prints what it loads.
     with contextlib.redirect_stdout(sys.stderr):
         if options.model is None and (needs_model or options.voices is None):
             options.model = latest_model()

@@ -4,8 +4,8 @@
     python train_speaker.py hparams/conformer.yaml [--key value ...]
 
 Prepares the corpus, trains, validates each epoch by the equal error rate (EER) on
-speakers held out, tests the best epoch once, and writes a folder that SpeechBrain's
-`EncoderClassifier` loads. Run again, the same command continues where it stopped.
+held-out speakers, tests the best epoch once, and writes a folder that SpeechBrain's
+`EncoderClassifier` loads. The same command resumes a stopped run.
 """
 
 import contextlib
@@ -59,12 +59,11 @@ from local_modules.yaml_trees import as_lines, load_plain
 class SpeakerBrain(RepeatableBrain):
     """Trains by classifying the training speakers, validates by verifying others.
 
-    `train` gives it what it needs beside a Brain's own: `train_reader` (decides on the
-    crops), `n_train` (how many utterances there are), `cache`, `features_text` (what
-    the YAML says of the features), `trials` by split, `reporter`, and where there are
-    such, `on_epoch`, the modules that are `frozen`, and the `teacher` to stay near to.
-    What is validated and tested is `judged`: the weights of `averaged_model`, which
-    are also what is kept.
+    `train` sets the attributes that a Brain lacks: `train_reader` (chooses the crops),
+    `n_train` (number of utterances), `cache`, `features_text` (the features' YAML),
+    `trials` by split, `reporter` and, optionally, `on_epoch`, the `frozen` modules and
+    the `teacher` whose embeddings to stay close to. Validation, test and the saved
+    model use `judged`, the weights of `averaged_model`.
     """
 
     on_epoch = teacher = None
@@ -78,7 +77,7 @@ class SpeakerBrain(RepeatableBrain):
         """Waveforms to speaker embeddings, [batch, 1, emb_dim]."""
         batch = batch.to(self.device, non_blocking=True)
         if stage == sb.Stage.TRAIN:
-            # In bf16 filters would add noise, and a GPU has no Fourier transform of it.
+            # In bf16, filters add noise, and GPUs have no Fourier transform.
             with torch.autocast(self.device_type, enabled=False):
                 wavs, lens = self.hparams.wav_augment(*batch.sig)
             feats = self.modules.compute_features(wavs)
@@ -96,8 +95,8 @@ class SpeakerBrain(RepeatableBrain):
     def whole_features(self, batch, stage):
         """Features of whole utterances, [batch, frames, mels], and relative lengths.
 
-        Those of `valid` are the same in every epoch, and in every training that shares
-        the cache. A GPU makes them faster than it could fetch them.
+        Those of `valid` are the same in every epoch and every training that shares the
+        cache. A GPU computes them faster than it could copy them from memory.
         """
         key = self.features_text, *batch.id, *batch.name
         if (kept := self.cache.get(key)) is not None:
@@ -110,7 +109,7 @@ class SpeakerBrain(RepeatableBrain):
         return feats, lens
 
     def compute_objectives(self, embeddings, batch, stage):
-        """The margin loss in training; elsewhere embeddings are kept for the trials."""
+        """The margin loss in training; otherwise collects embeddings for the trials."""
         if stage != sb.Stage.TRAIN:
             vectors = embeddings.squeeze(1).float().cpu()
             self.embeddings.update(zip(batch.name, vectors, strict=True))
@@ -133,16 +132,16 @@ class SpeakerBrain(RepeatableBrain):
         return loss
 
     def on_fit_start(self):
-        """Tells of the epochs that an earlier process has done."""
+        """Reports the epochs that an earlier process completed."""
         super().on_fit_start()
         self.lost = {}  # IDs, in the order found
         if self.on_epoch is not None and self.hparams.history.epochs:
-            # A kill may have come between the last checkpoint and this.
+            # That process may have been killed after the checkpoint, before the report.
             self.on_epoch(self.hparams.history.epochs)
 
     def on_fit_batch_start(self, batch, should_step):
-        """Sets the margin, and holds what is frozen still; ends the run if too many
-        recordings can't be read, by whichever rank, or nearly all of a batch can't."""
+        """Sets the margin, and keeps frozen modules in evaluation mode; ends the run if
+        too many recordings, over all ranks, or nearly all of a batch can't be read."""
         lost = gather_on_all(batch.lost, self.device)
         self.lost.update(dict.fromkeys(lost))
         if lost:
@@ -150,34 +149,34 @@ class SpeakerBrain(RepeatableBrain):
             n_left = int(ddp_all_reduce(n_left.to(self.device), ReduceOp.MIN))
             if n_left < (2 if rank_and_count()[1] == 1 else 1):
                 raise RunError(
-                    f"{', '.join(lost[:3])}: {n_left} of the recordings of a batch can "
+                    f"{', '.join(lost[:3])}: only {n_left} recording(s) of a batch can "
                     "be decoded, and batch norm needs two: repair the recordings, or "
-                    "begin another run with a larger --batch_size"
+                    "start another run with a larger --batch_size"
                 )
         if len(self.lost) > self.hparams.max_bad_share * self.n_train:
             raise RunError(
                 f"{len(self.lost)} of {self.n_train} training recordings can't be "
                 f"decoded, over max_bad_share {self.hparams.max_bad_share:.2%}; the "
                 f"first is {next(iter(self.lost))}; "
-                f"{self.hparams.output_folder}/log.txt names all: repair them or raise "
+                f"{self.hparams.output_folder}/log.txt lists all: repair them or raise "
                 "max_bad_share"
             )
         super().on_fit_batch_start(batch, should_step)
-        # Not earlier: SpeechBrain puts all into training mode when an epoch begins.
+        # Here, as SpeechBrain puts all modules into training mode in each epoch.
         for module in self.frozen:
             module.eval()
         self.margin_share = self.hparams.margin_schedule(self.progress)
 
     def fit_batch(self, batch):
-        """Lets batch norms forget a batch that is not finite, also one after which no
-        step comes: the last of an epoch, whose gradients are left over."""
+        """Restores the batch norms' statistics after a batch with a non-finite loss,
+        even if no optimizer step follows, as at the end of an epoch."""
         loss = super().fit_batch(batch)
         if not torch.isfinite(loss):
             self.hparams.averaged_model.restore_buffers(self.hparams.embedding_model)
         return loss
 
     def optimizers_step(self):
-        """Lets the averaged model follow."""
+        """Updates the averaged model after the step."""
         super().optimizers_step()
         model, averaged = self.hparams.embedding_model, self.hparams.averaged_model
         if not self.gradient_is_finite:
@@ -185,13 +184,13 @@ class SpeakerBrain(RepeatableBrain):
         averaged.update_parameters(model)
 
     def evaluate_batch(self, batch, stage):
-        """Passes over a batch of which nothing can be read: it may have been one."""
+        """Skips a batch without a readable recording; it may have held only one."""
         if batch.is_empty:
             return torch.zeros(())
         return super().evaluate_batch(batch, stage)
 
     def on_stage_start(self, stage, epoch=None):
-        """Moves on to the crops of this epoch, or begins to collect embeddings."""
+        """Advances to the crops of this epoch, or starts collecting embeddings."""
         if stage == sb.Stage.TRAIN:
             self.hparams.history.start_clock()
             self.train_reader.set_epoch(epoch)
@@ -233,8 +232,8 @@ class SpeakerBrain(RepeatableBrain):
                 self.on_epoch(history.epochs)
 
     def verify(self, split):
-        """Scores the trials of a split with the embeddings just collected, for all
-        ranks on the first, which has them."""
+        """Scores the trials of a split with the embeddings just collected: on the first
+        rank, which has them all. Returns the result on every rank."""
         return on_first(
             verify,
             split,
@@ -248,8 +247,7 @@ class SpeakerBrain(RepeatableBrain):
 def dataio_prep(
     hparams: dict, splits: Mapping[str, list[Utterance]], cache: SpeechCache
 ) -> tuple[dict, UtteranceReader, PassSampler]:
-    """Datasets of the three splits, and what decides on the crops of an epoch and on
-    their order.
+    """Datasets of the splits, and the reader and the sampler of the training crops.
 
     Arguments
     ---------
@@ -259,13 +257,13 @@ def dataio_prep(
     Returns
     -------
     datasets : dict
-        `train` gives crops and encoded speakers; `valid`, `test` and `cohort` whole
-        utterances, the longest first, by the names that the trials know them by or,
-        those of `cohort`, a part of `train`, by their IDs.
+        `train` gives crops and encoded speakers; `valid`, `test` and `cohort`, a part
+        of `train`, whole utterances, the longest first, named as in the trials or, in
+        `cohort`, by ID.
     train_reader : UtteranceReader
-        Of the crops.
+        Chooses and reads the crops.
     train_sampler : PassSampler
-        Of their order.
+        Decides their order.
     """
     datasets, train_reader, train_shards = make_datasets(hparams, splits, cache)
     label_encoder = hparams["label_encoder"]
@@ -318,25 +316,25 @@ def train(
     overrides : dict
         Values for top-level keys of the file.
     cache : SpeechCache
-        Decoded speech, and features of `valid`, to share with other trainings of this
-        process; of the YAML's `cache_gib` if there is none.
+        Decoded speech, and features of `valid`, to share with other trainings in this
+        process; default: a new one of the YAML's `cache_gib`.
     on_epoch : callable
-        Called after each epoch with the rows of all epochs so far (`RunHistory`);
-        what it raises ends the training, whose checkpoint is kept.
+        Called after each epoch with the rows of all epochs so far (`RunHistory`); an
+        exception from it ends the training and keeps the checkpoint.
     test : bool
-        False ends after the last epoch: nothing of `test` is read, nothing drawn, no
-        model folder and no description of the environment written.
+        False ends after the last epoch: `test` is not read, and no plots, model folder
+        or description of the environment are written.
 
     Returns
     -------
     dict
-        What `metrics.json` in the run's folder holds; without `test`, no such part, and
-        of `valid` the rates only.
+        The contents of `metrics.json` in the run's folder; if `test` is False, without
+        that part, and of `valid` only the rates.
 
     Raises
     ------
     InputError
-        Something that a person has to change.
+        A user error.
     RunError
         The run can't be finished.
     """
@@ -418,12 +416,12 @@ def run(argv: list[str]) -> None:
             "comment there says what it\ndoes. SpeechBrain's run options are "
             "the same for all files:\n"
         )
-    # Until SpeechBrain sets up its log, for what there is to say of the corpus.
+    # For messages about the corpus, before SpeechBrain sets up its log.
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     hparams_file, run_opts, overrides = parse_command_line(argv)
     meet_ranks(run_opts)
     if run_opts["debug"] and not run_opts["debug_persistently"]:
-        # A few batches shall not take the place of a training, as in SpeechBrain.
+        # As in SpeechBrain, a few batches must not overwrite a training.
         folder = tempfile.mkdtemp(prefix="debug-") if if_main_process() else None
         overrides["output_folder"] = ddp_broadcast(folder)
     if "hpopt" in overrides:

@@ -5,10 +5,10 @@
                    [--key value ...]
 
 Each trial is a short training with other values, judged by the equal error rate (EER)
-on the validation speakers; the first has the recipe's own. What is searched, and how,
-stands in a file of the recipe's name, hparams/search/conformer.yaml. Run again, the
-same command continues; so does the same command on another machine with the same
---storage. Under torchrun, a trial trains on all of its processes.
+on the validation speakers; the first has the recipe's own values. The search space and
+settings are in a file of the recipe's name, hparams/search/conformer.yaml. The same
+command continues a study; with the same --storage, also from other machines. Under
+torchrun, each trial trains on all processes.
 """
 
 import argparse
@@ -70,37 +70,37 @@ from train_speaker import train
 
 RECIPE = "hparams/conformer.yaml"
 RETRAINED = "retrained.json"  # in the study's folder
-MANIFESTS = ("manifest_folder", "skip_prep")  # the study's own, for all its trainings
+MANIFESTS = ("manifest_folder", "skip_prep")  # set by the study for all its trainings
 
 
 def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """The options of this program, and what is left for the recipe."""
+    """The options of this program, and the remaining arguments, for the recipe."""
     parser = LineParser(
         prog="tune.py",
         usage=f"tune.py [{RECIPE}] [options] [--key value ...]",
         description=__doc__.splitlines()[0],
-        epilog="--key value: as for train_speaker.py, for every training, but for what "
-        "the proxy of the search file says of the trials; a trial list, the recipe's "
-        "own key trials, goes into its YAML",
+        epilog="--key value: as for train_speaker.py, for every training; in trials, "
+        "the proxy of the search file takes precedence. A trial list, the recipe's own "
+        "key trials, goes into its YAML",
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--search", help="what is searched, and how; if not given, search/RECIPE.yaml")
-    add("--trials", type=int, help="how many trials the study has in the end")
+    add("--search", help="search space and settings; default: search/RECIPE.yaml")
+    add("--trials", type=int, help="total number of trials of the study")
     add("--objective", type=lambda text: text.split(","), help="eer, min_dcf, ...")
-    add("--study", help="its name; if not given, the recipe's")
+    add("--study", help="its name; default: the recipe's")
     add("--storage", help="URL of a database, for many machines")
     add("--workers", type=int, default=1, help="trials at a time on this machine")
-    add("--timeout", type=float, help="minutes after which no other trial is begun")
+    add("--timeout", type=float, help="minutes after which no new trial is started")
     add(
         "--retrain",
         type=int,
         nargs="?",
         const=3,
         metavar="SEEDS",
-        help="train the best and the defaults in full, with so many seeds, and test",
+        help="train the best and the default values in full with SEEDS seeds, and test",
     )
-    # Ours would take the value of an option that it doesn't know for a file.
+    # As a positional argument, it could be the value of an option unknown here.
     n_files = int(bool(argv) and not argv[0].startswith("-"))
     recipe, argv = argv[:n_files], argv[n_files:]
     options, rest = parser.parse_known_args(argv)
@@ -111,7 +111,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def make_job(options: argparse.Namespace, rest: list[str]) -> tuple[Job, dict]:
-    """What the workers have to know, and the overrides of a full training."""
+    """What the workers need to know, and the overrides of a full training."""
     _, run_opts, overrides = parse_command_line([options.recipe, *rest])
     for name in ("debug", "test_only"):
         if run_opts[name]:
@@ -119,16 +119,16 @@ def make_job(options: argparse.Namespace, rest: list[str]) -> tuple[Job, dict]:
     config.check_overrides(options.recipe, overrides)
     for key in ("output_folder", "save_folder", *MANIFESTS):
         if key in overrides:
-            raise InputError(f"--{key}: is the study's own to set; leave it out")
+            raise InputError(f"--{key}: is set by the study; leave it out")
     search = read_search(options.search, options.recipe, overrides, options.objective)
-    make_sampler_and_pruner(options.search, 0)  # a mistake is better known now
+    make_sampler_and_pruner(options.search, 0)  # reports an error in them now
     name = options.study or Path(options.recipe).stem
     folder = Path("results/tune") / name
     manifests = dict(zip(MANIFESTS, (str(folder / "manifests"), True), strict=True))
     full = {**overrides, **manifests}
     config.check_ranges(config.plain_values(options.recipe, {**full, **search.proxy}))
     values = config.plain_values(options.recipe, full)
-    config.check_ranges(values)  # of what the search ends with
+    config.check_ranges(values)  # of the full trainings
     minutes = options.timeout
     job = Job(
         recipe=options.recipe,
@@ -148,18 +148,18 @@ def make_job(options: argparse.Namespace, rest: list[str]) -> tuple[Job, dict]:
 
 
 def first_screen(job: Job, n_workers: int, n_done: int) -> str:
-    """What will run, how long that takes, and how to stop and continue."""
+    """What will run, how long it takes, and how to stop and continue."""
     search = job.search
     minutes = search.proxy.get("train_time_limit_minutes")
     n_left = max(0, job.n_trials - n_done)
     if minutes is None:
-        takes = "told by the progress bar after the first trials"
+        takes = "shown by the progress bar after the first trials"
     else:
         in_all = math.ceil(n_left / n_workers) * minutes
-        if job.deadline is not None:  # what has begun by then goes on
+        if job.deadline is not None:  # trials started by then run to their end
             in_all = min(in_all, (job.deadline - time.time()) / 60 + minutes)
         takes = f"up to {in_all:.0f} min of training"
-        takes += " and what it takes to read the corpus and to validate"
+        takes += ", plus reading the corpus and validating"
     ranges = "\n             ".join(
         f"{key}: {distribution_text(space)}" for key, space in search.space.items()
     )
@@ -191,7 +191,7 @@ def watch(
             initial=len(shown),
             unit="trial",
             smoothing=0,
-            disable=None,  # where the output is no terminal; lines are written
+            disable=None,  # if the output is not a terminal; lines are still written
         ) as progress,
     ):
         try:
@@ -206,23 +206,24 @@ def watch(
                 progress.set_postfix_str(standing(job, study, live), refresh=False)
                 progress.refresh()
         except RunError:
-            check_first(live_trials(study))  # workers may have gone on to fail
+            check_first(live_trials(study))  # if it failed, that is the cause
             raise
 
 
 def check_first(live: dict[int, FrozenTrial]) -> None:
-    """Ends a study whose first trial has failed, also if it is begun again: there is
-    nothing to compare the others with."""
+    """Ends a study whose first trial has failed, also if it is started again: the
+    others have nothing to be compared with."""
     first = live.get(0)
     if first is not None and first.state == TrialState.FAIL and has_ended(first):
         raise RunError(
-            f"the recipe's own values, the first trial, failed: {failure_reason(first)}"
-            "; once that is mended, begin a study of another name, --study NAME"
+            "the first trial, with the recipe's own values, failed: "
+            f"{failure_reason(first)}; once that is fixed, start a new study, "
+            "--study NAME"
         )
 
 
 def standing(job: Job, study: optuna.Study, live: dict) -> str:
-    """The best so far and what is under way, in a few words."""
+    """The best trial so far and the running ones, in a few words."""
     words = []
     best = outcome.best_trial(study)
     if best is not None:
@@ -236,13 +237,13 @@ def standing(job: Job, study: optuna.Study, live: dict) -> str:
 
 
 def finish(job: Job, study: optuna.Study, full: dict) -> None:
-    """Writes the table, the best recipe, the pictures and the page, and says where
-    they are."""
+    """Writes the table of trials, the best recipe, the pictures and the report, and
+    prints where they are."""
     folder, name = job.folder, job.search.objectives[0]
     outcome.write_trial_table(study, job.search.objectives, folder / "trials.csv")
     best = outcome.best_trial(study)
     if best is None:
-        print(f"No trial is complete yet; {folder / 'trials.csv'} has what there is.")
+        print(f"No trial is complete yet; {folder / 'trials.csv'} lists those so far.")
         return
     live, number = live_trials(study), best.user_attrs[SLOT]
     value = outcome.objective_text(name, best.values[0])
@@ -267,9 +268,9 @@ def finish(job: Job, study: optuna.Study, full: dict) -> None:
     )
     print(f"\nbest      trial {number}: {value}")
     print(f"          {outcome.params_text(best.params)}")
-    if live[0].state == TrialState.COMPLETE:  # one that was pruned has a value too
-        print(f"own       trial 0: {outcome.objective_text(name, live[0].values[0])}")
-    print(f"page      {folder / 'report.html'}")
+    if live[0].state == TrialState.COMPLETE:  # a pruned trial has a value too
+        print(f"baseline  trial 0: {outcome.objective_text(name, live[0].values[0])}")
+    print(f"report    {folder / 'report.html'}")
     print(f"pictures  {folder / 'plots'}")
     print(f"train it  {command}")
 
@@ -284,7 +285,7 @@ def read_retrained(path: Path, best: int) -> dict | None:
 
 
 def tune(argv: list[str]) -> None:
-    """Runs a study, or what is left of it, and reports on it."""
+    """Starts or continues a study, and reports on it."""
     options, rest = parse(argv)
     job, full = make_job(options, rest)
     meet_ranks(job.run_opts())
@@ -292,12 +293,14 @@ def tune(argv: list[str]) -> None:
         lead(job, full, options, run_workers(job, options.workers, train), train)
         return
     if options.workers > 1:
-        raise InputError("--workers: torchrun's processes run one trial together")
+        raise InputError(
+            "--workers: leave it out under torchrun, whose processes share each trial"
+        )
     ranks = Ranks(job, train)
     if if_main_process():
         try:
             lead(job, full, options, ranks.run(), ranks.train)
-        except Exception:  # of a Ctrl-C they hear by themselves
+        except Exception:  # they receive a Ctrl-C themselves
             ranks.dismiss()
             raise
         ranks.dismiss()
@@ -312,7 +315,7 @@ def lead(
     running: Iterator[dict[int, FrozenTrial]],
     train: Callable[..., dict],
 ) -> None:
-    """Prepares a study, lets it run, and writes what came of it.
+    """Prepares a study, runs it, and writes its results.
 
     Arguments
     ---------
@@ -321,9 +324,9 @@ def lead(
     full : dict
         Overrides of a full training.
     options : argparse.Namespace
-        Of the command line.
+        The command line's.
     running : iterator of dict
-        Runs the study; gives the live trials by slot.
+        Runs the study; yields the live trials by slot.
     train : callable
         As `train_speaker.train`.
     """
@@ -338,11 +341,11 @@ def lead(
     with replacing(job.folder / "env.log") as file:
         file.write(get_environment_description())
     settings = config.plain_values(job.recipe, full)
-    settings["skip_prep"] = False  # True is for the trials
+    settings["skip_prep"] = False  # True is for the trainings
     begun_with = study.user_attrs.get("data", {}).get("corpus")
     prepare_corpus(settings, begun_with)
     print(overview(*read_corpus(settings["manifest_folder"])), flush=True)
-    # Not before all is as it should be: a study can't be begun twice.
+    # Only after all checks: a study that can't start must leave its name free.
     point_to_storage(job.storage, job.folder)
     claim(study, "settings", job.settings())
     claim(study, "data", {"corpus": checksums(settings["manifest_folder"])})
@@ -371,7 +374,7 @@ def retrain_best(
     systems = {"defaults": (0, full)}
     if best.user_attrs[SLOT] != 0:
         systems["best"] = (best.user_attrs[SLOT], {**full, **best.params})
-    # The second of two starts finds the trainings of the first.
+    # Of two such commands at a time, the second reuses the trainings of the first.
     with FileLock(job.folder / ".retrain.lock"):
         retrain(
             job.recipe,
@@ -394,7 +397,7 @@ def main(argv: list[str] | None = None) -> int:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     argv = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "tune.py", *argv])
-    return exit_status("tune.py", lambda: tune(argv), f"This continues it: {command}")
+    return exit_status("tune.py", lambda: tune(argv), f"To continue: {command}")
 
 
 if __name__ == "__main__":

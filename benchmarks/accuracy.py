@@ -1,20 +1,20 @@
 #!/usr/bin/env python3
-"""Which system is the most accurate for the same minutes on the same cores?
+"""Which system is the most accurate, for the same minutes on the same cores?
 
     python benchmarks/accuracy.py [--rows NAME ...] [--minutes 20] [--seeds 3]
                                   [--threads 2] [--name NAME] [--table FILE]
                                   [--metadata FILE --by COLUMN] [--key value ...]
 
-Trains every row of benchmarks/accuracy.yaml from every seed, on the same manifests, for
-the same minutes (validation included) and with the same threads. The epoch is chosen on
-`valid`; `test` is scored once, by the cosine and by the calibrated ratios of each model
-folder, and nothing is chosen by it. Intervals are 95 %, of the mean over the seeds, by
-drawing the test speakers anew. --key value goes to each row whose recipe has that key.
-Run again, the same command continues; more rows and more seeds can be asked for at any
-time, and the table has all seeds that are done of its rows.
+Trains every row of benchmarks/accuracy.yaml with every seed, on the same manifests, for
+the same minutes (including validation) and with the same number of threads. The epoch
+is chosen on `valid`; `test` is scored once, by the cosine and by the calibrated ratios
+of each model folder, and nothing is chosen by it. Intervals are 95 %, of the mean over
+the seeds, by resampling the test speakers. --key value goes to each row whose recipe
+has that key. Run again, the same command continues; rows and seeds can be added at any
+time, and the table has all finished seeds of its rows.
 
-All trainings have glibc's allocator keep its memory: that changes nothing for our
-Conformer, and SpeechBrain's ECAPA-TDNN trains 1.7 times faster.
+All trainings make glibc's allocator keep its memory: that changes nothing for our
+Conformer, and makes SpeechBrain's ECAPA-TDNN train 1.7 times faster.
 """
 
 import argparse
@@ -89,7 +89,7 @@ ALLOCATOR = {
 
 
 def run_row(row: Row, seed: int, plan: Plan) -> dict:
-    """Trains and measures one row from one seed.
+    """Trains and measures one row with one seed.
 
     Returns
     -------
@@ -144,8 +144,8 @@ def train(row: Row, command: list[str], folder: Path, threads: int) -> dict:
     Returns
     -------
     dict
-        What shows whether it had the machine for itself: CPU seconds and seconds of
-        the process, the load before it, the machine.
+        What shows whether it had the machine to itself: CPU seconds and elapsed
+        seconds of the process, the load before it, the machine.
     """
     folder.mkdir(parents=True, exist_ok=True)
     continued = (folder / "save").exists()
@@ -165,7 +165,7 @@ def train(row: Row, command: list[str], folder: Path, threads: int) -> dict:
         )
     if status != 0:
         said = (folder / "output.txt").read_text(encoding="utf-8").strip()
-        last = said.splitlines()[-1] if said else "it said nothing"
+        last = said.splitlines()[-1] if said else "it printed nothing"
         raise RunError(
             f"{row.name}: ended with status {status}: {last} ({folder / 'output.txt'})"
         )
@@ -174,7 +174,7 @@ def train(row: Row, command: list[str], folder: Path, threads: int) -> dict:
         "cpu_seconds": children_cpu_seconds() - cpu,
         "seconds": seconds,
         "load_before": load,
-        "continued": continued,  # then the seconds are the last part's
+        "continued": continued,  # then the seconds are since the last start
         "threads": threads,
         "cpu_count": os.cpu_count(),
         "machine": platform.platform(),
@@ -183,7 +183,7 @@ def train(row: Row, command: list[str], folder: Path, threads: int) -> dict:
 
 
 def read_epochs(folder: Path, metrics: Mapping, n_train: int) -> list[dict]:
-    """The rows of a training's history; one, of all utterances, if it had no epochs."""
+    """The rows of a training's history; one, for all utterances, without epochs."""
     found = [
         json.loads(path.read_text(encoding="utf-8"))["epochs"]
         for path in folder.glob("save/CKPT*/history.ckpt")
@@ -201,13 +201,13 @@ def score(model: SpeakerModel, folder: Path, plan: Plan) -> dict[str, Scored]:
     names = list(dict.fromkeys([*plan.trials.enrol, *plan.trials.test]))
     trials = plan.folder / MANIFESTS / "test_trials.txt"
     with EmbeddingStore(folder / EMBEDDINGS) as store:
-        # At once, as in training, however long.
+        # Whole, as in training, whatever the length.
         found, failures = embed_list(
             model, names, trials, plan.data_folder, store, window_seconds=float("inf")
         )
     if failures:
         name, reason = next(iter(failures.items()))
-        raise RunError(f"{name}: can't be embedded, so that no row can be: {reason}")
+        raise RunError(f"{name}: can't be embedded, so no row can be scored: {reason}")
     recordings = recordings_of([found[name] for name in names])
     _, *rows = trial_rows(names, plan.trials)
     sides = recordings, recordings, *rows
@@ -222,7 +222,7 @@ def score(model: SpeakerModel, folder: Path, plan: Plan) -> dict[str, Scored]:
 
 @torch.no_grad()
 def clip_features(model: SpeakerModel) -> torch.Tensor:
-    """What the network gets of a clip, [1, frames, features]."""
+    """The network's input for a clip, [1, frames, features]."""
     wav = torch.randn(1, round(CLIP_SECONDS * model.sample_rate))
     feats = model.classifier.mods.compute_features(wav)
     return model.classifier.mods.mean_var_norm(feats, torch.ones(1))
@@ -231,35 +231,35 @@ def clip_features(model: SpeakerModel) -> torch.Tensor:
 @torch.no_grad()
 def multiply_adds(network: torch.nn.Module, feats: torch.Tensor) -> int:
     """Multiply-adds of convolutions, matrices and attention for a batch of features."""
-    # The counter doesn't know the CPU's fused attention, but its products.
+    # The counter counts products, but not the CPU's fused attention.
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         network(feats)
     return counter.get_total_flops() // 2
 
 
 def real_time_factor(model: SpeakerModel) -> float:
-    """Seconds for a second of speech, features included, by one thread; the median."""
+    """Seconds per second of speech, including features, on one thread; the median."""
     wav = torch.randn(round(CLIP_SECONDS * model.sample_rate))
     timer = Timer("model.embed([wav])", globals={"model": model, "wav": wav})
     return timer.blocked_autorange(min_run_time=1.0).median / CLIP_SECONDS
 
 
 def legend(rows: Mapping[str, Summary]) -> str:
-    """What the table doesn't say of itself."""
+    """How to read the table."""
     usage = next(iter(rows.values())).runs[0]["usage"]
     return (
-        f"± is the deviation of the seeds, [ ] the 95 % interval by drawing the test "
-        f"speakers anew, p that of the difference in EER to the first row; scores are "
-        f"cosines but where they are calibrated. MACs and "
-        f"real-time factor (one thread) are of {CLIP_SECONDS:g} s of speech, "
-        f"utterances/s with the validation. Cores busy: well under those of another "
-        f"row, something disturbed it. Threads: {usage['threads']}, of "
+        f"± is the standard deviation over the seeds, [ ] the 95 % interval by "
+        f"resampling the test speakers, p that of the difference in EER to the first "
+        f"row; scores are cosines unless they are calibrated. MACs and "
+        f"real-time factor (one thread) are for {CLIP_SECONDS:g} s of speech, "
+        f"utterances/s include validation. Cores busy: if well below another row's, "
+        f"something disturbed the training. Threads: {usage['threads']}, of "
         f"{usage['cpu_count']} cores; {usage['machine']}, torch {usage['torch']}."
     )
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The options of this program; `rest` is what is left for the recipes."""
+    """The options of this program; `rest` is for the recipes."""
     parser = LineParser(
         prog="benchmarks/accuracy.py",
         description=__doc__.splitlines()[0],
@@ -268,13 +268,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--rows", nargs="+", metavar="NAME", help="of the table; default: all")
-    add("--minutes", type=float, default=20.0, help="of a training")
+    add("--minutes", type=float, default=20.0, help="per training")
     add("--seeds", type=int, default=3, help="how often each row is trained")
-    add("--threads", type=int, default=2, help="of a training")
+    add("--threads", type=int, default=2, help="per training")
     add("--name", help="of the folder; default: <corpus>_<minutes>min")
     add("--table", metavar="FILE", default=str(ROOT / "benchmarks" / "accuracy.yaml"))
     add("--metadata", metavar="FILE", help="CSV or TSV with a column path")
-    add("--by", metavar="COLUMN", help="of it: rates for each value, too")
+    add("--by", metavar="COLUMN", help="of it: also rates for each value")
     options, options.rest = parser.parse_known_args(argv)
     check_positive(options, "minutes", "seeds", "threads")
     if (options.metadata is None) != (options.by is None):
@@ -284,7 +284,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measures what is left to measure, and shows what there is."""
+    """Measures what is not yet measured, and shows all results."""
     rows = read_rows(options.table)
     wanted = options.rows or list(rows)
     config.check_keys(wanted, rows, "--rows ", options.table)
@@ -306,12 +306,12 @@ def run(options: argparse.Namespace) -> None:
 
 
 def results_of(row: Row, plan: Plan) -> dict[Path, dict]:
-    """What is done of a row, by folder: every seed, asked for now or earlier.
+    """Finished results of a row, by folder: of every seed, requested now or earlier.
 
     Raises
     ------
     InputError
-        It is of other values than the table or the recipe has now.
+        One was made with other values than the table or the recipe has now.
     """
     results = {}
     paths = (plan.folder / row.name).glob("*/result.json")
@@ -320,15 +320,15 @@ def results_of(row: Row, plan: Plan) -> dict[Path, dict]:
         values = row_values(row, result["seed"], plan)
         if (result["values"], result["recipe"]) != (values, row.settings):
             raise InputError(
-                f"{path}: is of other values than the table or the recipe has for "
-                f"{row.name} now; give the row another name"
+                f"{path}: was made with other values than the table or the recipe has "
+                f"for {row.name} now; give the row another name"
             )
         results[path.parent] = result
     return results
 
 
 def show(results: Mapping[str, dict], plan: Plan, options: argparse.Namespace) -> None:
-    """Writes the table and the picture of what is done."""
+    """Writes the table and the picture of the finished trainings."""
     summaries = {name: summarise(done) for name, done in results.items() if done}
     text = "\n\n".join(
         (f"`{options.command}`", tables(summaries, list(plan.parts)), legend(summaries))

@@ -1,4 +1,4 @@
-"""What is compared: the rows of a table, and what they have in common."""
+"""What is compared: the rows of a table, and their common settings."""
 
 import argparse
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ from local_modules.yaml_trees import as_lines, read_plain
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = Path("results/benchmarks/accuracy")
-MANIFESTS = "manifests"  # in that of a table
-MANY_EPOCHS = 100_000  # the minutes end a training
+MANIFESTS = "manifests"  # in the folder of a table
+MANY_EPOCHS = 100_000  # the time limit ends a training
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class Row:
     name : str
         Of its folder.
     title : str
-        What the table calls it.
+        Its title in the table.
     recipe : str
-        Its HyperPyYAML file, from the repository's root.
+        Its HyperPyYAML file, relative to the repository's root.
     values : dict
-        What is its own in this comparison, by key of the recipe.
+        Its own values in this comparison, by key of the recipe.
     program : str
-        What trains it; it leaves what train_speaker.py leaves.
+        What trains it; must write what train_speaker.py writes.
     """
 
     name: str
@@ -52,17 +52,17 @@ class Row:
 
     @property
     def recipe_file(self) -> str:
-        """The recipe as a path that can be read from anywhere."""
+        """The absolute path of the recipe."""
         return str(ROOT / self.recipe)
 
     @cached_property
     def settings(self) -> dict[str, str]:
-        """What its recipe says, by what it can be told."""
+        """The settings of its recipe, by key."""
         return as_lines(read_plain(self.recipe_file))
 
     @property
     def keys(self) -> set[str]:
-        """What its recipe can be told."""
+        """The keys of its recipe that can be set."""
         return set(self.settings)
 
 
@@ -83,7 +83,7 @@ def read_rows(path: str) -> dict[str, Row]:
         raise InputError(f"{path}: {error.strerror}") from None
     except (YAMLError, AttributeError, TypeError) as error:
         raise InputError(
-            f"{path}: rows have to be `name: {{title: ..., recipe: FILE}}`: "
+            f"{path}: rows must be `name: {{title: ..., recipe: FILE}}`: "
             f"{one_line(error)}"
         ) from None
     return rows
@@ -91,24 +91,24 @@ def read_rows(path: str) -> dict[str, Row]:
 
 @dataclass(frozen=True)
 class Plan:
-    """What all rows have in common.
+    """The settings that all rows have in common.
 
     Arguments
     ---------
     folder : Path
-        Where everything goes.
+        Where all output goes.
     values : dict
         Keys and values for those recipes that have them.
     flags : list of str
         SpeechBrain's run options.
     threads : int
-        Of a training.
+        Per training.
     data_folder : str
-        Where the paths of the trials begin.
+        The folder that the trials' paths are relative to.
     trials : TrialList
         Of `test`.
     parts : dict
-        Trials by what they are called, int64 arrays.
+        Indices of trials, by the name of the part, int64 arrays.
     n_train : int
         Training utterances.
     """
@@ -124,7 +124,7 @@ class Plan:
 
 
 def make_plan(options: argparse.Namespace, rows: Mapping[str, Row]) -> Plan:
-    """Checks what is asked for, and prepares the corpus."""
+    """Checks the options, and prepares the corpus."""
     first = next(iter(rows.values()))
     _, run_opts, given = parse_command_line([first.recipe_file, *options.rest])
     known = {row.name: row.keys for row in rows.values()}
@@ -172,7 +172,7 @@ def make_plan(options: argparse.Namespace, rows: Mapping[str, Row]) -> Plan:
 
 
 def parts_by(options: argparse.Namespace, trials: TrialList) -> dict[str, np.ndarray]:
-    """The trials of each value of --by that have both kinds."""
+    """The trials of each value of --by that has trials of both kinds."""
     metadata = read_metadata(options.metadata)
     columns = dict.fromkeys(key for row in metadata.values() for key in row)
     wanted = {
@@ -204,7 +204,7 @@ def given_flags(run_opts) -> list[str]:
 
 
 def row_values(row: Row, seed: int, plan: Plan) -> dict:
-    """What a training is told: of what is for all, the keys that its recipe has."""
+    """Values for a training: those for all rows that its recipe has, and its own."""
     values = {**plan.values, "seed": seed}
     values = {key: value for key, value in values.items() if key in row.keys}
     folder = plan.folder / row.name / f"{seed}"

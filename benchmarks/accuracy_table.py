@@ -1,4 +1,4 @@
-"""The table and the picture of benchmarks/accuracy.py, from the trainings done."""
+"""The table and the picture of benchmarks/accuracy.py, from finished trainings."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from local_modules.evaluation.backend import CALIBRATED
 from local_modules.evaluation.confidence import interval, p_value
 from local_modules.plots import line_look, save_figure, tidy
 
-ALL = "all"  # the trials, beside those of each value of --by
+ALL = "all"  # all trials, beside those of each value of --by
 COSINE = "cosine"
 TICKS = (0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50)  # of the picture, percent
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A row of the table, from the seeds that are done.
+    """A row of the table, from its finished seeds.
 
     Arguments
     ---------
     runs : list of dict
-        Of `run_row`.
+        Results of `run_row`.
     replicates : dict
         Means over the seeds of the bootstrap's replicates, by part and metric.
     """
@@ -45,10 +45,10 @@ class Summary:
 
 
 def summarise(results: Mapping[Path, dict]) -> Summary:
-    """Several seeds of a row.
+    """Summarises the seeds of a row.
 
-    The seeds of the bootstrap are the same everywhere, so that one resample is of the
-    same speakers for all models, and means and differences can be taken.
+    The bootstrap has the same random seeds everywhere, so a resample has the same
+    speakers for all models, and means and differences can be taken.
     """
     drawn = [dict(np.load(folder / "replicates.npz")) for folder in results]
     means = {name: np.mean([one[name] for one in drawn], axis=0) for name in drawn[0]}
@@ -56,7 +56,7 @@ def summarise(results: Mapping[Path, dict]) -> Summary:
 
 
 def tables(rows: Mapping[str, Summary], parts: list[str]) -> str:
-    """The table of all rows and, where the trials have parts, that of these."""
+    """The table of all rows and, if the trials have parts, the tables of these."""
     first = next(iter(rows.values()))
     heading = ["", "parameters", "MACs", "trained, utterances/s", "passes"]
     heading += ["cores busy", "real-time factor", "seeds", "valid EER (%)"]
@@ -68,7 +68,7 @@ def tables(rows: Mapping[str, Summary], parts: list[str]) -> str:
             way: p_value(*(s.replicates[f"{ALL}/{way}/eer"] for s in (first, row)))
             for way in (COSINE, CALIBRATED)
         }
-        # Of a training that was continued, the last part's is known alone.
+        # For a continued training, only the usage of the last part is known.
         usages = [run["usage"] for run in row.runs if not run["usage"]["continued"]]
         busy = [usage["cpu_seconds"] / usage["seconds"] for usage in usages]
         lines.append(
@@ -105,8 +105,8 @@ def tables(rows: Mapping[str, Summary], parts: list[str]) -> str:
 
 
 def picture(rows: Mapping[str, Summary], path: Path) -> None:
-    """Draws the validation EER over the minutes: thin for each seed, thick their mean
-    over the stretch that all have."""
+    """Draws the validation EER over the minutes: a thin line for each seed, a thick one
+    for their mean, as long as all of them last."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     lowest = 1.0
@@ -114,7 +114,7 @@ def picture(rows: Mapping[str, Summary], path: Path) -> None:
         look = line_look(index)
         thin = {**look, "linestyle": "-", "linewidth": 0.6, "alpha": 0.4}
         curves = [np.array(run["curve"]).T for run in row.runs]
-        # No error at all has no place on the axis.
+        # A logarithmic axis can't show zero.
         curves = [(x, np.maximum(eer, TICKS[0] / 100)) for x, eer in curves]
         lowest = min(lowest, *(eer.min() for _, eer in curves))
         for seconds, eer in curves:
@@ -123,7 +123,7 @@ def picture(rows: Mapping[str, Summary], path: Path) -> None:
         end = max(start, min(seconds[-1] for seconds, _ in curves))
         grid = np.linspace(start, end, 200 if end > start else 1)
         mean = np.mean([np.interp(grid, *curve) for curve in curves], axis=0)
-        marked = len(curves[0][0]) <= 3  # a line of so few would hardly be seen
+        marked = len(curves[0][0]) <= 3  # a line of so few points would hardly be seen
         axes.plot(
             grid / 60,
             100 * mean,

@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
-"""What a classifier of many speakers costs: the whole matrix on each rank, or its rows
-split over the ranks.
+"""Costs of a classifier of many speakers: whole on each rank, or split over the ranks.
 
     python benchmarks/classes.py [--classes 10000 100000 1000000] [--batch 64]
                                  [--emb_dim 192] [--share 0.1] [--steps 3] [--gib 7]
 
-On two processes that talk over gloo, forward and backward of the classifier and the
+Two processes, over gloo, run forward and backward of the classifier and the
 additive-angular-margin loss, with the mean of the gradients over the ranks for the
-whole matrix; no optimizer, which adds two numbers to each weight if it is Adam. Memory
-is what the use of a process has grown to at its highest; time is CPU time of a process,
-for others may be at work, the median of the steps after the first. What both processes
-would need more than --gib for is left out, and 10 million follow from how both grow
-between the two largest measured.
+whole matrix; without an optimizer (Adam would add two numbers to each weight). Memory
+is the growth of a process up to its peak; time is the CPU time of a process, because
+the machine may be shared, the median of the steps after the first. Sizes for which both
+processes would need more than --gib are left out; 10 million speakers are extrapolated
+from the two largest sizes measured.
 """
 
 import argparse
@@ -43,12 +42,12 @@ from local_modules.losses import AdditiveAngularMargin  # noqa: E402
 FOLDER = Path("results/benchmarks/classes")
 N_RANKS = 2
 SCALE = 30.0
-MOST = 10**7  # speakers that are extrapolated to
-COPIES = 6  # of the matrix that a step may need, for the decision to leave out
+MOST = 10**7  # speakers to extrapolate to
+COPIES = 6  # of the matrix that a step may need, to decide what to leave out
 
 
 def whole(n_classes: int, options: argparse.Namespace):
-    """The loss of a batch, by SpeechBrain's classifier under DDP."""
+    """The loss of a batch, with SpeechBrain's classifier under DDP."""
     classifier = Classifier(options.emb_dim, out_neurons=n_classes)
     classifier = DistributedDataParallel(classifier)
     loss = AdditiveAngularMargin(angular_scale=SCALE, angular_margin=0.2)
@@ -56,14 +55,14 @@ def whole(n_classes: int, options: argparse.Namespace):
 
 
 def split(n_classes: int, options: argparse.Namespace, share: float = 1.0):
-    """The loss of a batch, by rows that the ranks share."""
+    """The loss of a batch, with the rows split over the ranks."""
     classifier = SplitClassifier(options.emb_dim, n_classes, SCALE, share)
     loss = AdditiveAngularMargin(angular_scale=SCALE, angular_margin=0.2)
     return lambda embeddings, targets: loss(*classifier(embeddings, targets)[:2])
 
 
 def drawn(n_classes: int, options: argparse.Namespace):
-    """As `split`, a share of the rows taking part."""
+    """As `split`, with a share of the rows drawn for each step."""
     return split(n_classes, options, options.share)
 
 
@@ -71,7 +70,7 @@ WAYS = (whole, split, drawn)
 
 
 def run_rank(rank, make, n_classes, options, folder):
-    """One process of a measurement: its memory in MiB and seconds a step, to a file."""
+    """One process of a measurement; writes its MiB and seconds per step to a file."""
     torch.set_num_threads(1)
     distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=N_RANKS
@@ -91,20 +90,20 @@ def run_rank(rank, make, n_classes, options, folder):
 
 
 def measure(make, n_classes: int, options: argparse.Namespace) -> tuple[float, float]:
-    """MiB of a process and its CPU seconds a step, the larger of the two."""
+    """MiB and CPU seconds per step of a process, the larger of the two."""
     with tempfile.TemporaryDirectory() as folder:
         torch.multiprocessing.start_processes(
             run_rank,
             (make, n_classes, options, folder),
             N_RANKS,
-            start_method="fork",  # each begins without what earlier ones needed
+            start_method="fork",  # each starts without the memory of earlier ones
         )
         results = [torch.load(f"{folder}/{rank}.pt") for rank in range(N_RANKS)]
     return tuple(max(values) for values in zip(*results, strict=True))
 
 
 def fits(make, n_classes: int, options: argparse.Namespace) -> bool:
-    """Whether what all processes together may need at most is allowed."""
+    """Whether the most that all processes together may need is allowed."""
     n_rows = n_classes * (N_RANKS if make is whole else 1)
     n_bytes = COPIES * 4 * n_rows * (options.emb_dim + options.batch)
     return n_bytes <= options.gib * 2**30
@@ -119,19 +118,19 @@ def cell(found: tuple[float, float]) -> str:
 def extrapolated(
     measured: dict[int, tuple[float, float]],
 ) -> tuple[tuple[float, float], str]:
-    """Memory and time for `MOST` speakers, and how they follow.
+    """Memory and time for `MOST` speakers, and the calculation.
 
     Arguments
     ---------
     measured : dict
-        MiB and seconds by the number of speakers, of two numbers at least.
+        MiB and seconds by the number of speakers, for two numbers at least.
 
     Returns
     -------
     found : tuple of float
         MiB and seconds.
     arithmetic : str
-        The way there.
+        The calculation in words.
     """
     smaller, larger = sorted(measured)[-2:]
     slopes = [
@@ -143,7 +142,7 @@ def extrapolated(
         for high, slope in zip(measured[larger], slopes, strict=True)
     )
     arithmetic = (
-        f"{slopes[0] * 2**20:,.0f} bytes and {slopes[1] * 1e6:.2f} microseconds a "
+        f"{slopes[0] * 2**20:,.0f} bytes and {slopes[1] * 1e6:.2f} microseconds per "
         f"speaker between {smaller:,} and {larger:,}; x {MOST - larger:,} more"
     )
     return found, arithmetic
@@ -156,9 +155,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--classes", type=int, nargs="+", default=[10**4, 10**5, 10**6])
-    add("--batch", type=int, default=64, help="utterances of each process")
+    add("--batch", type=int, default=64, help="utterances per process")
     add("--emb_dim", type=int, default=192)
-    add("--share", type=float, default=0.1, help="of the rows, drawn for a step")
+    add("--share", type=float, default=0.1, help="of the rows, drawn per step")
     add("--steps", type=int, default=3)
     add("--gib", type=float, default=7.0)
     options = parser.parse_args(argv)

@@ -1,17 +1,17 @@
 #!/usr/bin/env python3
-"""How many augmented crops a core makes in a second, and what a step waits for them.
+"""Augmented crops per second on one core, and how long a step waits for them.
 
     python benchmarks/data.py [--files 400] [--rounds 5] [--epochs 3] [--key value ...]
 
 Makes its own corpus in a temporary folder (`TMPDIR`): WAV files of 8 s, as VoxCeleb's,
 noises of 10 s and room responses of half a second. One thread reads crops of 3 s, from
-the files, from shards (of FLAC, or of the same bytes) and from memory, and puts each
-into another noise and into a room; so does the loader of SpeechBrain's VoxCeleb recipe
-with its own augmentation. Loaders take turns within a round, CPU time is counted (files
-just written are in the system's memory), and the median counts.
+the files, from shards (of FLAC, or of the same bytes) and from memory, and adds noise
+and reverberation to each; so does the loader of SpeechBrain's VoxCeleb recipe with its
+own augmentation. Loaders take turns within a round; times are medians of CPU time
+(files just written are in the page cache).
 
-Then hparams/conformer.yaml, with the keys given, is trained on the same files: what
-share of a step goes to waiting for data and to augmenting it.
+Then hparams/conformer.yaml, with the keys given, is trained on the same files, to
+measure the share of a step that goes to waiting for data and to augmenting it.
 """
 
 import argparse
@@ -59,7 +59,7 @@ FOLDER = Path("results/benchmarks/data")
 RECIPE = str(ROOT / "hparams" / "conformer.yaml")
 RATE = 16000
 FILE_SECONDS, CROP_SECONDS = 8, 3.0
-UTTERANCES = 10  # of a speaker
+UTTERANCES = 10  # per speaker
 N_NOISES, NOISE_SECONDS = 50, 10
 N_ROOMS = 50
 MANIFESTS = "manifests"
@@ -79,7 +79,7 @@ def make_corpus(folder: Path, n_files: int) -> None:
     time_axis = np.arange(FILE_SECONDS * RATE) / RATE
     rows = []
     for number in range(n_files):
-        # Harmonics that come and go as syllables do, in noise.
+        # Harmonics that rise and fall as syllables do, in noise.
         pitch = rng.uniform(90, 250)
         wave = sum(np.sin(2 * np.pi * k * pitch * time_axis) / k for k in range(1, 20))
         wave *= 0.1 + np.sin(4 * np.pi * (time_axis + rng.uniform())) ** 2
@@ -109,7 +109,7 @@ def make_corpus(folder: Path, n_files: int) -> None:
 
 
 def crops_of_speechbrain(folder: Path) -> tuple[Callable[[], Iterator], Augmenter]:
-    """The data of its VoxCeleb recipe, composed of its parts as it composes them."""
+    """The data loader of its VoxCeleb recipe, composed as in the recipe."""
     length = int(CROP_SECONDS * RATE)
     data = sb.dataio.dataset.DynamicItemDataset.from_csv(
         folder / MANIFESTS / "train.csv", {"data_root": str(folder / "speech")}
@@ -145,7 +145,7 @@ def crops_of_speechbrain(folder: Path) -> tuple[Callable[[], Iterator], Augmente
 def crops_of_ours(
     folder: Path, shards: Path | None, cache_gib: float
 ) -> Callable[[], Iterator]:
-    """Our training's data, in the order of another epoch each time."""
+    """Our training's data loader, in the order of another epoch each time."""
     splits = {
         split: read_manifest(folder / MANIFESTS / f"{split}.csv")
         for split in ("train", "valid", "test")
@@ -175,7 +175,7 @@ def crops_of_ours(
 
 
 def both(noise: torch.nn.Module, reverb: torch.nn.Module) -> Augmenter:
-    """Each crop in noise and in a room."""
+    """Adds noise and reverberation to each crop."""
     return Augmenter(
         min_augmentations=2, max_augmentations=2, augmentations=[noise, reverb]
     )
@@ -209,7 +209,7 @@ def one_by_one(augment: Augmenter) -> Callable:
 
 
 def speed_table(folder: Path, rounds: int) -> str:
-    """Crops in a second by loader."""
+    """Crops per second by loader."""
     theirs, their_augment = crops_of_speechbrain(folder)
     speech, flac, wav = (folder / name for name in ("speech", "flac", "wav"))
     for manifest in (folder / MANIFESTS).glob("*.csv"):
@@ -233,7 +233,7 @@ def speed_table(folder: Path, rounds: int) -> str:
     for number in trange(rounds + 1, desc="Rounds"):
         for name, (epoch, augment) in loaders.items():
             seconds = seconds_a_crop(epoch, augment)
-            if number:  # the first fills memories
+            if number:  # the first fills the caches
                 found[name].append(seconds)
     medians = {name: np.median(pairs, axis=0) for name, pairs in found.items()}
     rows = [
@@ -245,14 +245,14 @@ def speed_table(folder: Path, rounds: int) -> str:
         ]
         for name, (read, augment) in medians.items()
     ]
-    heading = ["crops of 3 s in a second, one core", "read", "and augmented", "times"]
+    heading = ["crops of 3 s per second, one core", "read", "and augmented", "times"]
     return markdown(heading, rows)
 
 
 class TimedBrain(train_speaker.SpeakerBrain):
-    """Tells waiting for data, and augmenting it, from the rest of a step."""
+    """Measures the time of waiting for data and of augmenting it."""
 
-    sums = {}  # what, by epoch, in the last training
+    sums = {}  # by epoch, of the last training
 
     def on_fit_start(self):
         super().on_fit_start()
@@ -331,7 +331,7 @@ def waiting_table(folder: Path, epochs: int, keys: list[str]) -> str:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The options of this program; `rest` is what is left for the recipe."""
+    """The options of this program; `rest` is for the recipe."""
     parser = LineParser(
         prog="benchmarks/data.py",
         description=__doc__.splitlines()[0],
@@ -339,7 +339,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--files", type=int, default=400, help="of the corpus")
-    add("--rounds", type=int, default=5, help="of which the median counts")
+    add("--rounds", type=int, default=5, help="of which the median is shown")
     add("--epochs", type=int, default=3, help="of each training, 2 or more")
     options, options.rest = parser.parse_known_args(argv)
     check_positive(options, "files", "rounds")

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""What a trained model costs in use: milliseconds, cold start, memory, files, voices.
+"""Costs of using a trained model: latency, cold start, memory, files, voices.
 
     python benchmarks/inference.py [MODEL] [--seconds 1 3 10 60] [--threads 1 2]
                                    [--rounds 20] [--files 1000] [--voices 1000000]
 
-MODEL is a folder that train_speaker.py has written; if not given, the default recipe
-with random weights, which are as fast. Beside it stand its ONNX exports and
+MODEL is a folder written by train_speaker.py; if not given, the default recipe with
+random weights, which is as fast. It is compared with its ONNX exports and with
 SpeechBrain's ECAPA-TDNN and x-vector, with random weights. Systems take turns within a
-round, and the median counts. Synthetic speech; the files are of 3 seconds.
+round; times are medians. Speech is synthetic; the files are 3 seconds long.
 """
 
 import argparse
@@ -58,10 +58,10 @@ RIVALS = {
 TEXT = "The boat sailed along the coast until the evening, and nobody was in a hurry. "
 VOICE = "language variant\nname drawn\npitch 90 120\n"
 CLIP_SECONDS = 3
-VECTOR = 192  # numbers of an embedding that is searched
+VECTOR = 192  # numbers per embedding that is searched
 QUESTIONS = 20
 
-# What a program does that has nothing but onnxruntime: as in docs/export.md.
+# A program with only onnxruntime, as in docs/export.md.
 ONNX_VERIFY = """
 import sys, numpy, onnxruntime, soundfile
 session = onnxruntime.InferenceSession(sys.argv[1])
@@ -83,7 +83,7 @@ try:
 except SystemExit as end:
     assert not end.code
 """
-# Not ru_maxrss, which a process takes over from the one that starts it.
+# Not ru_maxrss, which a process inherits from its parent.
 PEAK = """
 import re
 print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
@@ -139,7 +139,7 @@ def embedders(
     torch.set_num_threads(n_threads)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = n_threads
-    # Its threads would go on for a while when it is another system's turn.
+    # Otherwise, its threads would keep spinning into another system's turn.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     functions = {}
     for name, folder in folders.items():
@@ -203,7 +203,7 @@ def _run(command: list[str]) -> str:
 
 
 def files_row(model: Path, n_files: int, folder: Path) -> list[str]:
-    """`speaker.py embed` on so many files."""
+    """`speaker.py embed` on `n_files` files."""
     recordings = folder / "recordings"
     recordings.mkdir()
     wave = speech(CLIP_SECONDS)
@@ -221,7 +221,7 @@ def files_row(model: Path, n_files: int, folder: Path) -> list[str]:
 
 
 def search_rows(n_voices: int) -> list[list[str]]:
-    """Making ready to search so many enrolled voices, and searching them."""
+    """Preparing the search of `n_voices` enrolled voices, and searching them."""
     rng = np.random.default_rng(0)
     voices = rng.standard_normal((n_voices, VECTOR), dtype=np.float32)
     voices /= np.linalg.norm(voices, axis=1, keepdims=True)
@@ -236,7 +236,7 @@ def search_rows(n_voices: int) -> list[list[str]]:
         nearest(question, 5)
         taken.append(time.perf_counter() - start)
     return [
-        [f"making {n_voices:,} voices ready to search, once", f"{ready:.1f} s", ""],
+        [f"preparing the search of {n_voices:,} voices, once", f"{ready:.1f} s", ""],
         [f"the nearest 5 of {n_voices:,}", f"{1000 * np.median(taken):.1f} ms", ""],
     ]
 
@@ -250,7 +250,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("model", nargs="?", metavar="MODEL", help="folder of a trained model")
     add("--seconds", type=float, nargs="+", default=[1, 3, 10, 60], help="of the clips")
     add("--threads", type=int, nargs="+", default=[1, 2])
-    add("--rounds", type=int, default=20, help="of which the median counts")
+    add("--rounds", type=int, default=20, help="of which the median is shown")
     add("--start_rounds", type=int, default=5, help="the same, of new processes")
     add("--files", type=int, default=1000)
     add("--voices", type=int, default=1_000_000)

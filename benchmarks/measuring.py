@@ -1,5 +1,5 @@
-"""What the benchmarks share: measured once, of one corpus, CPU time of others,
-tables."""
+"""What the benchmarks share: results measured once, on an unchanged corpus, CPU time of
+child processes, tables."""
 
 import json
 import re
@@ -13,11 +13,11 @@ from local_modules.errors import InputError
 from local_modules.files import replacing
 
 SETTINGS = "settings.json"
-NOTED = "manifests"  # their checksums, among the settings
+NOTED = "manifests"  # key of their checksums in the settings
 
 
 def once(path: Path, measure: Callable[[], dict]) -> dict:
-    """What `measure()` gives, from the file if it was measured before."""
+    """The result of `measure()`, from the file if it was measured before."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         result = measure()
@@ -27,21 +27,21 @@ def once(path: Path, measure: Callable[[], dict]) -> dict:
 
 
 def prepare_noted(folder: Path, settings: Mapping, corpus: Mapping) -> dict:
-    """Prepares the corpus of what is measured in a folder.
+    """Prepares the corpus of a folder of measurements.
 
     Arguments
     ---------
     folder : Path
-        The folder, in whose `settings.json` stands what it was begun with.
+        The folder; its `settings.json` has the settings that it was begun with.
     settings : mapping
-        What it is begun with now.
+        The present settings.
     corpus : mapping
-        What `prepare_corpus` wants to know.
+        The settings that `prepare_corpus` needs.
 
     Returns
     -------
     dict
-        What belongs into `settings.json`, if there is none.
+        The content of `settings.json`, if there is none.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def prepare_noted(folder: Path, settings: Mapping, corpus: Mapping) -> dict:
             if earlier.get(key) != settings.get(key):
                 raise InputError(
                     f"{folder}: was begun with {key} {earlier.get(key)}, not "
-                    f"{settings.get(key)}; go on with that, or choose another --name"
+                    f"{settings.get(key)}; continue with that, or choose another --name"
                 )
     prepare_corpus(corpus, begun_with)
     found = checksums(corpus["manifest_folder"], TRAINED)
@@ -72,7 +72,7 @@ def prepare_noted(folder: Path, settings: Mapping, corpus: Mapping) -> dict:
 
 
 def typed(values: Mapping) -> list[str]:
-    """Keys and values as words of a command line."""
+    """Keys and values as command-line arguments."""
     words = []
     for key, value in values.items():
         words += [f"--{key}", value if isinstance(value, str) else json.dumps(value)]
@@ -80,8 +80,8 @@ def typed(values: Mapping) -> list[str]:
 
 
 def run_to_its_end(command: Sequence[str], **options) -> int:
-    """Runs a program and returns its exit status. Ctrl-C, which it hears as well, waits
-    until it has put away what it is at; a second one doesn't.
+    """Runs a program and returns its exit status. After Ctrl-C, which the program also
+    receives, waits until it has saved its work; after a second one, doesn't.
 
     Arguments
     ---------
@@ -99,8 +99,8 @@ def run_to_its_end(command: Sequence[str], **options) -> int:
 
 
 def children_cpu_seconds() -> float:
-    """CPU time of all processes that were started from here and have ended, with
-    theirs."""
+    """CPU time of all child processes that have ended, with that of their own
+    children."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -112,7 +112,7 @@ def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def peak_mib() -> float:
-    """The highest memory that this process has had, in MiB; not `ru_maxrss`, which a
-    process takes over from the one that starts it."""
+    """Peak memory of this process, in MiB; not `ru_maxrss`, which a process inherits
+    from its parent."""
     status = Path("/proc/self/status").read_text()
     return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""How far does one get without a network? MFCC statistics with LDA and the cosine.
+"""A baseline without a network: MFCC statistics, LDA and the cosine.
 
     python benchmarks/mfcc_lda.py benchmarks/mfcc_lda.yaml [--key value ...]
 
-Means and deviations of each training utterance's MFCC, and the linear discriminants of
-the training speakers; how many of these is chosen on `valid`. Leaves what a training
-leaves: metrics.json, and in model/ what evaluate.py and SpeechBrain load.
+Computes means and deviations of each utterance's MFCC, and the linear discriminants of
+the training speakers; their number is chosen on `valid`. Writes what a training writes:
+metrics.json, and a model/ that evaluate.py and SpeechBrain load.
 """
 
 import json
@@ -42,8 +42,8 @@ from local_modules.scoring import score_trials, speaker_means  # noqa: E402
 def read_statistics(
     hparams: Mapping, utterances: Sequence[Utterance], split: str
 ) -> dict[str, torch.Tensor]:
-    """What the discriminants are made of, of each utterance that can be decoded,
-    [4 * n_mfcc], by path or, in `train`, where a file may hold several, by ID."""
+    """MFCC statistics of each utterance that can be decoded, [4 * n_mfcc], by path or,
+    in `train`, where a file may hold several, by ID."""
     reader = UtteranceReader(hparams["sample_rate"])
     encoder, found = hparams["embedding_model"].encoder, {}
     for row in tqdm(utterances, desc=f"MFCC of {split}", unit="utterance"):
@@ -59,15 +59,15 @@ def read_statistics(
 def discriminants(
     statistics: torch.Tensor, speakers: Sequence[str]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Linear discriminants, the best first: the map that makes the covariance within
-    speakers the unit matrix, and its axes those that part the speakers most.
+    """Linear discriminants, the best first: the projection that whitens the covariance
+    within speakers, onto the axes that separate the speakers most.
 
     Arguments
     ---------
     statistics : torch.Tensor
         [utterances, features].
     speakers : sequence of str
-        Who speaks, of length utterances.
+        The speaker of each utterance.
 
     Returns
     -------

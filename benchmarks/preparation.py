@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""How long a large corpus takes from its files to its manifests, and what memory.
+"""Time and memory that a large corpus takes from its files to its manifests.
 
     python benchmarks/preparation.py [--entries 50000 200000 1200000]
 
 Makes a tree with VoxCeleb's layout in a temporary folder (`TMPDIR`), of links to a few
-recordings of 0.6 s: 200 of a speaker, ten of a video. For each size, a process of its
-own prepares it, and again, when nothing is left to do. The tree is fresh, so the system
-has it in memory; a cold disk takes longer.
+recordings of 0.6 s: 200 per speaker, ten per video. For each size, a separate process
+prepares it, and again, when nothing is left to do. The tree is fresh, so it is in the
+page cache; a cold disk takes longer.
 """
 
 import json
@@ -31,7 +31,7 @@ from local_modules.errors import (  # noqa: E402
 from local_modules.files import replacing  # noqa: E402
 
 FOLDER = Path("results/benchmarks/preparation")
-N_LINKS = 10_000  # of one recording: file systems have limits
+N_LINKS = 10_000  # per recording: file systems have limits
 PREPARE = """
 import json, sys, time
 

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""What error rates and score normalisation cost: ours, SpeechBrain's, scikit-learn's.
+"""Costs of error rates and score normalisation: ours, SpeechBrain's, scikit-learn's.
 
     python benchmarks/scoring.py [--trials 37611 150000 550894 10000000]
                                  [--files 5000] [--cohort 6000] [--seconds 60]
                                  [--list 550894 137924]
 
-On the same Gaussian scores and embeddings: error rates the best of three runs,
-normalisation one run. What is expected to take longer than --seconds, by what it took
-on fewer trials, is left out; SpeechBrain's normalisation is measured on some trials and
-multiplied. Memory is the growth of the highest use of a process of its own.
+All use the same Gaussian scores and embeddings; error rates are the best of three runs,
+normalisation is one run. What is expected to take longer than --seconds, extrapolated
+from fewer trials, is left out; SpeechBrain's normalisation is measured on some trials
+and multiplied. Memory is the growth of the peak of a separate process.
 """
 
 import os
@@ -46,7 +46,7 @@ N_SAMPLED = 200  # trials of SpeechBrain's normalisation
 
 
 def scores(n_trials: int) -> tuple[np.ndarray, np.ndarray]:
-    """Target and non-target scores, as many of one as of the other, float32."""
+    """As many target as non-target scores, float32."""
     rng = np.random.default_rng(0)
     half = n_trials // 2
     target = rng.standard_normal(half, dtype=np.float32) + 2
@@ -82,7 +82,7 @@ def speechbrain_min_dcf(target, nontarget):
     minDCF(torch.from_numpy(target), torch.from_numpy(nontarget))
 
 
-# Name, function, and how its time and its memory (bytes a trial) grow with the trials.
+# Name, function, power of the trials that its time grows with, and memory in bytes.
 METRICS = (
     ("ours: EER, minDCF, Cllr", ours, 1, lambda n: 40 * n),
     ("scikit-learn: ROC", scikit_learn, 1, lambda n: 60 * n),
@@ -123,7 +123,7 @@ def our_list(n_trials: int, n_files: int, n_cohort: int) -> float:
 
 
 def speechbrain_normalisation(n_files: int, n_cohort: int) -> float:
-    """Seconds for as many trials in the way of its VoxCeleb recipe: for each trial,
+    """Seconds for as many trials by the method of its VoxCeleb recipe: for each trial,
     cosines with the whole cohort and the top k of them."""
     enrol, test = embeddings(n_files, 1), embeddings(n_files, 2)
     cohort, similarity = embeddings(n_cohort, 3), torch.nn.CosineSimilarity(dim=-1)
@@ -151,7 +151,7 @@ def best_of_three(function, *arguments) -> float:
 
 
 def peak_mib(name: str, n_trials: int) -> float:
-    """Highest memory of a process that does it, beyond one that only makes the
+    """Peak memory of a process that computes a metric, beyond that of making the
     scores."""
     program = (
         "import sys; sys.path[:0] = [{root!r}, {here!r}]; import scoring\n"

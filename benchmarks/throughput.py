@@ -1,22 +1,22 @@
 #!/usr/bin/env python3
-"""What a training step costs: crops per second and share of the device's peak.
+"""Costs of a training step: crops per second and share of the device's peak.
 
     python benchmarks/throughput.py [--rows NAME ...] [--modes NAME ...]
                                     [--device cuda] [--seconds 20] [--speakers 7205]
                                     [--batch_size N] [--crop_seconds S]
 
-Each row trains on random crops, all in memory and without augmentation, so that the
-network and its optimiser are measured and nothing else: ours by train_speaker.py's
-`SpeakerBrain`; SpeechBrain's ECAPA-TDNN with the classes of its VoxCeleb recipe as it
-ships them; torchaudio's Conformer in place of ours in mfa_conformer.yaml. --speakers is
-what the classifiers tell apart, three times as many where a recipe has three speeds.
+Each row trains on random crops, all in memory and without augmentation, so that only
+the network and its optimiser are measured: ours by train_speaker.py's `SpeakerBrain`;
+SpeechBrain's ECAPA-TDNN with the classes of its VoxCeleb recipe as shipped;
+torchaudio's Conformer in place of ours in mfa_conformer.yaml. --speakers is the number
+of classes, multiplied by three if a recipe has three speeds.
 
-Operations are those of matrix products and convolutions, features left out; a
+Operations are those of matrix products and convolutions, without features; a
 multiply-add is two, and a step takes three times the forward pass. They are counted,
-and so is what is kept of the forward pass for the backward pass, in float32: the larger
-part of a GPU's memory. The peak is that of the same device's product of two large
-matrices, measured in the same precision. On a CPU, seconds are CPU time: a core's.
-Stopped, the same command continues.
+and so is what the forward pass keeps for the backward pass, in float32: the larger part
+of a GPU's memory. The peak is that of a product of two large matrices on the same
+device, in the same precision. On a CPU, seconds are CPU time, so rates are per core.
+After an interruption, the same command continues.
 """
 
 import argparse
@@ -58,13 +58,13 @@ from local_modules.errors import (  # noqa: E402
 )
 from local_modules.files import replacing  # noqa: E402
 
-WARM_UP = 2  # steps, in which what is compiled is compiled
-MATRIX = {"cuda": 8192, "cpu": 512}  # rows and columns whose product is the peak
+WARM_UP = 2  # steps, which include compilation
+MATRIX = {"cuda": 8192, "cpu": 512}  # size of the matrices whose product gives the peak
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def random_batch(batch_size: int, seconds: float, n_speakers: int) -> ReadableBatch:
-    """Noise instead of speech: that changes no time."""
+    """Noise instead of speech, which takes the same time."""
     generator = torch.Generator().manual_seed(0)
     targets = torch.randint(n_speakers, (batch_size,), generator=generator)
     return ReadableBatch(
@@ -80,7 +80,7 @@ def random_batch(batch_size: int, seconds: float, n_speakers: int) -> ReadableBa
 
 
 class Counts(NamedTuple):
-    """What a training step needs for some crops, or for one, whatever the device.
+    """What a training step needs, for one or several crops, on any device.
 
     Arguments
     ---------
@@ -97,7 +97,7 @@ class Counts(NamedTuple):
 def count(row: Row, n_speakers: int, seconds: float) -> Counts:
     """Counts for one crop."""
     modules = row.make(n_speakers, MODES["fp32"], "cpu").modules.to("meta")
-    # Of one crop more, for weights are kept too.
+    # From the difference of two batches, because weights are kept too.
     two, four = (count_batch(modules, n, seconds) for n in (2, 4))
     return Counts(*((more - less) / 2 for less, more in zip(two, four, strict=True)))
 
@@ -116,8 +116,8 @@ def count_batch(modules, batch_size: int, seconds: float) -> Counts:
     keeping = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with FlopCounterMode(display=False) as counter, keeping:
         cosines = modules["classifier"](modules["embedding_model"](feats, None))
-    del cosines  # until here, no storage can have taken another's place
-    # Backward, torch's counter takes a depthwise convolution for a full one.
+    del cosines  # kept until here, so that no storage's address is reused
+    # Only forward: backward, torch counts a depthwise convolution as a full one.
     return Counts(3 * counter.get_total_flops(), sum(kept.values()))
 
 
@@ -129,7 +129,7 @@ def start(brain: sb.Brain) -> None:
 
 
 def synchronise(device: str) -> None:
-    """Waits for what a GPU has been given to do."""
+    """Waits until a GPU has finished its work."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 
@@ -143,8 +143,8 @@ def peak(device: str, precision: str, seconds: float) -> dict:
 
 
 def repeat(step: Callable, device: str, seconds: float) -> tuple[int, float]:
-    """Does something for so many seconds, after a warm-up; says how often and how long
-    that was."""
+    """Repeats a step for `seconds`, after a warm-up; returns the number of steps and
+    the time that they took."""
     clock = time.perf_counter if device.startswith("cuda") else time.process_time
     for _ in range(WARM_UP):
         step()
@@ -163,8 +163,8 @@ def measure(row: Row, mode: Mode, options: argparse.Namespace) -> dict:
     Returns
     -------
     dict
-        `crops` per second, and `gib`, the highest memory of a GPU; empty where its
-        memory is too small.
+        `crops` per second, and `gib`, the peak memory of a GPU; empty if its memory is
+        too small.
     """
     device = options.device
     on_gpu = device.startswith("cuda")
@@ -196,7 +196,7 @@ def measure(row: Row, mode: Mode, options: argparse.Namespace) -> dict:
 
 
 def size_of(row: Row, options: argparse.Namespace) -> tuple[int, float]:
-    """Crops in a step and their seconds: the row's own, or what is asked for."""
+    """Crops per step and their seconds: the row's own, or those requested."""
     return (
         options.batch_size or row.batch_size,
         options.crop_seconds or row.crop_seconds,
@@ -231,7 +231,7 @@ def table(options: argparse.Namespace) -> str:
                 functools.partial(measure, row, mode, options),
                 *(name, mode_name, batch_size, seconds, options.speakers),
                 options.seconds,
-                # A system that changes is another one.
+                # A changed system is measured again.
                 *(f"{counts.operations:.0f}", f"{counts.bytes_kept:.0f}"),
             )
             line = [row.title, mode_name, f"{batch_size} x {seconds:g} s"]
@@ -254,7 +254,7 @@ def table(options: argparse.Namespace) -> str:
 
 
 def device_name(device: str) -> str:
-    """In words."""
+    """The name of the device."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
@@ -270,10 +270,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--rows", nargs="+", choices=ROWS, default=list(ROWS), metavar="NAME")
     add("--modes", nargs="+", choices=MODES, default=list(MODES)[:3], metavar="NAME")
     add("--device", default=on)
-    add("--seconds", type=float, default=20.0, help="of a row in a mode")
+    add("--seconds", type=float, default=20.0, help="per row and mode")
     add("--speakers", type=int, default=7205, help="default: VoxCeleb1 and 2")
     add("--batch_size", type=int, help="instead of each recipe's own")
-    add("--crop_seconds", type=float, help="the same")
+    add("--crop_seconds", type=float, help="instead of each recipe's own")
     options = parser.parse_args(argv)
     check_positive(options, "seconds", "speakers", "batch_size", "crop_seconds")
     if options.device.startswith("cuda") and not torch.cuda.is_available():
@@ -288,7 +288,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measures what is left to measure, and shows what there is."""
+    """Measures what is not yet measured, and shows all results."""
     text = table(options)
     FOLDER.mkdir(parents=True, exist_ok=True)
     with replacing(FOLDER / "throughput.md") as file:

@@ -79,7 +79,7 @@ class EcapaBrain(sb.Brain):
         return self.modules.classifier(self.modules.embedding_model(feats))
 
     def compute_objectives(self, predictions, batch, stage):
-        """Its loss."""
+        """The loss of the recipe."""
         _, lens = batch.sig
         targets = batch.spk_id_encoded.data
         return self.hparams.compute_cost(predictions, targets, lens)
@@ -116,9 +116,9 @@ class TorchaudioEncoder(torch.nn.Module):
     Arguments
     ---------
     like : torch.nn.Module
-        The `ConformerEncoder` that it takes the place of; its subsampling is kept.
+        The `ConformerEncoder` that it replaces; its subsampling is kept.
     n_heads, d_ffn, kernel_size, dropout
-        As of `ConformerEncoder`.
+        As in `ConformerEncoder`.
     """
 
     def __init__(self, like, n_heads, d_ffn, kernel_size, dropout):
@@ -144,7 +144,7 @@ class TorchaudioEncoder(torch.nn.Module):
 def ours(
     recipe: str, n_speakers: int, mode: Mode, device: str, of_torchaudio: bool = False
 ) -> sb.Brain:
-    """A recipe of `hparams/`, with torchaudio's Conformer in place of ours or not."""
+    """A recipe of `hparams/`, with torchaudio's Conformer or ours."""
     overrides = {"n_speakers": n_speakers, "output_folder": str(FOLDER / recipe)}
     overrides |= {"augment_prob": 0.0, "spec_augment": False}
     hparams = load_hparams(recipe_file(recipe), overrides)
@@ -166,7 +166,7 @@ def ours(
 
 
 def recipe_file(recipe: str) -> str:
-    """A recipe as a path that can be read from anywhere."""
+    """The absolute path of a recipe."""
     return str(ROOT / "hparams" / f"{recipe}.yaml")
 
 
@@ -177,15 +177,15 @@ class Row:
     Arguments
     ---------
     title : str
-        What the table calls it.
+        Its title in the table.
     make : callable
-        Of the number of speakers, the mode and the device; gives the brain.
+        Makes the brain from the number of speakers, the mode and the device.
     batch_size : int
-        Crops in a step.
+        Crops per step.
     crop_seconds : float
         Length of a crop.
     n_speeds : int
-        Speakers that each one counts as.
+        Number of classes per speaker.
     """
 
     title: str

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Do pruning and sharing pay? tune.py against the same search without them.
+"""Do pruning and sharing pay off? tune.py against the same search without them.
 
     python benchmarks/tuning.py [--trials 50] [--seeds 3] [--share 3]
                                 [--again 3] [--search FILE] [--recipe FILE]
                                 [--key value ...]
 
-For each seed, first a study as one drives it by hand: no pruning, and each trial a
-train_speaker.py of its own that reports through SpeechBrain's --hpopt. Then tune.py on
-the same space, with a third of the former's time. Both have the same sampler, the same
-corpus and the same first trial. CPU time is that of all processes. As the best of many
-trials is a lucky one, its values and the recipe's own are trained again with other
-seeds. Run again, the same command continues.
+For each seed, first a study as one would run it by hand: no pruning, and each trial a
+separate train_speaker.py that reports through SpeechBrain's --hpopt. Then tune.py on
+the same space, with a third of that time. Both have the same sampler, the same corpus
+and the same first trial. CPU time is that of all processes. As the best of many trials
+is partly luck, its values and the recipe's own are trained again with other seeds. Run
+again, the same command continues.
 """
 
 import argparse
@@ -65,9 +65,9 @@ from local_modules.tuning.study import EPOCHS, live_trials  # noqa: E402
 
 FOLDER = Path("results/benchmarks/tuning")
 MANIFESTS = "manifests"
-COSTS = "costs_of_"  # a trial, in the study
+COSTS = "costs_of_"  # followed by a trial's number, in the study
 MANY_TRIALS = 100_000  # time ends the study
-OTHER_SEED = 101  # than those of the searches
+OTHER_SEED = 101  # not one of the searches'
 
 
 def by_hand(
@@ -84,7 +84,7 @@ def by_hand(
     """
     url = f"sqlite:///{folder / 'study.db'}"
     study = optuna.create_study(study_name="by_hand", storage=url, load_if_exists=True)
-    # Never again the values drawn before an interruption.
+    # Does not draw the values from before an interruption again.
     key = np.random.SeedSequence([seed, len(study.trials)])
     study.sampler, _ = make_sampler_and_pruner(
         options.search, int(key.generate_state(1)[0])
@@ -144,16 +144,16 @@ def train(
     output_folder: Path,
     reports: dict | None = None,
 ) -> None:
-    """A trial's training in a process of its own.
+    """Runs a trial's training in a separate process.
 
     Arguments
     ---------
     options : argparse.Namespace
         Of the command line.
     search : Search
-        Its proxy is the training.
+        Its proxy has the training's settings.
     params : dict
-        What is searched.
+        Values of what is searched.
     seed : int
         Of the training.
     output_folder : Path
@@ -180,8 +180,8 @@ def train(
     if process.returncode != 0:
         said = one_line(process.stderr[-2000:])
         error = f"{output_folder}: {said}; its log.txt has more"
-        # What isn't the trial's own failure ends the benchmark; a crash has the same
-        # status, and ends in the last line of a traceback.
+        # Only a failure of the trial itself lets the benchmark go on. A crash has the
+        # same status, but its last line is that of a traceback.
         last = process.stderr.strip().rpartition("\n")[2]
         has_told = last.startswith("train_speaker.py: ")
         is_its_own = has_told and process.returncode == RunError.exit_status
@@ -212,8 +212,8 @@ def again(
 
 
 def _with_costs(study: optuna.Study) -> list[FrozenTrial]:
-    """The trials done, or failed, of which it is known what they have cost; of one
-    that was interrupted, it is not."""
+    """The finished or failed trials whose costs are known; those of an interrupted one
+    are not."""
     return [
         trial
         for trial in study.get_trials(states=(TrialState.COMPLETE, TrialState.FAIL))
@@ -222,17 +222,17 @@ def _with_costs(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def by_tune(options: argparse.Namespace, seed: int, minutes: float) -> dict:
-    """Runs tune.py for so many minutes.
+    """Runs tune.py for `minutes`.
 
     Returns
     -------
     dict
-        As `by_hand`; also `n_pruned`, and `overhead_seconds` of a trial: from the start
-        of the first to the end of the last, what wasn't training.
+        As `by_hand`; also `n_pruned`, and `overhead_seconds` per trial: the time from
+        the start of the first to the end of the last that wasn't training.
     """
     name = f"benchmark_{options.name}_{seed}"
     folder = Path("results/tune") / name
-    # Of an interrupted one it isn't known what it has cost.
+    # The costs of an interrupted one are not known.
     shutil.rmtree(folder, ignore_errors=True)
     cpu, start = children_cpu_seconds(), time.monotonic()
     status = run_to_its_end(
@@ -253,7 +253,7 @@ def by_tune(options: argparse.Namespace, seed: int, minutes: float) -> dict:
     begin = trials[0].datetime_start.timestamp()
     span = trials[-1].datetime_complete.timestamp() - begin
     trained = sum(trial.user_attrs[EPOCHS][-1]["seconds"] for trial in trials)
-    # CPU time isn't known by trial: it is dealt out by the clock.
+    # CPU time isn't known by trial: it is distributed by elapsed time.
     ends = [
         cpu_seconds * (1 - (begin + span - t.datetime_complete.timestamp()) / seconds)
         for t in complete
@@ -272,8 +272,8 @@ def by_tune(options: argparse.Namespace, seed: int, minutes: float) -> dict:
 
 
 def table(results: dict[int, tuple[dict, dict]], own: list[float]) -> str:
-    """Results by seed as a Markdown table, and below it what the recipe's `own` values
-    have, trained again."""
+    """Results by seed as a Markdown table, and below it those of the recipe's `own`
+    values, trained again."""
     lines = [
         "| seed | by hand: trials | CPU min | best valid EER | trained again "
         "| tune.py: trials (pruned) | CPU min | of the former | best valid EER "
@@ -298,7 +298,7 @@ def table(results: dict[int, tuple[dict, dict]], own: list[float]) -> str:
 
 
 def picture(results: dict[int, tuple[dict, dict]], path: Path) -> None:
-    """Draws the best EER so far over the CPU time, both ways."""
+    """Draws the best EER so far over the CPU time, for both methods."""
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     for index, pair in enumerate(results.values()):
@@ -311,7 +311,7 @@ def picture(results: dict[int, tuple[dict, dict]], path: Path) -> None:
             seconds, eer = np.array(result["curve"]).T
             label = label if index == 0 else None
             axes.step(seconds / 60, 100 * eer, where="post", color=colour, label=label)
-    axes.set_title("What a search finds for its time, by seed", loc="left")
+    axes.set_title("What a search finds in its time, by seed", loc="left")
     axes.set_xlabel("CPU time (min)")
     axes.set_ylabel("Best validation EER (%)")
     axes.legend(frameon=False)
@@ -320,7 +320,7 @@ def picture(results: dict[int, tuple[dict, dict]], path: Path) -> None:
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    """The options of this program; `rest` is what is left for the recipe."""
+    """The options of this program; `rest` is for the recipe."""
     parser = LineParser(
         prog="benchmarks/tuning.py",
         description=__doc__.splitlines()[0],
@@ -336,8 +336,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add("--trials", type=int, help="of the study by hand")
     add("--seeds", type=int, default=3, help="how many times")
-    add("--again", type=int, default=3, help="trainings of what was found, 2 or more")
-    add("--share", type=float, default=3, help="tune.py has the time divided by this")
+    add("--again", type=int, default=3, help="trainings of the best values, 2 or more")
+    add("--share", type=float, default=3, help="tune.py gets the time divided by this")
     add("--name", default="default", help="of the studies and their folders")
     options, options.rest = parser.parse_known_args(argv)
     check_positive(options, "trials", "seeds", "again", "share")
@@ -352,7 +352,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measures what is left to measure, and shows what there is."""
+    """Measures what is not yet measured, and shows all results."""
     _, _, overrides = parse_command_line([options.recipe, *options.rest])
     search = read_search(options.search, options.recipe, overrides, ["eer"])
     for key in overrides:
@@ -394,10 +394,10 @@ def run(options: argparse.Namespace) -> None:
 def compare(
     seed: int, folder: Path, search: Search, options: argparse.Namespace
 ) -> tuple[dict, dict]:
-    """What `by_hand` and `by_tune` give for a seed."""
+    """The results of `by_hand` and `by_tune` for a seed."""
     place = folder / f"by_hand_{seed}"
     hand = once(place / "result.json", lambda: by_hand(place, search, options, seed))
-    # By the CPU's time and not by the clock: the machine may have had other work.
+    # By CPU time, not by elapsed time: the machine may have had other work.
     minutes = hand["cpu_seconds"] / 60 / torch.get_num_threads() / options.share
     tuned = once(
         folder / f"by_tune_{seed}.json", lambda: by_tune(options, seed, minutes)

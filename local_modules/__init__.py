@@ -1,2 +1,2 @@
-"""The parts of the recipe. What lies here is used from several sides; the folders hold
-what belongs to one."""
+"""The parts of the recipe. Modules in this folder are shared; a subfolder holds those
+of one task."""

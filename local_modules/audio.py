@@ -20,14 +20,14 @@ from local_modules.shards.reading import ShardReader
 
 logger = get_logger(__name__)
 
-MAX_TABLE = 10_000_000  # filter values of torchaudio's resampling, some 80 MB
+MAX_TABLE = 10_000_000  # filter taps of torchaudio's resampling, some 80 MB
 
 
 class Normalizer(AudioNormalizer):
-    """SpeechBrain's AudioNormalizer, to mono at `sample_rate`, that also takes rates
-    that have hardly a factor in common with it, such as 44 101 Hz: torchaudio's table
-    of filters would have gigabytes there, the one filter of scipy's polyphase method
-    has megabytes.
+    """SpeechBrain's AudioNormalizer, to mono at `sample_rate`, also from rates that
+    share hardly a factor with it, such as 44 101 Hz: there, torchaudio's table of
+    filters would take gigabytes; the one filter of scipy's polyphase method takes
+    megabytes.
 
     Example
     -------
@@ -36,7 +36,7 @@ class Normalizer(AudioNormalizer):
     """
 
     def __call__(self, audio: torch.Tensor, sample_rate: int) -> torch.Tensor:
-        """As of AudioNormalizer: [time] or [time, channels] to [time]."""
+        """As AudioNormalizer: [time] or [time, channels] to [time]."""
         common = math.gcd(sample_rate, self.sample_rate)
         up, down = self.sample_rate // common, sample_rate // common
         if up * down <= MAX_TABLE:
@@ -47,7 +47,7 @@ class Normalizer(AudioNormalizer):
 
 class SpeechCache:
     """Arrays kept in memory, up to a limit: decoded utterances, and features of whole
-    ones. What comes later is made again each time, which docs/data.md has the cost of.
+    ones. Beyond it, they are computed anew each time; docs/data.md has the cost.
 
     Arguments
     ---------
@@ -68,12 +68,12 @@ class SpeechCache:
         self._kept: dict[tuple, tuple] = {}
 
     def get(self, key) -> tuple | None:
-        """An array and what was put beside it, or None if it isn't kept."""
+        """An array and what was stored with it, or None if it isn't cached."""
         return self._kept.get(key)
 
     def put(self, key, array: np.ndarray | torch.Tensor, beside) -> None:
-        """Keeps an array (such as samples) and what belongs to it (such as their sample
-        rate); the first for which there is no room closes the cache."""
+        """Stores an array (such as samples) and what belongs to it (such as their
+        sample rate); the first that doesn't fit closes the cache."""
         if array.nbytes > self.free_bytes:
             self.free_bytes = 0
             return
@@ -82,11 +82,11 @@ class SpeechCache:
 
 
 def speaker_at(speaker: str, speed: float) -> str:
-    """Whose voice it is when a speaker's recordings are played at a speed.
+    """Name of the speaker when a speaker's recordings are played at a speed.
 
-    At another speed than 1 pitch and formants are another person's, and that one is a
-    speaker more (Yamamoto et al., Interspeech 2019, "Speaker augmentation and bandwidth
-    extension for deep speaker embedding").
+    At speeds other than 1, pitch and formants are those of another person, who counts
+    as an additional speaker (Yamamoto et al., Interspeech 2019, "Speaker augmentation
+    and bandwidth extension for deep speaker embedding").
 
     Example
     -------
@@ -107,23 +107,22 @@ class UtteranceReader:
         Length of the random crop; a shorter utterance is repeated to this length, not
         padded with zeros. None reads the whole utterance.
     seed : int
-        Together with the epoch and the utterance's ID this decides where a crop
-        starts, whatever worker reads it and in whatever order; so training continues
-        with the crops that it would have had without a restart.
+        With the epoch and the utterance's ID, this decides where a crop starts,
+        whichever worker reads it and in whatever order; so a resumed training has the
+        same crops as one without a restart.
     cache : SpeechCache | None
-        Keeps what is decoded; any number of readers may share it.
+        Keeps decoded speech; any number of readers may share it.
     shards : ShardReader | None
-        Holds each utterance as a file of its own, to be read instead of the
-        manifest's.
+        Holds each utterance as a separate file, read instead of the manifest's.
     speeds : sequence of float
-        How fast utterances are played: each at one of these speeds, and in the next
-        epoch at the next one. Where a pass has several epochs, an utterance is in one
-        of them, and its speed is random.
+        Playback speeds: an utterance has one of them, and in the next epoch the next.
+        If a pass has several epochs, an utterance is in one of them, and its speed is
+        random.
 
     Raises
     ------
     InputError
-        A speed is not from 0.5 to 2.0 or is there twice, or 1.0 isn't there.
+        A speed is not from 0.5 to 2.0 or is repeated, or 1.0 is missing.
 
     Example
     -------
@@ -159,7 +158,7 @@ class UtteranceReader:
         self.epoch = torch.zeros(1, dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
-        """Moves on to the crops of `epoch`."""
+        """Advances to the crops of `epoch`."""
         self.epoch[0] = epoch
 
     def speed(self, utt_id: str) -> float:
@@ -193,7 +192,7 @@ class UtteranceReader:
         return wav[:n_samples]
 
     def _samples(self, utt_id, path, start, stop) -> tuple[np.ndarray, int]:
-        """The crop, or all, of an utterance in the file's own rate and channels."""
+        """The crop, or all, of an utterance at the file's own rate, all channels."""
         key = (path, start, stop)
         if self.cache and (kept := self.cache.get(key)):
             samples, rate = kept
@@ -204,7 +203,7 @@ class UtteranceReader:
             start, stop = 0, stop - start
         with soundfile.SoundFile(path) as file:
             rate = file.samplerate
-            # Integers take half the memory, where nothing is lost.
+            # Integers take half the memory; for 16-bit PCM they are exact.
             dtype = "int16" if file.subtype == "PCM_16" else "float32"
             first, last = self._crop(utt_id, rate, stop - start)
             if self.cache and self.cache.free_bytes > 0:
@@ -221,7 +220,7 @@ class UtteranceReader:
         spare = length - n_samples
         if spare <= 0:
             return 0, length
-        # A random generator takes longer to seed than all else here takes together.
+        # Seeding a random generator would take longer than everything else here.
         key = f"{self.seed}/{int(self.epoch)}/{utt_id}".encode()
         number = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big")
         first = number * (spare + 1) >> 64
@@ -239,15 +238,15 @@ def _read(file: soundfile.SoundFile, start: int, stop: int, dtype: str) -> np.nd
     file.seek(start)
     samples = file.read(stop - start, dtype=dtype)
     if not 0 < stop - start <= len(samples):
-        raise RuntimeError(f"{len(samples)} samples where {stop - start} should be")
+        raise RuntimeError(f"{len(samples)} samples instead of {stop - start}")
     if not np.isfinite(samples).all():
-        raise RuntimeError("it holds samples that are no numbers")
+        raise RuntimeError("NaN or infinite samples")
     return samples
 
 
 def _padded(tensors: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """A batch and relative lengths; without the copy that SpeechBrain pads before it
-    copies all into the batch."""
+    """A batch and relative lengths, without SpeechBrain's padded copy of each waveform
+    before it is copied into the batch."""
     lengths = [len(tensor) for tensor in tensors]
     longest = max(lengths)
     relative = torch.tensor([length / longest for length in lengths])
@@ -255,8 +254,8 @@ def _padded(tensors: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class ReadableBatch(PaddedBatch):
-    """A padded batch of those utterances of which `sig` could be read; `lost` has the
-    IDs of the others. Where that are all, `is_empty`, and there is nothing else."""
+    """A padded batch of the utterances whose `sig` could be read; `lost` has the IDs of
+    the others. If none could, `is_empty` is True, and there is nothing else."""
 
     def __init__(self, examples, *args, **kwargs):
         readable = [example for example in examples if example["sig"] is not None]
@@ -266,5 +265,5 @@ class ReadableBatch(PaddedBatch):
         self.lost = [e["id"] for e in examples if e["sig"] is None]
 
     def pin_memory(self):
-        """As in SpeechBrain, where there is something."""
+        """As in SpeechBrain, unless the batch is empty."""
         return self if self.is_empty else super().pin_memory()

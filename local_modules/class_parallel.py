@@ -1,5 +1,5 @@
-"""A classifier whose rows, one for each speaker, are shared by the ranks of `torchrun`,
-for more speakers than one GPU has memory or time for."""
+"""A classifier whose rows, one per speaker, are split over the ranks of `torchrun`, for
+more speakers than one GPU has memory or time for."""
 
 import functools
 import math
@@ -25,11 +25,12 @@ every_rank_saves = functools.partial(register_checkpoint_hooks, save_on_main_onl
 
 @every_rank_saves
 class SplitClassifier(nn.Module):
-    """Cosines between embeddings and speakers, of whom each rank has a part (Deng et
-    al., CVPR 2019, "ArcFace", parallel acceleration), or draws some of that part anew
-    in each step (An et al., CVPR 2022, "Killing two birds with one stone", Partial FC).
+    """Cosines between embeddings and speakers, split over the ranks (Deng et al., CVPR
+    2019, "ArcFace", parallel acceleration), optionally with only a sample of each
+    rank's speakers in a step (An et al., CVPR 2022, "Killing two birds with one stone",
+    Partial FC).
 
-    In a recipe it takes the place of SpeechBrain's classifier:
+    In a recipe, it replaces SpeechBrain's classifier:
 
         classifier: !new:local_modules.class_parallel.SplitClassifier
             input_size: !ref <emb_dim>
@@ -37,13 +38,12 @@ class SplitClassifier(nn.Module):
             angular_scale: !ref <angular_scale>
             drawn_share: 0.1
 
-    The softmax over all speakers needs of the wrong ones only the logarithm of the sum
-    of their exponentials. So in training this gives each utterance two cosines, to the
-    right speaker and one that stands for all others, and any loss of
-    `local_modules.losses` is, with its gradients, what it is on the whole matrix. Each
-    rank sees the embeddings of all, and no rank the rows of another.
+    Of the wrong speakers, the softmax needs only the log-sum-exp. So in training, each
+    utterance gets two cosines, to the right speaker and one that stands for all others;
+    any loss of `local_modules.losses`, and its gradients, are then as on the whole
+    matrix. Each rank sees the embeddings of all ranks, but only its own rows.
 
-    In one process it has all rows.
+    In one process, it has all rows.
 
     Arguments
     ---------
@@ -55,8 +55,7 @@ class SplitClassifier(nn.Module):
         The loss's factor of the cosines.
     drawn_share : float
         Share of the rows that take part in a step: those of the batch's speakers, and
-        of the others as many as are missing. A row that does not has a gradient of
-        zero.
+        random others to make up the share. The rest have zero gradients.
 
     Raises
     ------
@@ -90,13 +89,15 @@ class SplitClassifier(nn.Module):
         if out_neurons < count:
             raise ValueError(f"SplitClassifier: {out_neurons} rows for {count} ranks")
         if not 0 < drawn_share <= 1:
-            raise ValueError(f"SplitClassifier: drawn_share {drawn_share} is no share")
+            raise ValueError(
+                f"SplitClassifier: drawn_share {drawn_share} is not in (0, 1]"
+            )
         self.out_neurons = out_neurons
         self.angular_scale = angular_scale
         self.drawn_share = drawn_share
         self.rows = rows_of(rank, count, out_neurons)
         self.weight = nn.Parameter(torch.empty(len(self.rows), input_size))
-        # As `xavier_uniform_` draws the whole matrix, whoever has which rows.
+        # As `xavier_uniform_` draws the whole matrix, however it is split.
         bound = math.sqrt(6 / (out_neurons + input_size))
         for start in range(0, out_neurons, ROWS_AT_ONCE):
             stop = min(start + ROWS_AT_ONCE, out_neurons)
@@ -111,15 +112,15 @@ class SplitClassifier(nn.Module):
         embeddings : torch.Tensor
             This rank's, [batch, 1, input_size].
         targets : torch.Tensor | None
-            Their speakers, [batch, 1]; None where there is one process.
+            Their speakers, [batch, 1]; may be None in a single process.
 
         Returns
         -------
         torch.Tensor
             Without targets, cosines to all speakers, [batch, 1, out_neurons].
         cosines, targets, correct : torch.Tensor
-            With targets, what stands for those cosines in a softmax with the same
-            scale, [batch, 1, 2]; where the right speaker is in it, zeros [batch, 1];
+            With targets, the two cosines that replace those in a softmax of the same
+            scale, [batch, 1, 2]; the right speaker's index in them, zeros [batch, 1];
             and whether the right one was the nearest, [batch, 1].
         """
         embeddings = F.normalize(embeddings.squeeze(1).float())
@@ -142,16 +143,16 @@ class SplitClassifier(nn.Module):
         return cosines, torch.zeros_like(targets), correct
 
     def draw(self, positives: torch.Tensor) -> torch.Tensor:
-        """Which of this rank's rows take part in a step, in ascending order: those
-        given, and others at random."""
+        """This rank's rows that take part in a step, in ascending order: those given,
+        and others at random."""
         n_drawn = max(len(positives), round(self.drawn_share * len(self.rows)), 1)
         order = torch.rand(len(self.rows), device=self.weight.device)
         order[positives] = 2.0
         return order.topk(n_drawn).indices.sort().values
 
     def gather_rows(self) -> None:
-        """Ends the split: the first rank gets the whole matrix, in the CPU's memory,
-        the others' are no longer of use. All ranks have to take part."""
+        """Ends the split: the first rank gets the whole matrix, in CPU memory; the
+        other ranks' parts must not be used any more. All ranks have to call it."""
         rank, count = rank_and_count()
         if rank > 0:
             distributed.send(self.weight.data, 0)
@@ -178,16 +179,16 @@ class SplitClassifier(nn.Module):
 
 @every_rank_saves
 class OptimizerRows:
-    """What an optimizer keeps of each row of this rank, such as Adam's moments, for the
-    checkpoint. It comes after the optimizer itself, of which the first rank's is saved
-    and loaded everywhere.
+    """Checkpoints the optimizer's state for this rank's rows, such as Adam's moments.
+    Load it after the optimizer itself, which is saved by the first rank and loaded on
+    all.
 
     Arguments
     ---------
     optimizer : torch.optim.Optimizer
         The optimizer.
     classifier : SplitClassifier
-        One of what it optimizes.
+        One that it optimizes.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, classifier: SplitClassifier):
@@ -213,13 +214,13 @@ class OptimizerRows:
 
 
 def split_classifiers(module: nn.Module) -> list[SplitClassifier]:
-    """Those in a module, whatever it is wrapped into."""
+    """The split classifiers in a module, however it is wrapped."""
     return [part for part in module.modules() if isinstance(part, SplitClassifier)]
 
 
 def gradient_norm(module: nn.Module) -> torch.Tensor:
-    """The norm of all gradients of a module together, those of rows that other ranks
-    have among them; the same on each.
+    """The norm of all gradients of a module, including those of other ranks' rows; the
+    same on all ranks.
 
     Example
     -------
@@ -242,11 +243,11 @@ def gradient_norm(module: nn.Module) -> torch.Tensor:
 
 class _SplitCosines(torch.autograd.Function):
     """Cosines to the right speakers, to what stands for all others, and to the hardest
-    of them, [batch] each, from unit vectors: this rank's embeddings [batch, size] and
+    of these, [batch] each, from unit vectors: this rank's embeddings [batch, size] and
     its rows [rows, size].
 
-    `columns` says for the embeddings of all ranks which of these rows is the right one,
-    -1 for none, and `sizes` how many each rank has.
+    `columns` has the right one of these rows for each embedding of all ranks, or -1;
+    `sizes` has the number of embeddings of each rank.
     """
 
     @staticmethod
@@ -258,9 +259,9 @@ class _SplitCosines(torch.autograd.Function):
         target = cosines.new_zeros(len(cosines))
         target[utterances] = cosines[right]
         cosines[right] = -torch.inf
-        # In place: of this matrix there is to be one.
+        # In place, to hold this matrix only once.
         hardest = cosines.amax(dim=1)
-        peak = hardest.clamp(min=-1.0)  # without others here, it is -inf
+        peak = hardest.clamp(min=-1.0)  # -inf without other rows here
         exponentials = cosines.sub_(peak.unsqueeze(1)).mul_(scale).exp_()
         log_sum = scale * peak + exponentials.sum(dim=1).log()
         target, hardest, log_sums = _over_ranks(target, hardest, log_sum)
@@ -278,14 +279,14 @@ class _SplitCosines(torch.autograd.Function):
         everyone, rows, exponentials, factor, *right = ctx.saved_tensors
         grads = torch.stack([target_grad, others_grad], dim=1)
         target_grad, others_grad = _gathered(grads, ctx.sizes).unbind(dim=1)
-        # The others' share in a log-sum-exp is their softmax.
+        # The gradient of a log-sum-exp is the softmax.
         grad = exponentials * (factor * others_grad).unsqueeze(1)
         grad[tuple(right)] = target_grad[right[0]]
         embeddings_grad = grad @ rows
         count = len(ctx.sizes)
         if count > 1:
             distributed.all_reduce(embeddings_grad)
-        # The loss of all is the mean of the ranks' losses, as it is for DDP.
+        # As in DDP, the loss is the mean of the ranks' losses.
         rows_grad = grad.T @ everyone / count
         return _own(embeddings_grad, ctx.sizes), rows_grad, None, None, None
 
@@ -302,7 +303,7 @@ def _sizes_of_all(size: int, device: torch.device) -> list[int]:
 
 
 def _gathered(x: torch.Tensor, sizes: list[int]) -> torch.Tensor:
-    """The tensors of all ranks, [size, ...] each, one after the other."""
+    """The tensors of all ranks, [size, ...] each, concatenated."""
     if len(sizes) == 1:
         return x
     padded = x.new_zeros(max(sizes), *x.shape[1:])
@@ -319,8 +320,8 @@ def _own(x: torch.Tensor, sizes: list[int]) -> torch.Tensor:
 
 
 def _over_ranks(target, hardest, log_sum):
-    """The cosine to the right speaker, whose rank alone has it, and the largest of the
-    hardest; and each rank's logarithm, [ranks, utterances]."""
+    """The cosine to the right speaker, which only one rank has, the largest of the
+    hardest, and each rank's log-sum-exp, [ranks, utterances]."""
     _, count = rank_and_count()
     if count == 1:
         return target, hardest, log_sum.unsqueeze(0)

@@ -1,6 +1,6 @@
 """From a command line to a HyperPyYAML file, SpeechBrain's run options and overrides.
 
-Every mistake of a person here is an `InputError` of one line.
+Every user error here is an `InputError` of one line.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from speechbrain.utils.run_opts import HELP_TEXTS
 from local_modules.errors import InputError
 from local_modules.yaml_trees import read_plain
 
-EQUALS = "\ua78a"  # in place of "=", of which SpeechBrain's parser makes spaces
+EQUALS = "\ua78a"  # in place of "=", which SpeechBrain's parser turns into a space
 
 
 def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, dict]:
@@ -39,12 +39,12 @@ def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, di
     run_opts : speechbrain.utils.run_opts.RunOptions
         Options such as `--device`.
     overrides : dict
-        Values by key; run options that are keys of the YAML too are among them.
+        Values by key, including run options that are also keys of the YAML.
 
     Raises
     ------
     InputError
-        A wrong value of a run option, or something that is no `--key value`.
+        A run option has a wrong value, or an argument is not a `--key value`.
 
     Example
     -------
@@ -85,14 +85,14 @@ def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, di
     )
     try:
         overrides = YAML(typ="safe", pure=True).load(overrides) if overrides else {}
-    except (YAMLError, ValueError):  # the latter is 2024-13-45's
+    except (YAMLError, ValueError):  # the latter for 2024-13-45
         overrides = None
     if not isinstance(overrides, dict):
         raise InputError(f"{' '.join(argv)}: expected FILE.yaml --key value ...")
     for key, value in overrides.items():
         if isinstance(value, datetime.date):
             overrides[key] = str(value)
-    with contextlib.suppress(InputError):  # a file that can't be read is named later
+    with contextlib.suppress(InputError):  # an unreadable file is reported later
         known = read_plain(hparams_file).keys()
         overrides |= {
             key: run_opts[key] for key in known if key in run_opts.overridden_args
@@ -101,14 +101,14 @@ def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, di
 
 
 def _without_equals(word: str) -> str:
-    """A word of a command line with no "=" within a value."""
+    """A word of a command line with any "=" in its value replaced."""
     name = word[: word.find("=") + 1] if word.startswith("--") else ""
     return name + word[len(name) :].replace("=", EQUALS)
 
 
 def _check_whole_names(argv: Sequence[str]) -> None:
-    """Checks that no run option is shortened: SpeechBrain's parser would take it, and
-    its Brain then not know that it was given."""
+    """Checks that no run option is abbreviated: SpeechBrain's parser would accept it,
+    but its Brain would not know that it was given."""
     names = [*HELP_TEXTS, "jit_module_keys", "compile_module_keys"]
     for word in argv:
         given = word.partition("=")[0].removeprefix("--")
@@ -120,7 +120,7 @@ def _check_whole_names(argv: Sequence[str]) -> None:
 
 
 def _check_run_options(run_opts: sb.core.RunOptions) -> None:
-    """Checks what SpeechBrain takes as it is."""
+    """Checks run options that SpeechBrain accepts unchecked."""
     steps = run_opts["optimizer_step_limit"]  # as it was typed
     if steps is not None and not (steps.isdecimal() and int(steps) > 0):
         raise InputError(f"--optimizer_step_limit {steps}: has to be above 0")
@@ -149,4 +149,4 @@ def _check_run_options(run_opts: sb.core.RunOptions) -> None:
         raise InputError(f"--device {name}: torch sees {n_gpus or 'no'} GPU here")
     for option in ("precision", "eval_precision"):
         if device.type == "cpu" and run_opts[option] == "fp16":
-            raise InputError(f"--{option} fp16: is for GPUs; --{option} bf16 isn't")
+            raise InputError(f"--{option} fp16: is for GPUs; on a CPU, use bf16")

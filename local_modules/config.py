@@ -1,6 +1,6 @@
 """From a HyperPyYAML file and overrides of its keys to hyperparameters.
 
-Every mistake of a person here is an `InputError` of one line.
+Every user error here is an `InputError` of one line.
 """
 
 import contextlib
@@ -19,23 +19,23 @@ from local_modules.yaml_trees import (
     read_plain,
 )
 
-# Kinds of values in a YAML file, and what may take their place; a bool is an int too.
+# Kinds of values in a YAML file, and those that may replace them; a bool is an int too.
 KINDS = (
     (bool, bool, "True or False"),
     (int, int, "an integer"),
     (float, (int, float), "a number"),
     (list, list, "a list, as in [1.0,0.9]"),
 )
-MAY_BE_NULL = ("train_time_limit_minutes",)  # also where a recipe has a number
+MAY_BE_NULL = ("train_time_limit_minutes",)  # even if a recipe has a number
 
-# The least that a number may be, and whether it may be just that.
+# Lower bound of a number, and whether it may equal the bound.
 LEAST = {
     "number_of_epochs": (0, False),
     "epochs_per_pass": (0, False),
     "train_time_limit_minutes": (0, False),
     "batch_size": (0, False),
     "valid_batch_size": (0, False),
-    "crop_seconds": (0.1, True),  # what an encoder needs for a frame of its own
+    "crop_seconds": (0.1, True),  # enough for one frame of an encoder's output
     "lr": (0, True),
     "weight_decay": (0, True),
     "num_workers": (0, True),
@@ -44,8 +44,8 @@ LEAST = {
 
 
 def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -> None:
-    """Checks that every override names a top-level key of the YAML file, and is a
-    number where the file has one.
+    """Checks that every override names a top-level key of the YAML file, and is of the
+    same kind as the file's value.
 
     Arguments
     ---------
@@ -54,12 +54,12 @@ def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -
     overrides : mapping
         Values by key.
     prefix : str
-        What stands before the key in a message: where the override comes from.
+        Put before the key in a message, to show where the override comes from.
 
     Raises
     ------
     InputError
-        The file can't be read or is no YAML mapping; a key does not exist or is an
+        The file can't be read or is not a YAML mapping; a key does not exist or is an
         object, or its value is of another kind.
     """
     known = read_plain(hparams_file)
@@ -67,8 +67,8 @@ def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -
     for key, value in overrides.items():
         if is_wired(known[key]):
             raise InputError(
-                f"{prefix}{key}: is no value but what {hparams_file} is wired of; "
-                "change it in a copy of that file"
+                f"{prefix}{key}: is not a plain value in {hparams_file}; change it in "
+                "a copy of that file"
             )
         if value is None and key in MAY_BE_NULL:
             continue
@@ -81,8 +81,7 @@ def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -
 
 
 def check_ranges(values: Mapping) -> None:
-    """Checks that numbers that have a least value, or null where it may be, are in
-    their ranges.
+    """Checks that numbers with a lower bound, unless they are null, are in range.
 
     Raises
     ------
@@ -105,7 +104,7 @@ def check_ranges(values: Mapping) -> None:
 def check_keys(
     given: Iterable[str], known: Iterable[str], prefix: str, owner: str
 ) -> None:
-    """Checks that all keys given are known ones.
+    """Checks that all keys given are known.
 
     Raises
     ------
@@ -120,12 +119,12 @@ def check_keys(
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=3)
-            hint = f"the nearest are {', '.join(near)}" if near else "nor one like it"
+            hint = f"the nearest are {', '.join(near)}" if near else "none is similar"
             raise InputError(f"{prefix}{key}: {owner} has no such key; {hint}")
 
 
 class Keys(dict):
-    """The top-level keys of a YAML file. What it lacks is a person's to know.
+    """The top-level keys of a YAML file. A missing one is reported to the user.
 
     Arguments
     ---------
@@ -142,7 +141,7 @@ class Keys(dict):
     >>> keys["seed"]
     Traceback (most recent call last):
     ...
-    local_modules.errors.InputError: a.yaml: gives no seed; hparams/conformer.yaml does
+    local_modules.errors.InputError: a.yaml: has no key seed; see hparams/conformer.yaml
     """
 
     def __init__(self, hparams_file: str, values: Mapping):
@@ -151,24 +150,24 @@ class Keys(dict):
 
     def __missing__(self, key):
         raise InputError(
-            f"{self.hparams_file}: gives no {key}; hparams/conformer.yaml does"
+            f"{self.hparams_file}: has no key {key}; see hparams/conformer.yaml"
         )
 
 
 def plain_values(hparams_file: str, overrides: Mapping) -> Keys:
     """The top-level keys of a YAML file with overrides and references resolved, but
-    no object made.
+    no objects made.
 
     Returns
     -------
     Keys
-        Values by key; what is an object, or holds one, is left out.
+        Values by key; objects, and values that hold one, are left out.
     """
     values = Keys(hparams_file, {})
     for key, value in _resolved(hparams_file, overrides).items():
         is_plain = getattr(value, "tag", None) is None or value.tag.value is None
-        # The parser's own kinds of number and list become Python's; objects within
-        # a list or mapping can't.
+        # Turns the parser's numbers and lists into Python's; fails for objects in a
+        # list or mapping.
         with contextlib.suppress(TypeError):
             if is_plain:
                 values[key] = json.loads(json.dumps(value))
@@ -187,7 +186,7 @@ def texts(hparams_file: str, overrides: Mapping) -> dict[str, str]:
 
 
 def _resolved(hparams_file: str, overrides: Mapping) -> Mapping:
-    # Whatever the number of speakers is, no plain value depends on it.
+    # No plain value depends on the number of speakers.
     text = resolved_text(hparams_file, {"n_speakers": 0, **overrides})
     return load_plain(hparams_file, text)
 

@@ -43,7 +43,7 @@ def rotate(x: torch.Tensor) -> torch.Tensor:
 
 
 def rotary_angles(n_frames: int, half: int, device: torch.device) -> torch.Tensor:
-    """By what `rotate` turns the pairs of channels, [frames, half of the size]."""
+    """Angles by which `rotate` turns the pairs of channels, [frames, half]."""
     positions = torch.arange(n_frames, device=device, dtype=torch.float32)
     steps = torch.arange(half, device=device, dtype=torch.float32)
     return torch.outer(positions, 10000.0 ** (-steps / half))
@@ -168,7 +168,7 @@ class ConvolutionModule(nn.Module):
         if mask is not None:
             x = x * mask.unsqueeze(-1)
         x = self.depthwise(x.transpose(1, 2))
-        # Under torchrun a batch norm becomes one of another class.
+        # Not BatchNorm1d: under torchrun, a batch norm is of another class.
         if isinstance(self.norm, nn.LayerNorm):
             x = self.norm(x.transpose(1, 2))
         else:
@@ -301,16 +301,17 @@ class ConformerEncoder(nn.Module):
         """
         n_frames = feats.shape[1]
         counts = None if lens is None else frame_counts(lens, n_frames)
-        # An exported graph sees no values: there every batch with lengths is padded.
+        # An exported graph can't depend on values: it treats any batch with lengths as
+        # padded.
         padded = counts is not None
-        # Within torch.compile this is always true, and values can be looked at.
+        # Within torch.compile this is always true, and values can be read.
         exporting = torch.compiler.is_exporting()
         if not exporting or torch.compiler.is_dynamo_compiling():
             shortest = int(counts.min()) if padded else n_frames
             if shortest < self.subsampling.min_frames:
                 raise RuntimeError(
-                    f"ConformerEncoder: an utterance has {shortest} frames, the least "
-                    f"is {self.subsampling.min_frames}"
+                    f"ConformerEncoder: an utterance has {shortest} frames, the "
+                    f"minimum is {self.subsampling.min_frames}"
                 )
             padded = shortest < n_frames
         mask = None

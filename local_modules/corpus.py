@@ -21,7 +21,7 @@ logger = get_logger(__name__)
 SEARCHED = ("train.csv", "valid.csv", "valid_trials.txt")
 TRAINED = (*SEARCHED, "test.csv", "test_trials.txt")
 NOTED = "corpus.json"
-N_LOOKED_FOR = 100  # recordings; single ones may be gone
+N_LOOKED_FOR = 100  # recordings; a few may be gone
 
 
 def prepare_corpus(
@@ -36,25 +36,25 @@ def prepare_corpus(
         `corpus` names the folder; `manifest_folder` and whatever parameters its
         `prepare` has are passed on.
     begun_with : mapping, optional
-        `checksums` of what a run or a study was begun with. Where `manifest_folder`
-        has these files, they stay as they are: recordings that came later are not its.
+        `checksums` of the files that a run or a study was begun with. If
+        `manifest_folder` has these, they are kept: recordings added later are ignored.
 
     Raises
     ------
     InputError
-        There is no such corpus, nothing says where it lies, or its `prepare` finds a
-        person's mistake.
+        There is no such corpus, its `data_folder` is not given, or its `prepare` finds
+        a user error.
     """
     corpus, folder = settings["corpus"], settings["manifest_folder"]
     corpora = [
         module.name for module in pkgutil.iter_modules(recipes.__path__) if module.ispkg
     ]
     if corpus not in corpora:
-        raise InputError(f"--corpus {corpus}: there are {', '.join(sorted(corpora))}")
+        raise InputError(f"--corpus {corpus}: is none of {', '.join(sorted(corpora))}")
     if settings["data_folder"] is None:
-        raise InputError(f"--data_folder: say where the corpus {corpus!r} lies")
+        raise InputError(f"--data_folder: say where the corpus {corpus!r} is")
     if begun_with and _has(folder, begun_with):
-        logger.info("%s: as it was begun with; no other recordings are added", folder)
+        logger.info("%s: kept as it is; recordings added since are ignored", folder)
         _check_place(settings)
         return
     prepare = importlib.import_module(f"recipes.{corpus}.prepare").prepare
@@ -69,23 +69,22 @@ def prepare_corpus(
 
 
 def _check_place(settings: Mapping) -> None:
-    """Checks that the recordings of manifests that stay as they are lie where they
-    are looked for."""
+    """Checks that the recordings of manifests that are kept are in `data_folder`."""
     if settings.get("shards"):
         return
     root = Path(settings["data_folder"])
-    # Of `train` it would take seconds to read a million rows, which comes later anyway.
+    # Not `train`: a million rows take seconds to read, and are read later anyway.
     rows = read_manifest(Path(settings["manifest_folder"]) / "valid.csv")
     if not any((root / row.path).is_file() for row in rows[:N_LOOKED_FOR]):
         raise InputError(
-            f"--data_folder {root}: has not the recordings that this was begun with, "
-            f"such as {rows[0].path}; name the folder that has, or begin anew under "
-            "another name"
+            f"--data_folder {root}: lacks the recordings that this was begun with, "
+            f"such as {rows[0].path}; give the folder that has them, or start anew "
+            "under another name"
         )
 
 
 def licence(corpus: str) -> str:
-    """Under which licence the recordings of a corpus are, in words."""
+    """The licence of a corpus's recordings, in words."""
     return importlib.import_module(f"recipes.{corpus}").LICENCE
 
 
@@ -129,7 +128,7 @@ def read_corpus(
 def overview(
     splits: Mapping[str, Sequence[Utterance]], trials: Mapping[str, TrialList]
 ) -> str:
-    """What `read_corpus` returns, in a line for each split.
+    """What `read_corpus` returns, in one line per split.
 
     Example
     -------
@@ -154,7 +153,7 @@ def checksums(
     folder: str | os.PathLike, names: Iterable[str] = SEARCHED
 ) -> dict[str, str]:
     """Short checksums of manifests and trial lists, by default of those that a search
-    is made on; the same wherever the recordings lie.
+    uses; they do not depend on where the recordings are.
 
     Arguments
     ---------
@@ -180,13 +179,13 @@ def _has(folder: str | os.PathLike, files: Mapping[str, str]) -> bool:
 
 
 def note_corpus(save_folder: str | os.PathLike, folder: str | os.PathLike) -> None:
-    """Notes in a run's `save_folder` what it trains and tests on."""
+    """Records in a run's `save_folder` what it trains and tests on."""
     with replacing(Path(save_folder) / NOTED) as file:
         json.dump(checksums(folder, TRAINED), file, indent=2)
 
 
 def noted_corpus(save_folder: str | os.PathLike) -> dict[str, str] | None:
-    """What `note_corpus` noted; None for a run that was begun before it did."""
+    """What `note_corpus` recorded; None for a run from before it did."""
     path = Path(save_folder) / NOTED
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
@@ -194,8 +193,8 @@ def noted_corpus(save_folder: str | os.PathLike) -> dict[str, str] | None:
 def check_same_corpus(
     save_folder: str | os.PathLike, folder: str | os.PathLike
 ) -> None:
-    """Checks that a run goes on with the recordings and trials that it began with: the
-    speakers of a test may be among those it was trained on otherwise.
+    """Checks that a run resumes with the recordings and trials that it began with:
+    otherwise, test speakers may be among those that it was trained on.
 
     Raises
     ------

@@ -1,5 +1,5 @@
-"""What the processes of `torchrun`, the ranks, do together beyond what SpeechBrain has
-them do: share what is evaluated, and normalise over the batches of all."""
+"""What the processes of `torchrun`, the ranks, do together beyond SpeechBrain: share
+the evaluation, and normalise over the batches of all."""
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
@@ -21,7 +21,7 @@ from local_modules.errors import InputError, RunError, one_line
 
 
 def rank_and_count() -> tuple[int, int]:
-    """The number of this process and how many there are; 0 and 1 without `torchrun`.
+    """The rank of this process and the number of ranks; 0 and 1 without `torchrun`.
 
     Example
     -------
@@ -34,8 +34,8 @@ def rank_and_count() -> tuple[int, int]:
 
 
 def rank_share(n: int) -> range:
-    """Which of `n` things are this rank's, so that each is somebody's once: every
-    so-many-th, for what is sorted by length comes out even that way.
+    """This rank's share of `n` items, each of which goes to one rank. Ranks take turns,
+    so that items sorted by length are spread evenly.
 
     Example
     -------
@@ -47,12 +47,12 @@ def rank_share(n: int) -> range:
 
 
 def meet_ranks(run_opts: RunOptions) -> None:
-    """Lets the processes of `torchrun` find each other; nothing without it.
+    """Initialises the process group under `torchrun`; otherwise does nothing.
 
     Raises
     ------
     InputError
-        `--distributed_backend` has not what it needs, such as a GPU for each.
+        `--distributed_backend` lacks what it needs, such as a GPU per process.
     """
     try:
         ddp_init_group(run_opts)
@@ -64,20 +64,20 @@ def meet_ranks(run_opts: RunOptions) -> None:
 
 
 def on_first(call: Callable[..., Any], *args) -> Any:
-    """What a function returns on the first rank, on each of them. Where it fails there,
-    all ranks do: none is left behind waiting.
+    """Calls a function on the first rank and returns its result on all. A `RunError`
+    there is raised on all ranks: none is left waiting.
 
     Arguments
     ---------
     call : callable
-        What only the first rank does.
+        Called on the first rank only.
     *args
         Its arguments.
 
     Raises
     ------
     RunError
-        The first rank has raised it.
+        `call` has raised it on the first rank.
 
     Example
     -------
@@ -97,12 +97,12 @@ def on_first(call: Callable[..., Any], *args) -> Any:
 
 
 def gather_on_first(embeddings: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Brings the embeddings of all ranks together.
+    """Gathers the embeddings of all ranks on the first.
 
     Arguments
     ---------
     embeddings : mapping of str to torch.Tensor
-        What this rank has embedded, on the CPU, [emb_dim] each; may be empty.
+        This rank's, on the CPU, [emb_dim] each; may be empty.
 
     Returns
     -------
@@ -117,7 +117,7 @@ def gather_on_first(embeddings: Mapping[str, torch.Tensor]) -> dict[str, torch.T
     rank, count = rank_and_count()
     if count == 1:
         return dict(embeddings)
-    # One array travels faster than many.
+    # One tensor is sent faster than many.
     vectors = torch.stack(list(embeddings.values())) if embeddings else []
     shares = [None] * count if rank == 0 else None
     torch.distributed.gather_object((list(embeddings), vectors), shares)
@@ -129,15 +129,15 @@ def gather_on_first(embeddings: Mapping[str, torch.Tensor]) -> dict[str, torch.T
 
 
 def gather_on_all(items: Sequence[str], device: str | torch.device) -> list[str]:
-    """What all ranks have, one rank after the other, on each of them; quickly where
-    none has any.
+    """Gathers the items of all ranks, in the order of ranks, on each; fast if there are
+    none.
 
     Arguments
     ---------
     items : sequence of str
-        What this rank has.
+        This rank's items.
     device : str or torch.device
-        That of the rank's model.
+        The device of this rank's model.
 
     Example
     -------
@@ -154,15 +154,15 @@ def gather_on_all(items: Sequence[str], device: str | torch.device) -> list[str]
 
 
 class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch norm whose batch is that of all ranks together.
+    """Batch norm over the batches of all ranks.
 
-    It does what `torch.nn.SyncBatchNorm` does, which runs on GPUs only, in plain
-    operations. Arguments as of `torch.nn.BatchNorm1d`; input [batch, channels] or
+    It does in plain operations what `torch.nn.SyncBatchNorm` does on GPUs only.
+    Arguments as of `torch.nn.BatchNorm1d`; input [batch, channels] or
     [batch, channels, ...].
     """
 
     def _check_input_dim(self, input):
-        """Any number of dimensions will do."""
+        """Accepts any number of dimensions."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalises a batch, by its own statistics in training."""
@@ -185,12 +185,12 @@ class SynchronisedBatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 def synchronise_batch_norms(module: nn.Module) -> nn.Module:
-    """Lets the batch norms of a module see the batches of all ranks.
+    """Makes the batch norms of a module use the batches of all ranks.
 
     Arguments
     ---------
     module : torch.nn.Module
-        On its device; changed in place where it is not a batch norm itself.
+        On its device; changed in place unless it is a batch norm itself.
 
     Returns
     -------
@@ -207,6 +207,6 @@ def synchronise_batch_norms(module: nn.Module) -> nn.Module:
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for layer in module.modules():
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            # Its weights, statistics and hooks stay what they are.
+            # Keeps its weights, statistics and hooks.
             layer.__class__ = SynchronisedBatchNorm
     return module

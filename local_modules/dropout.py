@@ -7,11 +7,10 @@ DROPOUT_STEPS = 2**16  # of the probability
 
 
 class Dropout(nn.Dropout):
-    """Dropout (Srivastava et al., JMLR 2014) with four elements to a random number.
+    """Dropout (Srivastava et al., JMLR 2014) with one random number per four elements.
 
-    On a CPU `torch.nn.Dropout` draws a number for each element, one after the other:
-    a fifth of a training step of a small Conformer, however many cores there are.
-    Elsewhere, this is that class.
+    On a CPU, `torch.nn.Dropout` draws a number for each element on a single core: a
+    fifth of a training step of a small Conformer. On other devices, this is that class.
 
     Arguments
     ---------
@@ -26,14 +25,14 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Drops elements of a tensor of any shape while training, and scales the others
-        so that the mean stays."""
+        """Drops elements of a tensor of any shape in training, and scales the others to
+        keep the mean."""
         n_dropped = round(self.p * DROPOUT_STEPS)
         on_cpu = x.device.type == "cpu"
         if not (self.training and on_cpu and 0 < n_dropped < DROPOUT_STEPS):
             return super().forward(x)
         numbers = torch.empty((x.numel() + 3) // 4, dtype=torch.int64)
-        # All 64 bits: a sign makes 16 of them a number from -2^15 up.
+        # All 64 bits: read as int16, they are uniform from -2^15 up.
         words = numbers.random_(-(2**63), None).view(torch.int16)[: x.numel()]
         kept = words.view(x.shape) >= n_dropped - DROPOUT_STEPS // 2
         return x * kept.to(x.dtype).mul_(DROPOUT_STEPS / (DROPOUT_STEPS - n_dropped))

@@ -10,8 +10,8 @@ from local_modules.masking import frame_counts
 class SpeakerEmbedder(nn.Module):
     """Turns the features of an utterance into a speaker embedding.
 
-    Three slots, each one line of YAML. Sizes pass from one to the next, so that a slot
-    can be changed without touching the others.
+    Three slots in the YAML. Sizes pass from one to the next, so that a slot can be
+    changed without touching the others.
 
     Arguments
     ---------
@@ -65,11 +65,11 @@ class SpeakerEmbedder(nn.Module):
 
 
 class UnpaddedEmbedder(nn.Module):
-    """Gives a model that knows nothing of padding each utterance without it.
+    """Passes utterances without padding to a model that doesn't mask padding.
 
     SpeechBrain's x-vector and ResNet convolve over the padding as if it were speech,
-    and the latter pools over it too. Utterances of one length, as all crops of a
-    training batch are, go through the model together.
+    and the latter pools over it too. Utterances of equal length, such as the crops of a
+    training batch, go through the model together.
 
     Arguments
     ---------
@@ -107,8 +107,8 @@ class UnpaddedEmbedder(nn.Module):
 
 
 class FrameStatistics(nn.Module):
-    """Means and standard deviations of frames and of their changes, under one linear
-    map: what was done before there were networks.
+    """Means of frames and standard deviations of frames and deltas, under one linear
+    map: the approach before neural networks.
 
     Arguments
     ---------
@@ -126,12 +126,12 @@ class FrameStatistics(nn.Module):
     def __init__(self, input_size: int, emb_dim: int):
         super().__init__()
         self.deltas = Deltas(input_size)
-        # A mean change says no more than the first frame and the last.
+        # No means of deltas: they depend only on the first and the last frames.
         self.projection = nn.Linear(4 * input_size, emb_dim)
 
     def statistics(self, feats: torch.Tensor) -> torch.Tensor:
-        """What the map is applied to: means of the frames, and deviations of the
-        frames, of their first and of their second differences.
+        """The map's input: means of the frames, and standard deviations of the frames,
+        their deltas and their delta-deltas.
 
         Arguments
         ---------

@@ -1,5 +1,4 @@
-"""What is raised when a person, not the program, has to change something, and how it
-is told."""
+"""Errors that the user, not the program, has to fix, and how they are reported."""
 
 import argparse
 import errno
@@ -10,7 +9,7 @@ from collections.abc import Callable
 
 
 class InputError(Exception):
-    """A person's mistake: bad usage, a missing key, an unreadable corpus.
+    """A user error: bad usage, a missing key, an unreadable corpus.
 
     The message is one line that names the file, key or value, what is wrong with
     it and what would be right. Scripts print it without a traceback and exit with
@@ -20,7 +19,7 @@ class InputError(Exception):
     exit_status = 2
 
     def __str__(self) -> str:
-        # A data worker's comes wrapped in its traceback, of which it is the last line.
+        # A data worker's comes as the last line of its traceback.
         line = super().__str__().strip().splitlines()[-1]
         return line.removeprefix(f"{type(self).__module__}.{type(self).__name__}: ")
 
@@ -36,22 +35,22 @@ def exit_status(
     command: Callable[[], object],
     stopped: str = "The same command continues.",
 ) -> int:
-    """Runs a program, and says in one line what has to be changed, or that it was
+    """Runs a program, and prints in one line what has to be changed, or that it was
     stopped.
 
     Arguments
     ---------
     program : str
-        What it is called.
+        Its name.
     command : callable
-        What it does.
+        What it runs.
     stopped : str
-        What Ctrl-C, or a disk that is full, means for what is done so far.
+        What Ctrl-C, or a full disk, means for the work done so far.
 
     Returns
     -------
     int
-        0; that of an `InputError`; 1 where the disk is full; 130 for Ctrl-C.
+        0; that of an `InputError`; 1 for a full disk; 130 for Ctrl-C.
 
     Example
     -------
@@ -64,7 +63,7 @@ def exit_status(
     try:
         command()
     except InputError as error:
-        # What a person has to change is told once on a machine, by torchrun's first.
+        # Under torchrun, user errors are printed once per machine.
         if is_first or isinstance(error, RunError):
             print(f"{program}: {error}", file=sys.stderr)
         return error.exit_status
@@ -85,9 +84,8 @@ def exit_status(
 
 
 def is_disk_full(error: Exception) -> bool:
-    """Whether the system says that there is no room, or SQLite, whose errors have no
-    number before Python 3.11, or `torch.save`, which has words of its own; or whether
-    one of them is what caused the error.
+    """Whether an error, or its cause, is a full disk: by the system's error number, or
+    by the words of SQLite (no number before Python 3.11) or of `torch.save`.
 
     Example
     -------
@@ -102,8 +100,7 @@ def is_disk_full(error: Exception) -> bool:
 
 
 def one_line(error: object) -> str:
-    """What somebody else's error says, without its line ends; if it says nothing, what
-    it is.
+    """The message of any error, without line ends; if it is empty, the error's class.
 
     Example
     -------
@@ -114,7 +111,7 @@ def one_line(error: object) -> str:
 
 
 def printable(name: str) -> str:
-    """A file's name with what a line of UTF-8 cannot hold escaped.
+    """A file's name, with what a line of UTF-8 cannot hold escaped.
 
     Example
     -------
@@ -126,8 +123,7 @@ def printable(name: str) -> str:
 
 
 def check_positive(options: argparse.Namespace, *names: str) -> None:
-    """Checks options of a command line that have to be above 0, one by one where they
-    are lists.
+    """Checks that options of a command line, or each item of a list, are above 0.
 
     Raises
     ------
@@ -147,8 +143,8 @@ def check_positive(options: argparse.Namespace, *names: str) -> None:
 
 
 class LineParser(argparse.ArgumentParser):
-    """A command line whose complaints are an `InputError`, without the usage before
-    them, also those that `exit_on_error` forgets.
+    """A parser whose errors are all `InputError`, without the usage before them, also
+    those that `exit_on_error` misses.
 
     Example
     -------
@@ -160,6 +156,6 @@ class LineParser(argparse.ArgumentParser):
     """
 
     def error(self, message: str):
-        """Raises it; of a command of several, with its name."""
+        """Raises the error, after the name of the subcommand, if any."""
         _, _, command = self.prog.partition(" ")
         raise InputError(f"{command}: {message}" if command else message)

@@ -15,10 +15,10 @@ from local_modules.errors import InputError, is_disk_full
 
 @contextmanager
 def replacing(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
-    """Opens a file that takes the place of `path` once it is complete.
+    """Opens a file that replaces `path` once it is complete.
 
-    Whoever reads `path` sees the old file or the new one, also after a kill or a
-    power cut, and two processes may write the same path at once.
+    Readers of `path` see the old file or the new one, also after a kill or a power
+    cut, and two processes may write the same path at a time.
 
     Arguments
     ---------
@@ -30,7 +30,7 @@ def replacing(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
     Yields
     ------
     IO
-        A file of bytes, or of UTF-8 text that writes line ends as they are given.
+        A file of bytes, or of UTF-8 text with line ends written as given.
 
     Example
     -------
@@ -54,7 +54,7 @@ def replacing(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
 
 
 def remove_parts(path: str | os.PathLike) -> None:
-    """Removes what processes that were killed have left of `path`. Nobody may be
+    """Removes partial files of `path` left by killed processes. No process may be
     writing it."""
     path = Path(path)
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
@@ -63,14 +63,14 @@ def remove_parts(path: str | os.PathLike) -> None:
 
 @contextmanager
 def writing_to(path: str | os.PathLike) -> Iterator[None]:
-    """What can't be written to a place is a person's to know.
+    """Reports a failure to write to a place to the user.
 
     Raises
     ------
     InputError
         Instead of an OSError.
     OSError
-        The disk is full, of which `local_modules.errors.exit_status` tells.
+        The disk is full, which `local_modules.errors.exit_status` reports.
 
     Example
     -------
@@ -90,8 +90,8 @@ def writing_to(path: str | os.PathLike) -> Iterator[None]:
 
 
 def check_writable(folder: str | os.PathLike) -> None:
-    """Makes a folder if there is none and sees whether files can be written into it,
-    before the work that they are to hold.
+    """Makes a folder if there is none, and checks that files can be written into it,
+    before any work is done for them.
 
     Raises
     ------
@@ -104,12 +104,12 @@ def check_writable(folder: str | os.PathLike) -> None:
 
 
 def check_is_folder(folder: str | os.PathLike, option: str) -> None:
-    """Checks that a folder that an option names is there.
+    """Checks that a folder that an option names exists.
 
     Raises
     ------
     InputError
-        It isn't.
+        It doesn't.
     """
     if not os.path.isdir(folder):
         raise InputError(f"--{option} {folder}: there is no such folder")
@@ -125,15 +125,15 @@ def sha256(path: str | os.PathLike) -> str:
 
 
 def make_private(path: str | os.PathLike) -> None:
-    """Makes an empty file that nobody else may read, if there is no such file: an
-    embedding says who somebody is."""
-    # One that is there stays closed: closing it would free SQLite's locks.
+    """Makes an empty file that no other user may read, if it does not exist: embeddings
+    identify people."""
+    # An existing one isn't opened: closing it would free SQLite's locks.
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def put_on_disk(path: str | os.PathLike) -> None:
-    """Waits until a file is on the disk. What takes its place before that may be empty
+    """Waits until a file is on the disk. One moved into place before that may be empty
     after a power cut."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())

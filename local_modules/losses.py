@@ -1,9 +1,8 @@
 """Classification losses on cosines between embeddings and speakers' weights.
 
 All are a softmax cross-entropy on `angular_scale` times the cosines; they differ in how
-the cosine of the right speaker is made harder by `angular_margin`. Cosines come from a
-classifier with normalised weights, such as SpeechBrain's
-`lobes.models.ECAPA_TDNN.Classifier`.
+`angular_margin` lowers the cosine of the right speaker. Cosines come from a classifier
+with normalised weights, such as SpeechBrain's `lobes.models.ECAPA_TDNN.Classifier`.
 """
 
 import math
@@ -37,7 +36,7 @@ class CosineSoftmax(nn.Module):
         self.angular_margin = angular_margin
 
     def target_logit(self, cosine: torch.Tensor, margin: float) -> torch.Tensor:
-        """The cosine of the right speaker, [batch], as the softmax shall see it."""
+        """The cosine of the right speaker, [batch], as the softmax sees it."""
         return cosine
 
     def forward(
@@ -61,7 +60,7 @@ class CosineSoftmax(nn.Module):
         """
         cosines = cosines.float().flatten(0, -2)
         targets = targets.flatten()
-        # Products of rounded unit vectors, in bf16 above all, can pass 1.
+        # Products of rounded unit vectors, above all in bf16, can exceed 1.
         cosine = cosines.gather(1, targets.unsqueeze(1)).clamp(-1.0, 1.0)
         logit = self.target_logit(cosine, margin_share * self.angular_margin)
         cosines = cosines.scatter(1, targets.unsqueeze(1), logit)
@@ -81,8 +80,8 @@ class AdditiveAngularMargin(CosineSoftmax):
     """AAM-softmax: the margin is added to the angle, cos(t + m) (Deng et al., CVPR
     2019, "ArcFace", eq. 3).
 
-    Past t = pi - m, where cos(t + m) would rise again, it goes on as cos(t) - m sin(m),
-    which keeps falling.
+    Past t = pi - m, where cos(t + m) would rise again, it continues as
+    cos(t) - m sin(m), which keeps falling.
     """
 
     def target_logit(self, cosine: torch.Tensor, margin: float) -> torch.Tensor:

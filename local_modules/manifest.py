@@ -1,4 +1,4 @@
-"""SpeechBrain CSV manifests: which utterances a split holds, and whose they are."""
+"""SpeechBrain CSV manifests: the utterances of a split, and their speakers."""
 
 import csv
 import os
@@ -117,7 +117,7 @@ def _parse_row(row: Mapping[str, str], where: str) -> Utterance:
             path=wav.removeprefix(DATA_ROOT),
             start=int(row["start"]),
             stop=int(row["stop"]),
-            speaker=intern(row["spk_id"]),  # one text for all of theirs
+            speaker=intern(row["spk_id"]),  # one string per speaker
         )
     except (TypeError, ValueError):
         raise InputError(
@@ -127,7 +127,7 @@ def _parse_row(row: Mapping[str, str], where: str) -> Utterance:
 
 
 def check_splits(splits: Mapping[str, Iterable[Utterance]]) -> None:
-    """Makes sure that the splits are fit to train, choose and test on.
+    """Checks that the splits can be used for training, validation and testing.
 
     Arguments
     ---------
@@ -168,15 +168,15 @@ def check_splits(splits: Mapping[str, Iterable[Utterance]]) -> None:
 
 
 def spread_utterances(speaker_of: Mapping[str, str], n: int) -> set[str]:
-    """Some utterances of every speaker, evenly from among those sorted by ID: what was
-    recorded in one session often has neighbouring IDs.
+    """Some utterances of every speaker, evenly spaced among those sorted by ID:
+    utterances of one session often have neighbouring IDs.
 
     Arguments
     ---------
     speaker_of : mapping of str to str
         The speaker of each utterance, by its ID.
     n : int
-        How many of each speaker.
+        How many per speaker, at most.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""From relative lengths to frames: the one place that knows what is padding."""
+"""From relative lengths to frames: the one place that defines what is padding."""
 
 import torch
 

@@ -3,8 +3,7 @@
 A trial is accepted if its score is at least the threshold. The false acceptance rate
 (FAR) is the share of accepted non-target trials, the false rejection rate (FRR) that of
 rejected target trials. All rates are fractions. Scores are arrays or tensors of one
-dimension, on any device; they are sorted in their own precision, and nothing that is
-kept is longer than they are.
+dimension, on any device; they are sorted in their own precision, in linear memory.
 """
 
 import math
@@ -26,7 +25,7 @@ def _scores(scores, name: str) -> np.ndarray:
     if scores.ndim != 1:
         raise ValueError(f"{name} has {scores.ndim} dimensions, not 1")
     if scores.size == 0:
-        raise ValueError(f"{name} is empty: there is no such trial")
+        raise ValueError(f"{name} is empty: there are no such trials")
     if not np.isfinite(scores).all():
         raise ValueError(f"{name} holds NaN or infinite scores")
     return scores
@@ -49,7 +48,7 @@ def _check_costs(p_target: float, c_miss: float, c_fa: float) -> None:
 def error_rates(
     target_scores, nontarget_scores
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """FAR and FRR at every threshold that makes a difference, by one sort.
+    """FAR and FRR at every distinct threshold, by one sort.
 
     Arguments
     ---------
@@ -61,7 +60,7 @@ def error_rates(
     Returns
     -------
     thresholds : numpy.ndarray
-        The different scores in rising order, and infinity at the end, [n].
+        The distinct scores in ascending order, and infinity at the end, [n].
     far, frr : numpy.ndarray
         Rates at these thresholds: FAR falls from 1 to 0, FRR rises from 0 to 1, [n].
 
@@ -84,7 +83,7 @@ def error_rates(
 
 
 def _different(*runs: np.ndarray) -> np.ndarray:
-    """The different scores of sorted arrays, in rising order."""
+    """The distinct scores of sorted arrays, in ascending order."""
     scores = np.concatenate(runs)
     scores.sort(kind="stable")  # merges sorted runs
     return scores[np.r_[True, scores[1:] != scores[:-1]]]
@@ -97,9 +96,9 @@ def _rates_at(thresholds, target, nontarget) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _corners(target_scores, nontarget_scores) -> tuple[np.ndarray, ...]:
-    """The corners of the ROC: thresholds at the different target scores and infinity,
-    and the rates there. Between two of them no threshold has fewer errors of either
-    kind than the upper one. Also the scores, sorted."""
+    """The corners of the ROC: thresholds at the distinct target scores and infinity,
+    and the rates there; also the sorted scores. No threshold between two corners has
+    fewer errors of either kind than the upper one."""
     target, nontarget = map(np.sort, _both(target_scores, nontarget_scores))
     thresholds = _different(target)
     far, frr = _rates_at(thresholds, target, nontarget)
@@ -174,8 +173,8 @@ def equal_error_rate(target_scores, nontarget_scores) -> tuple[float, float]:
 
 
 def convex_hull_eer(target_scores, nontarget_scores) -> float:
-    """Equal error rate on the convex hull of the ROC: the best that any operating point
-    in between, drawn by lot, can do (Brümmer & de Villiers, BOSARIS, 2011).
+    """Equal error rate on the convex hull of the ROC: the best that a random choice
+    between operating points can reach (Brümmer & de Villiers, BOSARIS, 2011).
 
     It is never above the equal error rate, and does not depend on where a few scores
     happen to lie.
@@ -183,7 +182,7 @@ def convex_hull_eer(target_scores, nontarget_scores) -> float:
     Arguments
     ---------
     target_scores, nontarget_scores
-        See `equal_error_rate`, as the errors raised.
+        See `equal_error_rate`, also for the errors raised.
 
     Returns
     -------
@@ -205,8 +204,8 @@ def convex_hull_eer(target_scores, nontarget_scores) -> float:
 def detection_cost(
     far, frr, p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
 ):
-    """Normalised detection cost: that of the decisions, over that of the better of
-    accepting all and rejecting all.
+    """Normalised detection cost: that of the decisions, divided by that of the better
+    of accepting all and rejecting all.
 
     Arguments
     ---------
@@ -218,7 +217,7 @@ def detection_cost(
     Returns
     -------
     float or numpy.ndarray
-        Of that shape.
+        Of the same shape.
 
     Example
     -------
@@ -277,7 +276,7 @@ def min_dcf(
 
 
 def verification_rates(target_scores, nontarget_scores) -> dict:
-    """What `metrics.json` holds of a split.
+    """The metrics of a split in `metrics.json`.
 
     Arguments
     ---------
@@ -292,7 +291,7 @@ def verification_rates(target_scores, nontarget_scores) -> dict:
     Raises
     ------
     ValueError
-        As of `equal_error_rate`.
+        As for `equal_error_rate`.
     """
     eer, threshold = equal_error_rate(target_scores, nontarget_scores)
     return {
@@ -310,9 +309,9 @@ def far_frr(target_scores, nontarget_scores, threshold: float) -> tuple[float, f
     Arguments
     ---------
     target_scores, nontarget_scores
-        See `equal_error_rate`, as the errors raised.
+        See `equal_error_rate`, also for the errors raised.
     threshold : float
-        Scores of at least this much are accepted.
+        Scores at or above it are accepted.
 
     Returns
     -------
@@ -331,7 +330,7 @@ def far_frr(target_scores, nontarget_scores, threshold: float) -> tuple[float, f
 def bayes_threshold(
     p_target: float = 0.01, c_miss: float = 1.0, c_fa: float = 1.0
 ) -> float:
-    """The threshold on log-likelihood ratios (natural logarithm) with the least
+    """The threshold on log-likelihood ratios (natural logarithm) with the minimum
     expected cost.
 
     Arguments
@@ -368,7 +367,7 @@ def act_dcf(
     c_fa: float = 1.0,
 ) -> float:
     """Actual normalised detection cost of log-likelihood ratios: that of deciding at
-    `bayes_threshold`. What it is above `min_dcf` is the price of bad calibration.
+    `bayes_threshold`. Its excess over `min_dcf` is the cost of miscalibration.
 
     Arguments
     ---------
@@ -377,7 +376,7 @@ def act_dcf(
     nontarget_llrs : array or torch.Tensor
         Those of the non-target trials, [n_nontarget].
     p_target, c_miss, c_fa : float
-        See `min_dcf`, as the errors raised.
+        See `min_dcf`, also for the errors raised.
 
     Returns
     -------
@@ -397,7 +396,7 @@ def act_dcf(
 
 def cllr(target_llrs, nontarget_llrs) -> float:
     """Cost of log-likelihood ratios over all priors, in bits (Brümmer & du Preez,
-    Computer Speech & Language 20, 2006, eq. 15); 1 for ratios that say nothing.
+    Computer Speech & Language 20, 2006, eq. 15); 1 for uninformative ratios.
 
     Arguments
     ---------
@@ -435,7 +434,7 @@ def cost_of_ratio(llrs: np.ndarray, is_target) -> np.ndarray:
     llrs : numpy.ndarray
         Log-likelihood ratios (natural logarithm), of any shape.
     is_target : bool or numpy.ndarray
-        What is true of the trials, of that shape if it is an array.
+        Whether they are of target trials, of the same shape if it is an array.
 
     Returns
     -------
@@ -446,13 +445,13 @@ def cost_of_ratio(llrs: np.ndarray, is_target) -> np.ndarray:
 
 
 def min_cllr(target_scores, nontarget_scores) -> float:
-    """`cllr` after the best rising map of the scores to log-likelihood ratios, which
-    is found by pooling adjacent violators (Brümmer & du Preez, 2006, section 5).
+    """`cllr` after the best increasing map of the scores to log-likelihood ratios,
+    found by pooling adjacent violators (Brümmer & du Preez, 2006, section 5).
 
     Arguments
     ---------
     target_scores, nontarget_scores
-        See `equal_error_rate`, as the errors raised.
+        See `equal_error_rate`, also for the errors raised.
 
     Returns
     -------
@@ -475,17 +474,17 @@ def min_cllr(target_scores, nontarget_scores) -> float:
 
 
 def optimal_llrs(target_scores, nontarget_scores) -> tuple[np.ndarray, np.ndarray]:
-    """The map that `min_cllr` is the cost of, a rising staircase.
+    """The map whose cost is `min_cllr`, an increasing step function.
 
     Arguments
     ---------
     target_scores, nontarget_scores
-        See `equal_error_rate`, as the errors raised.
+        See `equal_error_rate`, also for the errors raised.
 
     Returns
     -------
     scores : numpy.ndarray
-        Where each step begins, rising, [steps].
+        Where each step begins, ascending, [steps].
     llrs : numpy.ndarray
         The log-likelihood ratio (natural logarithm) from there on; infinite where all
         trials are of one kind, [steps].
@@ -502,7 +501,7 @@ def optimal_llrs(target_scores, nontarget_scores) -> tuple[np.ndarray, np.ndarra
 
 
 def _block_llrs(n_target: np.ndarray, n_nontarget: np.ndarray) -> np.ndarray:
-    """In a block, the odds of a target over those of all trials."""
+    """Of each block, the log odds of a target less those of all trials."""
     with np.errstate(divide="ignore"):
         return np.log(n_target / n_target.sum()) - np.log(
             n_nontarget / n_nontarget.sum()
@@ -510,8 +509,8 @@ def _block_llrs(n_target: np.ndarray, n_nontarget: np.ndarray) -> np.ndarray:
 
 
 def _pool_adjacent_violators(target, nontarget) -> tuple[np.ndarray, ...]:
-    """The blocks of the rising map from scores to probabilities of a target that fits
-    best: the lowest score of each, and its numbers of targets and non-targets."""
+    """The blocks of the best increasing map from scores to probabilities of a target:
+    the lowest score, the number of targets and that of non-targets of each."""
     target, nontarget = np.sort(target), np.sort(nontarget)
     scores = _different(target, nontarget)
     n_target = np.diff(np.r_[np.searchsorted(target, scores), len(target)])

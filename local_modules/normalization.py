@@ -8,8 +8,8 @@ from local_modules.masking import frame_counts, frame_mask
 class SentenceMeanNorm(torch.nn.Module):
     """Subtracts the mean of each band over the utterance, or of all bands together.
 
-    By band it removes the constant colour of a channel, and with it the mean spectrum
-    of the voice; together it removes only how loud the recording is. Unlike
+    Per band, it removes the spectral colouring of the channel, and with it the mean
+    spectrum of the voice; together, only the loudness of the recording. Unlike
     `speechbrain.processing.features.InputNormalization` it counts frames as the
     encoder does (`local_modules.masking`) and leaves padding at zero, so that a
     padded utterance and the same utterance alone give the same features.
@@ -17,8 +17,8 @@ class SentenceMeanNorm(torch.nn.Module):
     Arguments
     ---------
     per_band : bool
-        False keeps the mean spectrum: a help where a speaker's recordings are of one
-        channel, in training and in use.
+        False keeps the mean spectrum, which helps if a speaker's recordings are all
+        from one channel, in training and in use.
 
     Example
     -------
@@ -61,7 +61,7 @@ class SentenceMeanNorm(torch.nn.Module):
 
 
 class NoNorm(torch.nn.Module):
-    """Leaves the features as they are, where their means say who speaks.
+    """Leaves the features as they are, for those whose means identify speakers.
 
     Example
     -------
@@ -70,5 +70,5 @@ class NoNorm(torch.nn.Module):
     """
 
     def forward(self, feats: torch.Tensor, lens: torch.Tensor) -> torch.Tensor:
-        """Gives back [batch, frames, features]."""
+        """Returns `feats` unchanged, [batch, frames, features]."""
         return feats

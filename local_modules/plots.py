@@ -1,8 +1,8 @@
-"""Pictures of a training and of its scores, as PNG files.
+"""Plots of a training and of its scores, as PNG files.
 
-Drawn with Matplotlib's objects, not with pyplot, which keeps every figure alive until
-told otherwise. Colours are those of Okabe and Ito (2008), which the colour-blind can
-tell apart. Every file is replaced as a whole.
+Drawn with Matplotlib's objects, not with pyplot, which keeps every figure until it is
+closed. Colours are those of Okabe and Ito (2008), which the colour-blind can tell
+apart. Files are replaced atomically.
 """
 
 import os
@@ -32,7 +32,7 @@ COLOURS = (BLUE, VERMILLION, "#009E73", "#E69F00", "#CC79A7", "#56B4E9")
 LINE_STYLES = ("-", "--", "-.", ":")
 TEXT_GREY, GRID_GREY, SHADE_GREY = "#666666", "#DDDDDD", "#EEEEEE"
 DPI = 120
-WIDE_LABEL = 40  # characters: two of them are broader than a picture
+WIDE_LABEL = 40  # characters; two such labels are wider than a plot
 
 DET_TICKS = np.array([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4])
 WIDE_DET_TICKS = np.array([0.001, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99, 0.999])
@@ -72,7 +72,7 @@ def plot_training(
 def plot_overview(
     epochs: Sequence[Mapping[str, float]], best_epoch: int, path: str | os.PathLike
 ) -> None:
-    """Writes the four pictures of `plot_training` as one.
+    """Writes the four plots of `plot_training` as one.
 
     Arguments
     ---------
@@ -103,11 +103,11 @@ def plot_scores(
     nontarget : numpy.ndarray
         Scores of the non-target trials, [n_nontarget].
     threshold : float
-        Trials that score at least this much are accepted.
+        Trials that score at or above it are accepted.
     path : str or os.PathLike
         The PNG to write.
     title : str
-        Title of the picture.
+        Title of the plot.
     """
     figure = _figure(7, 4)
     axes = figure.subplots()
@@ -191,8 +191,8 @@ def plot_det(curves: Mapping[str, tuple], path: str | os.PathLike) -> None:
 def plot_calibration(
     target: np.ndarray, nontarget: np.ndarray, path: str | os.PathLike, title: str
 ) -> None:
-    """Writes how log-likelihood ratios agree with the best that could have been made
-    of the same order of the trials.
+    """Plots log-likelihood ratios against the optimal ones for the same order of the
+    trials.
 
     Arguments
     ---------
@@ -201,7 +201,7 @@ def plot_calibration(
     path : str or os.PathLike
         The PNG to write.
     title : str
-        Title of the picture.
+        Title of the plot.
     """
     figure = _figure(6, 6)
     axes = figure.subplots()
@@ -222,7 +222,7 @@ def plot_calibration(
     axes.set_aspect("equal")
     axes.set_title(title, loc="left")
     axes.set_xlabel("Log-likelihood ratio given")
-    axes.set_ylabel("Log-likelihood ratio that would have been right")
+    axes.set_ylabel("Optimal log-likelihood ratio")
     axes.legend(frameon=False)
     tidy(axes)
     save_figure(figure, path)
@@ -266,7 +266,7 @@ def _draw_curve(
     precision: str,
     unit: str = "",
 ) -> None:
-    """Draws one value per epoch; in the title what it is in the best one."""
+    """Draws one value per epoch, with that of the best epoch in the title."""
     numbers = [epoch["epoch"] for epoch in epochs]
     best = values[numbers.index(best_epoch)]
     axes.plot(numbers, values, color=BLUE, marker=".")
@@ -313,14 +313,14 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def tidy(axes: Axes) -> None:
-    """A light grid, and no box around."""
+    """Adds a light grid and removes the box."""
     axes.grid(color=GRID_GREY, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def line_look(index: int) -> dict[str, str]:
-    """Colour and style of a line among others, alike for none of the first 24.
+    """Colour and style of a line among others; the first 24 differ.
 
     Example
     -------
@@ -333,6 +333,6 @@ def line_look(index: int) -> dict[str, str]:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike) -> None:
-    """Writes a PNG in place of the one that may be there."""
+    """Writes a PNG, replacing an existing one."""
     with replacing(path, binary=True) as file:
         figure.savefig(file, format="png", dpi=DPI)

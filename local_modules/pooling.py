@@ -14,7 +14,7 @@ def masked_statistics(
     frames: torch.Tensor, weights: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Weighted mean and standard deviation over time, in float32 whatever the
-    precision: a sum of hundreds of frames, and small differences of them.
+    precision: they sum hundreds of frames and their small differences.
 
     Arguments
     ---------
@@ -99,9 +99,9 @@ class StatisticsPooling(nn.Module):
 
 
 class AttentiveStatisticsPooling(nn.Module):
-    """Mean and standard deviation weighted by attention, a weight per frame and
-    channel (Okabe et al., Interspeech 2018), that sees the utterance's own mean and
-    standard deviation beside each frame (Desplanques et al., Interspeech 2020).
+    """Mean and standard deviation weighted by attention (Okabe et al., Interspeech
+    2018), a weight per frame and channel, computed from the frame and the utterance's
+    mean and standard deviation (Desplanques et al., Interspeech 2020).
 
     Arguments
     ---------

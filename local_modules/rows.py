@@ -1,5 +1,5 @@
-"""Rows of a matrix that the ranks of `torchrun` share: who has which, and their files,
-that any other number of ranks loads."""
+"""Rows of a matrix split over the ranks of `torchrun`: which rank has which, and their
+files, which any number of ranks can load."""
 
 import os
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from local_modules.distributed import rank_and_count
 
 
 def rows_of(rank: int, count: int, n_rows: int) -> range:
-    """Which of the rows of a matrix a rank has.
+    """The rows of a matrix that a rank has.
 
     Example
     -------
@@ -24,17 +24,17 @@ def rows_of(rank: int, count: int, n_rows: int) -> range:
 def save_rows(
     path: str | os.PathLike, rows: range, tensors: Mapping[str, torch.Tensor]
 ) -> None:
-    """Saves this rank's rows of some matrices in a file of its own, beside the first
+    """Saves this rank's rows of some matrices in a separate file, beside the first
     rank's.
 
     Arguments
     ---------
     path : str or os.PathLike
-        Where the first rank's go.
+        The first rank's file.
     rows : range
-        Which they are.
+        Their numbers.
     tensors : mapping of str to torch.Tensor
-        One row for each of them.
+        These rows of each matrix.
     """
     rank, _ = rank_and_count()
     path = Path(f"{path}.{rank}" if rank else path)
@@ -47,14 +47,14 @@ def load_rows(path: str | os.PathLike, rows: range) -> dict[str, torch.Tensor]:
     Arguments
     ---------
     path : str or os.PathLike
-        Where the first rank's are.
+        The first rank's file.
     rows : range
-        Which to load.
+        Numbers of the rows to load.
 
     Returns
     -------
     dict of str to torch.Tensor
-        Their matrices, on the CPU.
+        These rows of each matrix, on the CPU.
 
     Example
     -------
@@ -67,7 +67,7 @@ def load_rows(path: str | os.PathLike, rows: range) -> dict[str, torch.Tensor]:
     path = Path(path)
     found = {}
     for part in [path, *path.parent.glob(f"{path.name}.*")]:
-        # Only what is copied is read.
+        # Memory-mapped, so that only the rows copied are read.
         saved = torch.load(part, map_location="cpu", mmap=True, weights_only=True)
         for name, value in saved["tensors"].items():
             if name not in found:
@@ -80,7 +80,7 @@ def load_rows(path: str | os.PathLike, rows: range) -> dict[str, torch.Tensor]:
 def copy_common(
     source_rows: range, source: torch.Tensor, rows: range, destination: torch.Tensor
 ) -> None:
-    """Copies those of the rows of one tensor that another has as well."""
+    """Copies the rows that two tensors have in common from one to the other."""
     start = max(source_rows.start, rows.start)
     stop = min(source_rows.stop, rows.stop)
     if start < stop:

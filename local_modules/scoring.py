@@ -62,8 +62,8 @@ def pair_products(
 
 
 def subtract_mean(embeddings: torch.Tensor, mean: torch.Tensor | None) -> torch.Tensor:
-    """Embeddings of length one with the mean of many speakers, if there is one, taken
-    out first.
+    """Embeddings of length one, after subtracting the mean of many speakers, if there
+    is one.
 
     Arguments
     ---------
@@ -96,7 +96,7 @@ def enrol(embeddings: torch.Tensor, members: Sequence[Sequence[int]]) -> torch.T
     Returns
     -------
     torch.Tensor
-        Means of embeddings of length one, of length one, [models, emb_dim], float32.
+        Means of normalised embeddings, of length one, [models, emb_dim], float32.
 
     Example
     -------
@@ -151,7 +151,7 @@ def cohort_statistics(
     top_k : int | None
         Take the k highest scores of each vector only (adaptive); None takes all.
     memory_bytes : int
-        The scores of so many bytes are held at a time; what the caches hold is fastest.
+        Bytes of scores held at a time; fastest if they fit into the CPU's caches.
 
     Returns
     -------
@@ -161,14 +161,14 @@ def cohort_statistics(
     Raises
     ------
     ValueError
-        A cohort, or a `top_k`, of less than two: it has no deviation.
+        The cohort or `top_k` is smaller than 2: there is no standard deviation.
     """
     n_kept = len(cohort) if top_k is None else min(top_k, len(cohort))
     if n_kept < 2:
-        raise ValueError(f"{n_kept} cohort scores have no deviation; at least 2 have")
+        raise ValueError(f"{n_kept} cohort scores; a standard deviation needs 2")
     vectors, cohort = vectors.float(), cohort.float()
     if n_kept == len(cohort):
-        # The scores' moments are those of the cohort, seen along each vector.
+        # The scores' moments are those of the cohort, projected onto each vector.
         spread = ((vectors @ torch.cov(cohort.T)) * vectors).sum(dim=-1)
         return vectors @ cohort.mean(dim=0), spread.clamp(min=0).sqrt()
     n_rows = max(1, memory_bytes // (4 * len(cohort)))
@@ -188,8 +188,8 @@ def normalise_scores(
     enrol_statistics: tuple[torch.Tensor, torch.Tensor],
     test_statistics: tuple[torch.Tensor, torch.Tensor],
 ) -> torch.Tensor:
-    """Symmetric score normalisation: how far a score stands out of what either side
-    has with strangers.
+    """Symmetric score normalisation: how far a score stands out from either side's
+    scores against the cohort.
 
     With statistics of all the cohort it is S-norm (Kenny, Odyssey 2010), with those of
     the top k AS-norm (Matějka et al., Interspeech 2017, AS-norm1).
@@ -251,21 +251,21 @@ def score_trials(
 def trial_rows(
     names: Sequence[str], trials: TrialList, enrolled: Sequence[str] | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where the sides of trials are in an array of embeddings.
+    """Rows of an array of embeddings for the sides of trials.
 
     Arguments
     ---------
     names : sequence of str
-        What the rows are of.
+        Name of each row.
     trials : TrialList
         The trials.
     enrolled : sequence of str | None
-        What the rows of the enrolment side are of, if it has an array of its own.
+        Name of each row of the enrolment side, if it has a separate array.
 
     Returns
     -------
     kept : numpy.ndarray
-        The trials of which both sides are there, int64, [n_kept].
+        The trials whose sides are both there, int64, [n_kept].
     rows, columns : numpy.ndarray
         Their enrolment and test sides, int64, [n_kept].
     """

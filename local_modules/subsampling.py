@@ -1,4 +1,4 @@
-"""Subsamplings: the first layer of an encoder, that shortens the sequence.
+"""Subsampling: the first layer of an encoder, which shortens the sequence.
 
 A subsampling is built with `(input_size, output_size)`, called with `(feats, counts)`,
 and says how many frames it needs (`min_frames`) and how many it returns
@@ -15,7 +15,7 @@ from local_modules.masking import frame_mask
 class ConvSubsampling(nn.Module):
     """Strided 3 x 3 convolutions over time and frequency, then a linear layer.
 
-    Each of `factor` / 2 (1 for 1/2, 2 for 1/4) convolutions halves time and frequency.
+    There are `factor` / 2 convolutions; each halves time and frequency.
 
     Arguments
     ---------
@@ -112,6 +112,6 @@ class StackSubsampling(nn.Module):
         [batch, frames // factor, output_size]; a stack never mixes utterances, so
         `counts` is not needed."""
         n_stacks = feats.shape[1] // self.factor
-        # Not a slice, of which an export can't tell how long it is.
+        # Not a slice, whose length an export can't infer.
         stacks = feats.narrow(1, 0, n_stacks * self.factor).unflatten(1, (n_stacks, -1))
         return self.linear(stacks.flatten(2))

@@ -1,4 +1,4 @@
-"""Trial lists: which two recordings are compared, and what is true of them."""
+"""Trial lists: pairs of recordings to compare, and whether they share a speaker."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ class TrialList:
         Paths of the two recordings of each trial, relative to the data folder; on the
         enrolment side, names of models where they have several recordings.
     lines : list of int | None
-        Where each trial stands in its file.
+        Line number of each trial in its file.
     """
 
     labels: np.ndarray
@@ -59,11 +59,11 @@ def read_trials(
     known_paths : collection of str | None
         The recordings that may be compared, relative to the data folder; None for any.
     bad_lines : list of str | None
-        Gets a message for each line that can't be used, which is left out. If None,
-        the first such line ends the reading.
+        Gets a message for each unusable line, which is left out. If None, the first
+        such line raises it.
     is_name : callable | None
-        Whether a text names a recording or a model, which parts names with spaces;
-        None for whether it is in `known_paths`.
+        Whether a text names a recording or a model, to separate names with spaces;
+        default: whether it is in `known_paths`.
 
     Returns
     -------
@@ -95,7 +95,7 @@ def read_trials(
                     bad_lines.append(str(error))
                     continue
                 labels.append(label)
-                # A name is on thousands of lines.
+                # A name occurs in thousands of lines.
                 enrol.append(intern(first))
                 test.append(intern(second))
                 lines.append(number)
@@ -125,11 +125,11 @@ def _parse_line(
     if label is None:
         raise InputError(
             f"{where}: label is {columns[0]!r}; it must be 1 (same speaker) or 0, "
-            "or one of these, target or nontarget at the end"
+            "or at the end 1, 0, target or nontarget"
         )
     columns = names.split()
     if len(columns) > 2:
-        # A file name may hold spaces: take the one place that parts names.
+        # File names may contain spaces: split where both parts are names.
         cuts = [
             (names[: gap.start()], names[gap.end() :])
             for gap in re.finditer(r"\s+", names)
@@ -146,7 +146,7 @@ def _parse_line(
         if known is not None and name not in known:
             example = f", such as {min(known)}" if known else ""
             raise InputError(
-                f"{where}: {name} is no utterance of this split; paths are relative "
+                f"{where}: {name} is not in this split; paths are relative "
                 f"to the data folder{example}"
             )
     return label, columns[0], columns[1]
@@ -225,11 +225,11 @@ def draw_trials(
     seed : int
         Seed of the draw.
     n_max_target : int
-        Most target trials to draw.
+        Maximum number of target trials.
     session_of : mapping of str to str | None
-        The session of each recording, by its path; a speaker's recordings of one
-        session, which the room and the microphone make alike, are then no target
-        trial. None where each is a session of its own.
+        The session of each recording, by its path; target trials are then across
+        sessions, as room and microphone make recordings of one session alike. None if
+        each recording is a separate session.
 
     Returns
     -------
@@ -288,16 +288,16 @@ def draw_trials_within(
     seed: int,
     session_of: Mapping[str, str] | None = None,
 ) -> TrialList:
-    """Draws trials both sides of which are of one group, such as a sex or a language:
-    non-target trials as hard as where all speakers are of one.
+    """Draws trials whose sides are of one group, such as a sex or a language: harder
+    non-target trials.
 
     Arguments
     ---------
     speaker_of : mapping of str to str
         The speaker of each recording, by its path.
     group_of : mapping of str to str
-        The group of each recording, by its path. A group of which no trial of one kind
-        can be drawn is left out.
+        The group of each recording, by its path. A group without trials of both kinds
+        is left out.
     seed : int
         Seed of the draw.
     session_of : mapping of str to str | None
@@ -342,7 +342,7 @@ def draw_trials_within(
 
 
 def _ends(groups: list) -> np.ndarray:
-    """Where the group of each item ends; equal items lie side by side."""
+    """Where the group of each item ends; equal items are adjacent."""
     sizes = np.fromiter(Counter(groups).values(), dtype=np.int64)
     return np.repeat(np.cumsum(sizes), sizes)
 
@@ -361,8 +361,8 @@ def _draw_pairs(
 def _draw_ranks(rng: random.Random, n: int, n_drawn: int) -> np.ndarray:
     """Draws distinct numbers below n (Floyd's algorithm, CACM 30(9), 1987).
 
-    `random.sample` would do, but of `random` only `random()` is promised to give
-    the same numbers in every version of Python.
+    Not by `random.sample`: of `random`, only `random()` is guaranteed to give the same
+    numbers in every version of Python.
     """
     if n_drawn >= n:
         return np.arange(n)

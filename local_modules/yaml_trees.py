@@ -1,4 +1,4 @@
-"""HyperPyYAML files as they stand: read, shown and compared, and no object made."""
+"""HyperPyYAML files as written: read, shown and compared, with no objects made."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -13,30 +13,30 @@ WIRED = ("!new:", "!name:", "!apply:")  # what an object's tag begins with
 
 
 def read_plain(hparams_file: str) -> Mapping:
-    """What `load_plain` makes of a file.
+    """Reads a file with `load_plain`.
 
     Raises
     ------
     InputError
-        It can't be read, or is no mapping in YAML.
+        It can't be read, or is not a YAML mapping.
     """
     try:
         text = Path(hparams_file).read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(f"{hparams_file}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise InputError(f"{hparams_file}: is no UTF-8 text") from None
+        raise InputError(f"{hparams_file}: is not UTF-8 text") from None
     return load_plain(hparams_file, text)
 
 
 def load_plain(hparams_file: str, text: str) -> Mapping:
-    """A HyperPyYAML text as it stands: no reference resolved, no object made."""
+    """A HyperPyYAML text as written: no references resolved, no objects made."""
     try:
         tree = YAML().load(text)
     except YAMLError as error:
         raise InputError(f"{hparams_file}: {one_line(error)}") from None
     if not isinstance(tree, Mapping):
-        raise InputError(f"{hparams_file}: is no mapping of keys to values")
+        raise InputError(f"{hparams_file}: is not a mapping of keys to values")
     return tree
 
 
@@ -55,9 +55,8 @@ def is_wired(value: object) -> bool:
 
 
 def as_lines(tree: Mapping) -> dict[str, str]:
-    """What a YAML file says of each of its top-level keys, to compare and to show:
-    values as JSON, without remarks and anchors; an object is its tag with its
-    arguments.
+    """Each top-level key of a YAML file in one line, to compare and to show: values as
+    JSON, without comments and anchors; an object is its tag with its arguments.
 
     Example
     -------
@@ -81,14 +80,14 @@ def differences(
     before, now : object
         Plain values, or objects as `load_plain` gives them.
     name : str
-        What they are called.
+        Their name.
     ignored : collection of str
         Keys of a mapping or arguments of an object that may differ.
 
     Yields
     ------
     name, before, now
-        Of what differs; of objects of different classes, their tags.
+        Of each difference; of objects of different classes, their tags.
 
     Example
     -------
@@ -106,7 +105,7 @@ def differences(
     elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
         for place, values in enumerate(zip(before, now, strict=True)):
             yield from differences(*values, f"{name}[{place}]", ignored)
-    # What has a tag but no arguments, such as a class by its name, is a scalar.
+    # A tag without arguments, such as a class by name, is a scalar.
     elif (values := (_plain(before), _plain(now)))[0] != values[1]:
         yield name, *values
 

@@ -1,21 +1,22 @@
 #!/usr/bin/env python3
-"""Draws a trial list whose impostors are of the target's own kind, or whose targets are
-of two sessions.
+"""Draws a trial list with impostors of the target's own kind, or with target trials
+across sessions.
 
     python recipes/draw_trials.py MANIFEST.csv --metadata FILE --within sex -o LIST
     python recipes/draw_trials.py MANIFEST.csv --metadata FILE --across session -o LIST
 
 MANIFEST is one of a run's, such as manifests/valid.csv; FILE is a CSV or TSV with a
 column `path`. Both sides of a trial have the same values in the columns of `--within`;
-those of a target trial have different ones in that of `--across`. A recording of which
-one is empty is in no trial, nor are speakers of whose kind there is no other.
+both sides of a target trial have different values in the column of `--across`.
+Recordings with an empty value are left out, and so are speakers without another of
+their kind.
 """
 
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# This folder's csv is not Python's.
+# This folder's csv would hide Python's.
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
 from local_modules.errors import InputError, LineParser, exit_status  # noqa: E402
@@ -26,13 +27,24 @@ from local_modules.trials import draw_trials_within, write_trials  # noqa: E402
 
 
 def draw(argv: list[str]) -> None:
-    """Draws the list, and says what is in it."""
+    """Draws the list, and prints a summary."""
     parser = LineParser(prog="draw_trials.py", description=__doc__.partition("\n\n")[0])
     add = parser.add_argument
-    add("manifest", metavar="MANIFEST", help="whose recordings are compared")
-    add("--metadata", required=True, metavar="FILE", help="with a column path")
-    add("--within", nargs="+", default=[], metavar="COLUMN", help="same in a trial")
-    add("--across", metavar="COLUMN", help="other in a target trial")
+    add("manifest", metavar="MANIFEST", help="of the recordings to compare")
+    add(
+        "--metadata",
+        required=True,
+        metavar="FILE",
+        help="CSV or TSV with a column path",
+    )
+    add(
+        "--within",
+        nargs="+",
+        default=[],
+        metavar="COLUMN",
+        help="same on both sides of a trial",
+    )
+    add("--across", metavar="COLUMN", help="different in a target trial")
     add("--seed", type=int, default=1986, help="of the draw (1986)")
     add("-o", "--output", required=True, metavar="LIST", help="the file to write")
     options = parser.parse_args(argv)

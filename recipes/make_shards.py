@@ -6,8 +6,8 @@ slow disk.
         DIR/test.csv --data_folder DATA
     python recipes/make_shards.py SHARDS --verify
 
-The first is stopped and continued at will. Then train with --shards SHARDS, or with
-the address of a server that has this folder. WebDataset reads the shards too.
+The first can be interrupted and continued. Then train with --shards SHARDS, or with the
+URL of a server that has this folder. WebDataset reads the shards too.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-# This folder's csv is not Python's.
+# This folder's csv would hide Python's.
 sys.path[:] = [str(HERE.parent), *(p for p in sys.path if Path(p).resolve() != HERE)]
 
 from local_modules.errors import (  # noqa: E402
@@ -37,22 +37,34 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("shards", type=Path, metavar="SHARDS", help="folder of the shards")
     add("--manifests", type=Path, nargs="+", metavar="CSV", help="what to pack")
-    add("--data_folder", type=Path, metavar="DIR", help="where their paths begin")
+    add(
+        "--data_folder",
+        type=Path,
+        metavar="DIR",
+        help="folder that their paths are relative to",
+    )
     add("--verify", action="store_true", help="compare the shards with their checksums")
-    add("--per_shard", type=int, default=1000, help="utterances of a shard (1000)")
+    add("--per_shard", type=int, default=1000, help="utterances per shard (1000)")
     add("--seed", type=int, default=0, help="of the order in the shards (0)")
     add(
         "--original",
         action="store_true",
-        help="keep the bytes of whole files; else 16 and 24 bits become FLAC, which "
-        "loses nothing",
+        help="keep the bytes of whole files; otherwise, 16 and 24 bits become FLAC, "
+        "which is lossless",
     )
-    add("--max_bad_share", type=float, default=0.01, help="that may be unreadable")
+    add(
+        "--max_bad_share",
+        type=float,
+        default=0.01,
+        help="share that may be unreadable (0.01)",
+    )
     options = parser.parse_args(argv)
     if options.verify == bool(options.manifests):
         raise InputError("--manifests, --verify: give one of them")
     if options.manifests and options.data_folder is None:
-        raise InputError("--data_folder: say where the paths of the manifests begin")
+        raise InputError(
+            "--data_folder: name the folder that the manifests' paths are relative to"
+        )
     return options
 
 
@@ -66,7 +78,7 @@ def run(options: argparse.Namespace) -> None:
                 f"{options.shards}: {len(damaged)} shards are damaged; delete them, "
                 "and pack again with the same command as before"
             )
-        print(f"{options.shards}: all shards are as they were packed")
+        print(f"{options.shards}: all shards match their checksums")
         return
     for manifest in options.manifests:
         shards = pack(

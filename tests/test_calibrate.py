@@ -149,7 +149,7 @@ def test_an_earlier_calibration_is_replaced_and_no_other_folder(
     assert "ann" in capsys.readouterr().out
     before = {path: path.read_bytes() for path in model.iterdir()}
     assert calibrate.main(command(model, noisy, model)) == 2
-    assert "is there, and calibrate.py has not written it" in capsys.readouterr().err
+    assert "exists, and calibrate.py has not written it" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in model.iterdir()} == before
 
 
@@ -198,12 +198,13 @@ def test_a_mistake_is_one_line_and_status_2(model, noisy, tmp_path, capsys):
     new = tmp_path / "new"
     bare = write_model(tmp_path / "bare")[0]
     (bare / "backend.safetensors").unlink()
-    assert mistake(bare, noisy, new).startswith(f"{bare}: is no folder with a backend")
-    assert "is no speaker model" in mistake(tmp_path / "none", noisy, new)
+    told = mistake(bare, noisy, new)
+    assert told.startswith(f"{bare}: is not a folder with a backend")
+    assert "is not a speaker model" in mistake(tmp_path / "none", noisy, new)
     (noisy / "one.txt").write_text("1 train0-0.wav train0-1.wav")
     assert "has no non-target trial" in mistake(model, noisy, new, "one.txt")
     assert mistake(model, noisy, tmp_path) == (
-        f"--output_folder {tmp_path}: is there, and calibrate.py has not written it; "
+        f"--output_folder {tmp_path}: exists, and calibrate.py has not written it; "
         "choose another"
     )
     (noisy / "few.txt").write_text(

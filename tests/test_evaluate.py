@@ -151,7 +151,7 @@ def test_samples_that_are_no_numbers_are_left_out(run, voices_folder, here, caps
     assert evaluate.main(command(run, data)) == 0
     results = results_in(here / "results" / "evaluation" / "test_trials")
     assert results["n_left_out"] == sum(broken in line.split() for line in lines)
-    assert f"{broken}: holds samples that are no numbers" in capsys.readouterr().out
+    assert f"{broken}: holds NaN or infinite samples" in capsys.readouterr().out
 
 
 def test_stretches_of_files_are_read_as_in_training(run, voices_folder, here, capsys):
@@ -178,7 +178,7 @@ def test_stretches_of_files_are_read_as_in_training(run, voices_folder, here, ca
         eer = found["systems"][way]["eer_threshold"]
         assert eer == pytest.approx(metrics["eer_threshold"], rel=1e-3, abs=1e-3)
     assert evaluate.main(command(run, here / "data", trials="whole.txt")) == 2
-    assert "holds samples that are no numbers" in capsys.readouterr().err
+    assert "holds NaN or infinite samples" in capsys.readouterr().err
 
 
 def test_models_are_compared_and_enrolled_with_several(run, voices_folder, here):
@@ -390,8 +390,8 @@ def test_a_cohort_of_the_tested_is_refused(run, voices_folder, here, capsys):
     assert evaluate.main(arguments) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error == (
-        f"evaluate.py: --cohort {cohort}: train0/9.wav is in the trial list; it has "
-        "to be of other speakers"
+        f"evaluate.py: --cohort {cohort}: train0/9.wav is in the trial list; a cohort "
+        "has to be of other speakers"
     )
 
 
@@ -480,7 +480,7 @@ def test_the_model_here_is_left_as_it_is(run, voices_folder, here, monkeypatch):
 def test_no_model_is_one_line(voices_folder, run, here, capsys):
     arguments = command(run, voices_folder)
     assert evaluate.main(["nothing/model", *arguments[1:]]) == 2
-    assert "nothing/model: is no speaker model" in capsys.readouterr().err
+    assert "nothing/model: is not a speaker model" in capsys.readouterr().err
 
 
 def test_a_broken_recording_of_a_model_leaves_its_trials_out(run, voices_folder, here):

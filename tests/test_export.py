@@ -208,7 +208,7 @@ def test_a_bad_recording_is_left_out(run, made, voices_folder, tmp_path, capsys)
     more = ("--quantize", "int8", *trials)
     assert export.main(command(run, tmp_path / "a.onnx", *more)) == 0
     said = capsys.readouterr().out
-    assert f"{bad}: breaks off after" in said
+    assert f"{bad}: is truncated to" in said
     assert "1 of 12 recordings can't be embedded" in said
     assert "on 55 trials" in said  # of 66; eleven were with it
 
@@ -337,8 +337,8 @@ def test_killed_at_any_operation_it_leaves_a_whole_file(run, made, tmp_path):
         (["MODEL", "--format", "onnx", "--output", "no/such/a.onnx"], "exists"),
         (["MODEL", "--format", "onnx", "--output", "."], "exists"),
         (["MODEL", "--format", "onnx", "--output", "/proc/a"], "/proc: can't be"),
-        (["no/model", "--format", "onnx"], "no/model: is no folder"),
-        (["empty", "--format", "onnx"], "empty: is no speaker model"),
+        (["no/model", "--format", "onnx"], "no/model: is not a folder"),
+        (["empty", "--format", "onnx"], "empty: is not a speaker model"),
         (["MODEL", "--formats", "onnx"], "--format"),
     ],
 )

@@ -67,7 +67,7 @@ def test_a_run_that_has_begun_keeps_its_manifests(voices_folder, tmp_path, capsy
     assert f"{run}: holds a run with corpus_seed 1986, not 7" in line
     shutil.copytree(data / "train0", data / "new")
     assert prepare.main([*command, *small[:4]]) == 0
-    assert "as it was begun with" in capsys.readouterr().out
+    assert "recordings added since are ignored" in capsys.readouterr().out
     assert files(run / "manifests") == before
 
 
@@ -75,7 +75,7 @@ def test_a_run_that_has_begun_keeps_its_manifests(voices_folder, tmp_path, capsy
     ("arguments", "words"),
     [
         ([], "the following arguments are required: param_file"),
-        ([SPEECH], "--data_folder: say where the corpus 'folder' lies"),
+        ([SPEECH], "--data_folder: say where the corpus 'folder' is"),
         ([RECIPE, "--device", "cpu"], "--device: is for train_speaker.py; leave it"),
         ([RECIPE, "--valid_shares", "0.2"], "the nearest are valid_share"),
         ([RECIPE, "--corpus", "folder", "--data_folder", "nothing"], "nothing"),

@@ -149,8 +149,8 @@ def test_a_model_at_a_rate_where_no_speech_is_found(here, words, capsys):
     assert run("verify", *words["test0"][:2]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error == (
-        "speaker.py: results/run/model: is a model for 22050 Hz; speech is found at "
-        "8000, 16000, 32000 or 48000 Hz only"
+        "speaker.py: results/run/model: is a model for 22050 Hz; speech detection "
+        "needs 8000, 16000, 32000 or 48000 Hz"
     )
 
 
@@ -221,7 +221,7 @@ def test_embed_folders_files_and_lists(suffix, here, words, voices_folder, capsy
     shown = capsys.readouterr()
     assert shown.out.strip() == f"5 embeddings in {output}; 2 left out"
     assert "silence.wav: 1.0 s of silence" in shown.err
-    assert "nothing.wav: is no regular file" in shown.err
+    assert "nothing.wav: is not a regular file" in shown.err
     expected = [*words["test0"], words["test1"][0]]
     if suffix == ".npy":
         paths, vectors = Path("out.npy.txt").read_text().splitlines(), np.load(output)
@@ -362,13 +362,16 @@ def test_killed_while_writing_vectors_never_stand_beside_others_paths(tmp_path):
         (["identify", "a.wav", "--top", "0"], "--top 0: has to be"),
         (["embed", "a.wav", "-o", "out.txt"], "out.txt: the name has to end in .npy"),
         (["embed", "empty", "-o", "out.npy"], "folder empty: holds no audio"),
-        (["enroll", " ", "good.wav"], "' ': is no name"),
-        (["list", "--voices", "broken.db"], "broken.db: is no file of voices"),
-        (["serve", "--model", "nowhere"], "nowhere: is no speaker model: there is"),
-        (["serve", "--host", "0.0.0.0"], "--host 0.0.0.0: others reach the page there"),
-        (["serve", "--host", "no.such"], "--host no.such: is no address"),
+        (["enroll", " ", "good.wav"], "' ': is not a name"),
+        (["list", "--voices", "broken.db"], "broken.db: is not a voices file"),
+        (["serve", "--model", "nowhere"], "nowhere: is not a speaker model: there is"),
+        (
+            ["serve", "--host", "0.0.0.0"],
+            "--host 0.0.0.0: others can reach the page there",
+        ),
+        (["serve", "--host", "no.such"], "--host no.such: is not an address"),
         (["serve", "--port", "65536"], "--port 65536: has to be from 0 to 65535"),
-        (["serve", "--voices", "broken.db"], "broken.db: is no file of voices"),
+        (["serve", "--voices", "broken.db"], "broken.db: is not a voices file"),
         (["sing"], "invalid choice: 'sing'"),
         ([], "required: COMMAND"),
     ],
@@ -404,7 +407,7 @@ def test_a_port_in_use_is_one_line(here, capsys):
         port = taken.getsockname()[1]
         assert run("serve", "--port", port) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
-    assert f"--port {port}: can't be listened on: Address already in use" in line
+    assert f"--port {port}: can't listen there: Address already in use" in line
 
 
 def test_the_latest_model_is_the_one_written_last(tmp_path, monkeypatch):
@@ -420,7 +423,7 @@ def test_the_latest_model_is_the_one_written_last(tmp_path, monkeypatch):
 def test_no_model_at_all(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert run("list") == 2
-    assert "--model: there is none below results/" in capsys.readouterr().err
+    assert "--model: there is none under results/" in capsys.readouterr().err
 
 
 def test_every_command_shows_an_example(capsys):

@@ -507,7 +507,7 @@ def test_a_recipe_that_lacks_a_key_is_told(key, voices_folder, tmp_path, capsys)
     arguments = command_line(voices_folder, tmp_path / "run")
     assert train_speaker.main([str(recipe), *arguments[1:]]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"{recipe}: gives no {key}; hparams/conformer.yaml does" in error
+    assert f"{recipe}: has no key {key}; see hparams/conformer.yaml" in error
 
 
 def test_a_recipe_without_averages_is_told_what_it_lacks(
@@ -650,7 +650,7 @@ def test_refused_another_corpus_leaves_the_manifests(
     shutil.copytree(voices_folder / "train", other)
     assert train_speaker.main(command_line(other, folder)) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert f"--data_folder {other}: has not the recordings that this was" in error
+    assert f"--data_folder {other}: lacks the recordings that this was" in error
     assert sorted((folder / "manifests").iterdir()) == manifests
     assert [path.read_bytes() for path in manifests] == before
 
@@ -824,7 +824,7 @@ def test_a_recording_that_breaks_later_is_named_and_skipped(
     assert error == (
         "train_speaker.py: test: 1 of 12 recordings can't be decoded, the first is "
         "test/test0/0.wav; that is over max_bad_share 5.00%: repair them or raise "
-        "max_bad_share, and the same command goes on"
+        "max_bad_share, and the same command continues"
     )
     arguments = command_line(data, tmp_path / "run", max_bad_share=0.1, **values)
     assert train_speaker.main(arguments) == 0
@@ -837,7 +837,7 @@ def test_a_recording_that_breaks_later_is_named_and_skipped(
     arguments += ["--manifest_folder", str(tmp_path / "run" / "manifests")]
     assert train_speaker.main(arguments) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "train0/0: 1 of the recordings of a batch can be decoded" in error
+    assert "train0/0: only 1 recording(s) of a batch can be decoded" in error
 
 
 @pytest.mark.skipif(not SPEECH.is_dir(), reason=f"no recordings in {SPEECH}")

@@ -246,7 +246,7 @@ def test_torchrun_trains_each_trial_on_all_processes(here, capsys):
 def test_defaults_that_fail_end_the_study(here, capsys):
     assert tune.main(command("--kernel_size", "4")) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("tune.py: the recipe's own values")
+    assert error.startswith("tune.py: the first trial, with the recipe's own values")
     assert "kernel_size 4" in error and "--study NAME" in error
     # Nor does the same command go on without them, whatever else is wrong by now.
     shutil.rmtree(here / "data")
@@ -272,7 +272,7 @@ def test_a_first_trial_that_was_pruned_is_not_shown_for_the_own_values(here, cap
     tune.finish(job, study, full)
     output = capsys.readouterr().out
     assert "best      trial 1: EER 30.00 %" in output
-    assert "own       trial 0" not in output
+    assert "baseline  trial 0" not in output
 
 
 @pytest.mark.parametrize(
@@ -286,8 +286,8 @@ def test_a_first_trial_that_was_pruned_is_not_shown_for_the_own_values(here, cap
         (["--search", "misspelt.yaml"], ["misspelt.yaml", "TPESamplre"]),
         (["--precision", "fp8"], ["--precision", "bf16"]),
         (["--device", "cpu", "--precision", "fp16"], ["--precision fp16", "GPUs"]),
-        (["--save_folder", "x"], ["--save_folder", "the study's own"]),
-        (["--skip_prep", "True"], ["--skip_prep", "the study's own"]),
+        (["--save_folder", "x"], ["--save_folder", "set by the study"]),
+        (["--skip_prep", "True"], ["--skip_prep", "set by the study"]),
         (["--debug"], ["--debug", "train_speaker.py"]),
         (["--test_only"], ["--test_only", "train_speaker.py"]),
         (["--seed", "-1"], ["--seed -1", "0 or more"]),
@@ -453,7 +453,7 @@ def test_help_says_where_a_trial_list_goes(capsys):
         tune.main(["--help"])
     assert end.value.code == 0
     words = " ".join(capsys.readouterr().out.split())
-    assert "a trial list, the recipe's own key trials, goes into its YAML" in words
+    assert "A trial list, the recipe's own key trials, goes into its YAML" in words
 
 
 def test_an_option_before_the_recipe_keeps_its_value():

@@ -1,1 +1,1 @@
-"""What is mixed into speech in training: noises and rooms, recorded or simulated."""
+"""Augmentation of speech in training: noises and rooms, recorded or simulated."""

@@ -1,4 +1,4 @@
-"""Noises and room responses that somebody has recorded, from a folder into memory."""
+"""Recorded noises and room responses, from a folder into memory."""
 
 import functools
 import random
@@ -22,7 +22,7 @@ from local_modules.preparation.scan import find_audio
 logger = get_logger(__name__)
 
 NOISE_SECONDS = 10  # of a stretch of noise
-NOISE_GIB = 1.0  # kept in memory, at 16 kHz 9 hours
+NOISE_GIB = 1.0  # kept in memory; 9 hours at 16 kHz
 VOICES = 3, 7  # in babble
 RESPONSE_SECONDS = 1.0  # of a room response, from its direct path on
 MAX_RESPONSES = 1000  # their spectra take 1/4 GiB for crops of 3 s
@@ -30,9 +30,9 @@ FULL_SCALE = 32767
 
 
 class Kind(NamedTuple):
-    """What MUSAN calls its folders, how loud each is in training, in dB below the
-    speech, and whether several are heard at once; as in Snyder et al., "X-vectors:
-    robust DNN embeddings for speaker recognition", ICASSP 2018."""
+    """A kind of noise: MUSAN's name for its folder, the range of its signal-to-noise
+    ratio in training, in dB, and whether several recordings are summed; as in Snyder
+    et al., "X-vectors: robust DNN embeddings for speaker recognition", ICASSP 2018."""
 
     name: str
     snr_low: float
@@ -48,12 +48,12 @@ KINDS = (
 
 
 class Noises(NamedTuple):
-    """What is kept of a folder of noises.
+    """The noises of a folder, in memory.
 
     Arguments
     ---------
     samples : torch.Tensor
-        Integers of 16 bits, [stretches, time], each stretch as loud as these allow.
+        16-bit integers, [stretches, time], each stretch scaled to full range.
     kinds : torch.Tensor
         [kinds, 4]: the first stretch of each kind, how many there are, and the range of
         the signal-to-noise ratio, in dB.
@@ -64,13 +64,13 @@ class Noises(NamedTuple):
 
 
 def find_noises(folder: str) -> dict[Kind, tuple[str, ...]]:
-    """The recordings of a folder of noises, by their kind.
+    """The recordings of a folder of noises, by kind.
 
     Arguments
     ---------
     folder : str
         MUSAN (openslr.org/17), the folder that it was unpacked in, or any folder,
-        which is all of the first kind.
+        whose noises are then all of the first kind.
 
     Returns
     -------
@@ -80,9 +80,9 @@ def find_noises(folder: str) -> dict[Kind, tuple[str, ...]]:
     Raises
     ------
     InputError
-        There are none, or others beside MUSAN's three kinds.
+        There are none, or some lie beside MUSAN's three folders.
     """
-    layout = "it holds noises, as MUSAN does in noise/, music/ and speech/, or anyhow"
+    layout = "expected noises, in noise/, music/ and speech/ as in MUSAN, or anywhere"
     paths = find_audio(Path(folder), layout, key="noise_folder")
     for home in ("", "musan/"):
         found = {
@@ -90,7 +90,7 @@ def find_noises(folder: str) -> dict[Kind, tuple[str, ...]]:
             for kind in KINDS
         }
         n_found = sum(map(len, found.values()))
-        # Beside the folder musan there may be anything.
+        # Anything may lie beside the folder musan.
         if n_found == len(paths) or (home and n_found):
             return {kind: of_kind for kind, of_kind in found.items() if of_kind}
         if all(found.values()):
@@ -121,7 +121,7 @@ def find_responses(folder: str) -> tuple[str, ...]:
     InputError
         There are none.
     """
-    layout = "it holds room responses, as RIRS_NOISES does, or anyhow"
+    layout = "expected room responses, as in RIRS_NOISES, or anywhere"
     paths = find_audio(Path(folder), layout, key="rir_folder")
     found = tuple(
         path
@@ -135,20 +135,20 @@ def find_responses(folder: str) -> tuple[str, ...]:
 
 @functools.cache
 def read_noises(folder: str, sample_rate: int) -> Noises:
-    """Stretches of noise, drawn from all recordings of a folder if they are more than
-    the memory allows, always the same ones. A recording that is shorter is repeated.
+    """Stretches of noise from a folder; if its recordings exceed the memory limit, a
+    random sample, always the same one. A recording that is shorter is repeated.
 
     Arguments
     ---------
     folder : str
-        What `find_noises` looks through.
+        As in `find_noises`.
     sample_rate : int
         Sample rate to resample to, in Hz.
 
     Returns
     -------
     Noises
-        The stretches, of each kind as many, if there are so many.
+        The stretches, up to the same number of each kind.
 
     Raises
     ------
@@ -175,7 +175,7 @@ def read_noises(folder: str, sample_rate: int) -> Noises:
 
 
 def _stretches(folder, paths, is_babble, sample_rate, limit, rng) -> list[torch.Tensor]:
-    """Stretches of some recordings, or sums of them."""
+    """Stretches of recordings or, for babble, sums of them."""
     places = [
         (row, number)
         for row in _rows(folder, paths)
@@ -202,7 +202,7 @@ def _stretches(folder, paths, is_babble, sample_rate, limit, rng) -> list[torch.
 
 
 def _rows(folder: str, paths: Sequence[str]) -> list[Utterance]:
-    """What the headers of some recordings say."""
+    """The manifest rows of recordings, from their headers."""
     recordings = [Recording(path, path, speaker="") for path in paths]
     rows = []
     for _, row in read_headers(Path(folder), recordings, min_seconds=0.0):
@@ -215,13 +215,13 @@ def _rows(folder: str, paths: Sequence[str]) -> list[Utterance]:
 
 @functools.cache
 def read_responses(folder: str, sample_rate: int) -> torch.Tensor:
-    """Room responses, drawn from all of a folder if they are very many, always the same
-    ones; of several channels, the first.
+    """Room responses of a folder; if there are more than `MAX_RESPONSES`, a random
+    sample, always the same one. Of several channels, the first is used.
 
     Arguments
     ---------
     folder : str
-        What `find_responses` looks through.
+        As in `find_responses`.
     sample_rate : int
         Sample rate to resample to, in Hz.
 

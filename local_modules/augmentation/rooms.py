@@ -1,4 +1,4 @@
-"""Rooms that nobody has built, by the image method."""
+"""Simulated rooms, by the image method."""
 
 import functools
 import math
@@ -14,7 +14,7 @@ N_ROOMS = 200
 RT60 = 0.1, 0.6  # s
 LENGTH = 3.0, 10.0  # m, and the width
 HEIGHT = 2.5, 4.0  # m
-TO_WALL = 0.5  # m, least distance of the speaker and of the microphone
+TO_WALL = 0.5  # m, minimum distance of the speaker and of the microphone
 CUTOFF = 100.0  # Hz
 
 
@@ -28,18 +28,18 @@ def image_response(
     """Impulse response of an empty box by the image method (Allen and Berkley, "Image
     method for efficiently simulating small-room acoustics", JASA 65, 1979).
 
-    A reflection is the direct sound of a mirror image of the source, weaker by the
-    reflection factor of each wall in between. All walls have the one that belongs to
-    the reverberation time by Eyring's formula. A delay is rounded to a sample.
+    A reflection is the direct sound of a mirror image of the source, attenuated by the
+    reflection factor of each wall in between. All walls have the same factor, from the
+    reverberation time by Eyring's formula. Delays are rounded to samples.
 
     Arguments
     ---------
     size : sequence of float
         Length, width and height, in m.
     source, microphone : sequence of float
-        Their places, in m from one corner.
+        Their positions, in m from one corner.
     rt60 : float
-        Reverberation time, in s, and how much of the response is computed.
+        Reverberation time, in s; also the duration of response computed.
     sample_rate : int
         Sample rate, in Hz.
 
@@ -66,7 +66,7 @@ def image_response(
     for wall, here, there in zip(size, source, microphone, strict=True):
         n = math.ceil(reach / (2 * wall)) + 1
         rooms = np.arange(-n, n + 1)
-        # Behind an even number of walls the room is as it was, else mirrored.
+        # Behind an odd number of walls, the image of the room is mirrored.
         distance = 2 * wall * rooms[:, np.newaxis] + (here - there, -here - there)
         crossed = np.stack([abs(2 * rooms), abs(2 * rooms - 1)], axis=1)
         near = abs(distance) < reach
@@ -86,7 +86,7 @@ def image_response(
 
 @functools.cache
 def simulated_responses(sample_rate: int) -> torch.Tensor:
-    """Responses of rooms, always the same ones, by the image method.
+    """Responses of random rooms, always the same ones, by the image method.
 
     Arguments
     ---------
@@ -99,8 +99,8 @@ def simulated_responses(sample_rate: int) -> torch.Tensor:
         [rooms, time], each from the direct path on.
     """
     rng = np.random.default_rng(0)
-    # All images have one sign, so that more than a room's own adds up at the
-    # lowest frequencies; Allen and Berkley take it out as well.
+    # All images have the same sign, so their sum is too strong at the lowest
+    # frequencies; Allen and Berkley remove these as well.
     highpass = butter(2, CUTOFF, "highpass", fs=sample_rate, output="sos")
     responses = []
     for _ in range(N_ROOMS):

@@ -1,11 +1,10 @@
-"""Waveform augmentation in batches, on the device of the training: noise, rooms and
-silence.
+"""Waveform augmentation in batches, on the training device: noise, rooms and silence.
 
 To be composed in SpeechBrain's `Augmenter`, beside its own `SpeedPerturb` and
 `DropFreq`. SpeechBrain's classes of the same names read files in an order that a
-continued training does not know, put a batch into one room, and have a GPU wait for
-each waveform; here random numbers come from torch's generator of the device alone, so
-a seeded step can be repeated exactly.
+resumed training does not know, use one room for a whole batch, and make a GPU wait for
+each waveform; here all random numbers come from torch's generator of the device, so a
+seeded step can be repeated exactly.
 """
 
 from collections.abc import Callable
@@ -23,8 +22,8 @@ from local_modules.augmentation.recorded import (
 from local_modules.augmentation.rooms import simulated_responses
 
 EPSILON = 1e-8
-CPU_ROWS = 16  # of a batch at a time: what is computed stays in a processor's cache
-FFT_STEP = 256  # many factors of two suit the libraries on all devices
+CPU_ROWS = 16  # of a batch at a time, which stay in the CPU's cache
+FFT_STEP = 256  # with many factors of two, FFTs are fast on all devices
 
 
 class ColouredNoise:
@@ -51,8 +50,8 @@ class ColouredNoise:
         self.alpha_high = alpha_high
 
     def __call__(self, wavs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Another noise for each waveform of [batch, time], and how many dB it shall be
-        below the speech, [batch, 1]."""
+        """A different noise for each waveform of [batch, time], and its signal-to-noise
+        ratio in dB, [batch, 1]."""
         batch, n_samples = wavs.shape
         n_fft = _fft_length(n_samples)
         bins = torch.arange(n_fft // 2 + 1, device=wavs.device).clamp(min=1)
@@ -82,13 +81,13 @@ class RecordedNoise:
     """
 
     def __init__(self, folder: str, sample_rate: int):
-        find_noises(folder)  # what is wrong with it is told before the training
+        find_noises(folder)  # so that errors are reported before training
         self.folder = folder
         self.sample_rate = sample_rate
         self.noises = {}  # by device
 
     def __call__(self, wavs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """As of `ColouredNoise`, each kind of noise as probable as the others."""
+        """As in `ColouredNoise`; each kind of noise is equally likely."""
         device = wavs.device
         if device not in self.noises:
             noises = read_noises(self.folder, self.sample_rate)
@@ -101,7 +100,7 @@ class RecordedNoise:
         first, count, snr_low, snr_high = kinds[(draws[0] * len(kinds)).long()].T
         stretch = first.long() + (draws[1] * count).long()
         place = (draws[2] * (length - n_read + 1)).long()
-        # All windows of the memory that are as long as the crops, without copies.
+        # All windows that are as long as the crops, without copies.
         windows = samples.view(-1).unfold(0, n_read, 1)
         noise = windows[stretch * length + place].to(wavs.dtype)
         if n_read < n_samples:
@@ -136,7 +135,7 @@ class AddNoise(nn.Module):
         self.source = RecordedNoise(folder, sample_rate) if folder else ColouredNoise()
 
     def forward(self, wavs: torch.Tensor) -> torch.Tensor:
-        """Adds another noise to each waveform of [batch, time]."""
+        """Adds a different noise to each waveform of [batch, time]."""
         return _in_parts(self._add, wavs)
 
     def _add(self, wavs: torch.Tensor) -> torch.Tensor:
@@ -146,7 +145,7 @@ class AddNoise(nn.Module):
 
 
 class AddReverb(nn.Module):
-    """Convolves with the response of a room, and keeps the level.
+    """Convolves with room responses, and keeps the level.
 
     Arguments
     ---------
@@ -170,13 +169,13 @@ class AddReverb(nn.Module):
     def __init__(self, sample_rate: int, folder: str | None = None):
         super().__init__()
         if folder:
-            find_responses(folder)  # what is wrong is told before the training
+            find_responses(folder)  # so that errors are reported before training
         self.sample_rate = sample_rate
         self.folder = folder
-        self.spectra = {}  # of all responses, for each length of the waveforms
+        self.spectra = {}  # of all responses, by length of the waveforms and device
 
     def forward(self, wavs: torch.Tensor) -> torch.Tensor:
-        """Puts each waveform of [batch, time] into another room."""
+        """Convolves each waveform of [batch, time] with a random response."""
         key = wavs.shape[1], wavs.device
         if key not in self.spectra:
             self.spectra[key] = self._spectra(*key)
@@ -192,14 +191,14 @@ class AddReverb(nn.Module):
         return reverberant.mul_(level)
 
     def _spectra(self, n_samples: int, device: torch.device) -> tuple:
-        """The length of a Fourier transform that lets nothing wrap around, and the
-        transforms of all responses."""
+        """The length of an FFT without wrap-around, and the spectra of all
+        responses."""
         responses = (
             read_responses(self.folder, self.sample_rate)
             if self.folder
             else simulated_responses(self.sample_rate)
         )
-        # What comes after the waveform's end is not heard.
+        # What comes after the waveform's end is cut off.
         responses = responses[:, :n_samples].to(device)
         n_fft = _fft_length(n_samples + responses.shape[1] - 1)
         return n_fft, torch.fft.rfft(responses, n_fft)
@@ -207,14 +206,14 @@ class AddReverb(nn.Module):
 
 class DropChunk(nn.Module):
     """Silences some stretches of each waveform, as SpeechBrain's class of this name
-    does one waveform after the other.
+    does, but in batches.
 
     Arguments
     ---------
     max_chunks : int
-        From one to so many stretches are silenced.
+        Maximum number of stretches to silence; the minimum is one.
     min_samples, max_samples : int
-        Their lengths.
+        Range of their lengths.
 
     Example
     -------
@@ -250,19 +249,19 @@ class DropChunk(nn.Module):
 
 
 def _uniform(low, high, draws: torch.Tensor) -> torch.Tensor:
-    """Numbers between two limits from such between 0 and 1."""
+    """Maps numbers between 0 and 1 to numbers between two limits."""
     return low + (high - low) * draws
 
 
 def _in_parts(augment: Callable, wavs: torch.Tensor) -> torch.Tensor:
-    """Augments a batch, on a CPU some rows after the others."""
+    """Augments a batch; on a CPU, some rows at a time."""
     n_rows = CPU_ROWS if wavs.device.type == "cpu" else len(wavs)
     return torch.cat([augment(rows) for rows in wavs.split(n_rows)])
 
 
 def _fft_length(n_samples: int) -> int:
-    """A length for so many samples at which a Fourier transform is fast; at others it
-    takes up to five times as long."""
+    """A length of at least `n_samples` at which an FFT is fast; at others, it takes up
+    to five times as long."""
     return FFT_STEP * next_fast_len(-(-n_samples // FFT_STEP), real=True)
 
 

@@ -1,1 +1,1 @@
-"""How good a model is, and what makes scores out of its embeddings."""
+"""Evaluation of a model, and the backend that scores its embeddings."""

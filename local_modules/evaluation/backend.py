@@ -1,4 +1,4 @@
-"""From embeddings to scores in every way that a model's folder has the means for."""
+"""Scores of embeddings, by every method that a model's folder has the data for."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ from local_modules.scoring import (
 from local_modules.trials import TrialList
 
 STATISTICS = "backend.safetensors"
-PLDA = "plda."  # what the names of its parts begin with
+PLDA = "plda."  # prefix of the names of its parts
 CALIBRATION = "calibration.json"
 CALIBRATED = "calibrated"  # the name of the ratios among the scores
 COHORT_UTTERANCES = 5  # of each speaker
@@ -41,7 +41,7 @@ TOP_K = 300  # of the cohort, for adaptive normalisation
 
 @dataclass(frozen=True, eq=False)
 class Recordings:
-    """What one side of the trials is made of.
+    """The recordings of one side of the trials.
 
     Arguments
     ---------
@@ -50,7 +50,7 @@ class Recordings:
     seconds : numpy.ndarray
         Durations, [n].
     members : sequence of sequence of int | None
-        Rows of each enrolled model, which is their mean; None if every row is one.
+        Rows of each enrolled model, which is their mean; None if each row is a model.
     """
 
     embeddings: torch.Tensor
@@ -64,15 +64,15 @@ class Recordings:
         return np.array([self.seconds[list(rows)].sum() for rows in self.members])
 
     def norms(self) -> np.ndarray:
-        """Mean norm of each model's embeddings: long for clear speech."""
+        """Mean norm of each model's embeddings: larger for clear speech."""
         norms = self.embeddings.float().norm(dim=-1).numpy()
         if self.members is None:
             return norms
         return np.array([norms[list(rows)].mean() for rows in self.members])
 
     def vectors(self, mean: torch.Tensor | None = None) -> torch.Tensor:
-        """One vector of length one for each model, after the mean is taken out if there
-        is one, [models, emb_dim]."""
+        """One unit vector for each model, after the mean, if given, is subtracted,
+        [models, emb_dim]."""
         vectors = subtract_mean(self.embeddings, mean)
         return vectors if self.members is None else enrol(vectors, self.members)
 
@@ -106,7 +106,7 @@ def cosines(
 
 
 class _Side(NamedTuple):
-    """What the trials share: computed once for each model or recording."""
+    """What trials share, computed once for each model or recording."""
 
     vectors: torch.Tensor
     statistics: dict[str, tuple[torch.Tensor, torch.Tensor]]
@@ -115,16 +115,16 @@ class _Side(NamedTuple):
 
 @dataclass(frozen=True)
 class Backend:
-    """What scoring needs beside the embeddings: from training and validation speakers,
-    never from those of the trials.
+    """What scoring needs besides the embeddings, estimated from training and validation
+    speakers, never from those of the trials.
 
     Arguments
     ---------
     mean : torch.Tensor
         Mean embedding, [emb_dim].
     cohort : torch.Tensor
-        Mean embeddings of the training speakers, of length one after `mean` is taken
-        out, [speakers, emb_dim].
+        Mean embeddings of the training speakers, of unit length after `mean` is
+        subtracted, [speakers, emb_dim].
     plda : Plda | None
         Fitted to the training speakers.
     calibration : Calibration | None
@@ -143,7 +143,7 @@ class Backend:
         rows: np.ndarray,
         columns: np.ndarray,
     ) -> dict[str, np.ndarray]:
-        """Scores of trials, in every way.
+        """Scores of trials, by every method.
 
         Arguments
         ---------
@@ -170,8 +170,8 @@ class Backend:
         labels: np.ndarray,
         speakers: tuple[np.ndarray, np.ndarray],
     ) -> "Backend":
-        """The same with a calibration for trials like these; it weighs the quality of
-        the recordings where that is of use.
+        """The same with a calibration for trials like these; it uses the quality of the
+        recordings where that helps.
 
         Arguments
         ---------
@@ -193,7 +193,7 @@ class Backend:
         return replace(self, calibration=fit_calibration(scores, labels, qualities))
 
     def _scores(self, enrolled, tested, rows, columns) -> tuple[dict, dict]:
-        """Scores that are no ratios, and what is known of the recordings' quality."""
+        """Scores that are not ratios, and measures of the recordings' quality."""
         index = torch.from_numpy(rows), torch.from_numpy(columns)
         of_side = {side: self._side(side) for side in {enrolled, tested}}
         sides = of_side[enrolled], of_side[tested]
@@ -246,12 +246,12 @@ class Backend:
 
     @classmethod
     def load(cls, folder: str | os.PathLike) -> "Backend | None":
-        """Reads what `save` has written; None if it has not.
+        """Reads what `save` has written; None if there is none.
 
         Raises
         ------
         InputError
-            A file is broken, or what it holds makes no sense.
+            A file is broken, or its content is inconsistent.
         """
         path = Path(folder) / STATISTICS
         if not path.is_file():
@@ -274,7 +274,7 @@ class Backend:
         try:
             backend.scores(some, some, first, first)
         except KeyError as error:
-            problem = f"{calibration}: weighs {error}, which is no score"
+            problem = f"{calibration}: weighs {error}, which is not among the scores"
             raise InputError(problem) from None
         except (RuntimeError, IndexError) as error:
             problem = f"{path}: its parts don't fit together: {one_line(error)}"
@@ -283,10 +283,10 @@ class Backend:
 
 
 def _check(path: Path, statistics: Mapping[str, torch.Tensor]) -> None:
-    """Makes sure that what a file holds makes sense: it may come from anywhere."""
+    """Checks the content of a file, because it may come from anywhere."""
     for name, values in statistics.items():
         if not values.isfinite().all():
-            raise InputError(f"{path}: {name} has values that are no finite numbers")
+            raise InputError(f"{path}: {name} has values that are not finite")
     mean, cohort = list(statistics["mean"].shape), list(statistics["cohort"].shape)
     if len(mean) != 1 or cohort[1:] != mean or cohort[0] < 2:
         raise InputError(
@@ -303,12 +303,12 @@ def fit_backend(
     training: Mapping[str, torch.Tensor],
     speaker_of: Mapping[str, str],
 ) -> Backend:
-    """Makes a backend of what a training has at its end.
+    """Makes a backend at the end of a training.
 
     Arguments
     ---------
     embeddings : mapping of str to torch.Tensor
-        Of the validation recordings by path, [emb_dim].
+        Embeddings of the validation recordings by path, [emb_dim].
     seconds : mapping of str to float
         Their durations.
     speakers : mapping of str to str
@@ -318,7 +318,7 @@ def fit_backend(
     training : mapping of str to torch.Tensor
         Embeddings of training utterances by name, [emb_dim].
     speaker_of : mapping of str to str
-        The speakers of these.
+        Their speakers.
 
     Returns
     -------
@@ -341,16 +341,16 @@ def cohort_backend(
     speaker_of: Mapping[str, str],
     mean: torch.Tensor | None = None,
 ) -> Backend:
-    """Makes a backend without a calibration of speakers that are in no trial.
+    """Makes a backend without a calibration, from speakers that are in no trial.
 
     Arguments
     ---------
     embeddings : mapping of str to torch.Tensor
-        Of their recordings by path, [emb_dim].
+        Embeddings of their recordings by path, [emb_dim].
     speaker_of : mapping of str to str
-        Their names.
+        The speaker of each.
     mean : torch.Tensor | None
-        What is taken out of embeddings, [emb_dim]; None for the mean of these.
+        Subtracted from embeddings, [emb_dim]; None for the mean of these.
 
     Returns
     -------

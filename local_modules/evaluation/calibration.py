@@ -1,9 +1,9 @@
 """From scores to log-likelihood ratios, by logistic regression.
 
-Several scores of a trial are fused. Beside them, what is known of the recordings'
-quality can move the ratio: a short recording says less. The idea is that of quality
-measure functions (Thienpondt, Desplanques & Demuynck, ICASSP 2021), the prior-weighted
-training that of Brümmer & du Preez (Computer Speech & Language 20, 2006).
+Several scores of a trial are fused. Measures of the recordings' quality can shift the
+ratio too: a short recording says less. The idea is that of quality measure functions
+(Thienpondt, Desplanques & Demuynck, ICASSP 2021), the prior-weighted training that of
+Brümmer & du Preez (Computer Speech & Language 20, 2006).
 """
 
 import json
@@ -21,27 +21,27 @@ from local_modules.metrics import cllr
 
 N_HALVINGS = 10  # of the speakers, in cross-validation
 N_BINS = 50  # of the histograms of the ratios
-CLEARLY = 0.75  # of the halves in which quality has to make better ratios
+CLEARLY = 0.75  # share of the halves in which quality has to improve the ratios
 DENSITIES = ("edges", "target", "nontarget")
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """An affine map from scores and measures of quality to a log-likelihood ratio.
+    """An affine map from scores and quality measures to a log-likelihood ratio.
 
     Arguments
     ---------
     weights : dict of str to float
-        By name of what is weighed.
+        By name of the score or quality measure.
     offset : float
-        What is added.
+        Added to the weighted sum.
     densities : dict of str to list of float | None
-        What the ratios of the trials that it was fitted on were like: `target` and
-        `nontarget`, the height of each histogram between the `edges` of its bins, of
-        which there is one more. None for a calibration from before they were kept.
+        Histograms of the ratios of the trials that it was fitted on: heights `target`
+        and `nontarget` between the `edges` of the bins, of which there is one more.
+        None for a calibration from before they were kept.
     ranges : dict of str to list of float
-        Least and largest value that a measure of quality had in those trials; beyond
-        them it counts as if it were there, for nothing is known of such recordings.
+        Minimum and maximum of each quality measure in those trials; values beyond are
+        clipped, because nothing is known of such recordings.
 
     Example
     -------
@@ -66,7 +66,7 @@ class Calibration:
         Returns
         -------
         numpy.ndarray
-            [trials]; above 0 speaks for the same speaker.
+            [trials]; above 0 favours the same speaker.
         """
         llrs = self.offset
         for name, weight in self.weights.items():
@@ -77,21 +77,21 @@ class Calibration:
         return llrs
 
     def _check(self) -> None:
-        """Makes sure that it makes sense, which a file from anywhere may not.
+        """Checks the values, because a file may come from anywhere.
 
         Raises
         ------
         ValueError, TypeError, LookupError
-            It does not.
+            They are not those of a calibration.
         """
         numbers = [self.offset, *self.weights.values(), *chain(*self.ranges.values())]
         if self.densities is not None:
             edges, *heights = (self.densities[name] for name in DENSITIES)
             if any(len(values) != len(edges) - 1 for values in heights):
-                raise ValueError("the densities have other bins than edges")
+                raise ValueError("the densities do not match their edges")
             numbers += chain(edges, *heights)
         if not np.isfinite(numbers).all():
-            raise ValueError("it has values that are no finite numbers")
+            raise ValueError("it has values that are not finite")
         none = dict.fromkeys(self.weights, np.zeros(1))
         float(self(none)[0])
 
@@ -107,7 +107,7 @@ class Calibration:
         Raises
         ------
         InputError
-            The file can't be read, holds something else, or no finite numbers.
+            The file can't be read, holds something else, or values are not finite.
         """
         try:
             calibration = cls(**json.loads(Path(path).read_text(encoding="utf-8")))
@@ -121,7 +121,7 @@ class Calibration:
             ArithmeticError,
             RecursionError,
         ) as error:
-            raise InputError(f"{path}: is no calibration: {error}") from None
+            raise InputError(f"{path}: is not a calibration: {error}") from None
         return calibration
 
 
@@ -141,13 +141,13 @@ def fit_calibration(
     labels : numpy.ndarray
         True for target trials, bool, [trials].
     qualities : mapping of str to numpy.ndarray | None
-        What else may move the ratio, [trials] each.
+        Quality measures that may shift the ratio, [trials] each.
     p_target : float
-        Prior at which the ratios have to be good: target trials count so much of the
-        whole, however many there are.
+        Prior at which the ratios have to be good: the total weight of target trials,
+        however many there are.
     penalty : float
-        Weight of the squared weights of standardised measures, beside the mean
-        cross-entropy; it keeps perfectly separated trials from infinite ratios.
+        Weight of the squared weights of standardised measures, relative to the mean
+        cross-entropy; it keeps ratios finite for perfectly separated trials.
 
     Returns
     -------
@@ -156,7 +156,7 @@ def fit_calibration(
     Raises
     ------
     ValueError
-        Trials of one kind only, scores or qualities of another length or not finite.
+        Trials of only one kind, scores or qualities of another length or not finite.
 
     Example
     -------
@@ -165,12 +165,12 @@ def fit_calibration(
     >>> calibration.weights["score"] > 0
     True
     """
-    # Takes a second that loading a calibration needn't spend.
+    # Takes a second, and loading a calibration doesn't need it.
     from sklearn.linear_model import LogisticRegression
 
     labels = np.asarray(labels, dtype=bool)
     if labels.all() or not labels.any():
-        raise ValueError("labels has one kind of trials; a calibration needs both")
+        raise ValueError("labels has only one kind of trials; both are needed")
     qualities = qualities or {}
     measures = {**scores, **qualities}
     table = np.stack([np.asarray(measures[name], float) for name in measures], axis=1)
@@ -180,13 +180,13 @@ def fit_calibration(
             "labels, or values that are not finite"
         )
     mean, std = table.mean(axis=0), table.std(axis=0)
-    # A measure that is the same everywhere, but for rounding, has no weight.
+    # A measure that is constant, up to rounding, gets no weight.
     std[std < 1e-9 * (1 + np.abs(mean))] = np.inf
     shares = np.where(labels, p_target / labels.sum(), (1 - p_target) / (~labels).sum())
     model = LogisticRegression(C=1 / (2 * penalty), max_iter=1000, tol=1e-8)
     model.fit((table - mean) / std, labels, sample_weight=shares)
     weights = model.coef_[0] / std
-    # The regression gives posterior log-odds: the prior's are taken out.
+    # The regression gives posterior log-odds: the prior's are subtracted.
     prior = np.log(p_target / (1 - p_target))
     offset = model.intercept_[0] - weights @ mean - prior
     calibration = Calibration(
@@ -218,9 +218,9 @@ def quality_helps(
     enrol_speakers: np.ndarray,
     test_speakers: np.ndarray,
 ) -> bool:
-    """Whether measures of quality beside the scores make better ratios for speakers
-    that the calibration has not seen: by fitting on half of the speakers and trying the
-    other half, again and again, for few speakers fit many weights too well.
+    """Whether quality measures improve the ratios of speakers that the calibration has
+    not seen, by repeatedly fitting on half of the speakers and testing on the other
+    half: many weights overfit few speakers.
 
     Arguments
     ---------
@@ -234,7 +234,7 @@ def quality_helps(
     Returns
     -------
     bool
-        False too where the speakers are too few to be halved.
+        Also False if there are too few speakers to be halved.
     """
     n_speakers = 1 + int(max(enrol_speakers.max(), test_speakers.max()))
     rng = np.random.default_rng(0)

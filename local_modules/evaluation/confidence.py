@@ -1,9 +1,9 @@
-"""How sure an error rate is, by drawing the speakers of a trial list anew.
+"""Confidence intervals of error rates, by resampling the speakers of a trial list.
 
-Trials that share a speaker rise and fall together, so that an interval from resampled
-trials is too narrow. Here a speaker that is drawn k times counts k times (the
-user-specific bootstrap of Poh, Martin & Bengio, IEEE PAMI 29(3), 2007): its target
-trials weigh k, a non-target trial the product of its two speakers' numbers.
+Trials that share a speaker are correlated, so an interval from resampled trials is too
+narrow. Here a speaker that is drawn k times counts k times (the user-specific bootstrap
+of Poh, Martin & Bengio, IEEE PAMI 29(3), 2007): its target trials weigh k, a non-target
+trial the product of its two speakers' counts.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ def interval(replicates: np.ndarray) -> tuple[float, float]:
 
 
 def p_value(one: np.ndarray, other: np.ndarray) -> float:
-    """Two-sided significance of the difference of two systems on the same trials.
+    """Two-sided p-value of the difference between two systems on the same trials.
 
     Arguments
     ---------
@@ -46,7 +46,7 @@ def p_value(one: np.ndarray, other: np.ndarray) -> float:
     -------
     float
         Twice the share of resamples in which the difference has the rarer sign; those
-        without a difference count for both.
+        without a difference count for both signs.
     """
     difference = one - other
     difference = difference[np.isfinite(difference)]
@@ -59,17 +59,17 @@ def p_value(one: np.ndarray, other: np.ndarray) -> float:
 def speakers_of(
     labels: np.ndarray, enrol: Sequence, test: Sequence
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Who speaks in a trial list, as far as it says so itself: two sides are of one
-    speaker if target trials connect them.
+    """The speakers of a trial list, as far as its labels imply them: two sides are of
+    one speaker if target trials connect them.
 
     Arguments
     ---------
     labels : numpy.ndarray
         True for target trials, bool, [n_trials].
     enrol, test : sequence
-        Names of the two sides, of length n_trials: of recordings, or of their speakers
-        where they are known. Of recordings alone, one that is in no target trial has a
-        speaker of its own.
+        Names of the two sides, of length n_trials: of their speakers where they are
+        known, or of recordings. A recording in no target trial then gets a speaker of
+        its own.
 
     Returns
     -------

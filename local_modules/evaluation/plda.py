@@ -1,9 +1,9 @@
 """Probabilistic linear discriminant analysis of embeddings.
 
 Prince & Elder (ICCV 2007) for the model, Garcia-Romero & Espy-Wilson (Interspeech 2011)
-for making the vectors Gaussian by their length. SpeechBrain fits it; here are the
-reduction before it and scores of single trials, where SpeechBrain's are of all models
-against all test utterances.
+for making the vectors Gaussian by length normalisation. SpeechBrain fits it; this
+module adds the reduction before it, and scores single trials, where SpeechBrain scores
+all models against all test utterances.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from local_modules.scoring import pair_products
 
 MAX_DIMS = 100  # after linear discriminant analysis
-MAX_SPEAKERS = 2000  # to fit by: the memory grows with them and the square of the rank
+MAX_SPEAKERS = 2000  # to fit on: memory grows with them and the square of the rank
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Plda:
     Arguments
     ---------
     centre : torch.Tensor
-        What is subtracted from embeddings first, [emb_dim].
+        Subtracted from embeddings first, [emb_dim].
     projection : torch.Tensor
-        What then reduces them, [emb_dim, dims].
+        Then reduces them, [emb_dim, dims].
     mean : torch.Tensor
         [dims].
     loadings : torch.Tensor
@@ -55,7 +55,7 @@ class Plda:
         rows: torch.Tensor,
         columns: torch.Tensor,
     ) -> torch.Tensor:
-        """Log of how much likelier two vectors are with one speaker than with two.
+        """Log-likelihood ratios of one speaker in both vectors against two speakers.
 
         Arguments
         ---------
@@ -69,8 +69,8 @@ class Plda:
         torch.Tensor
             [trials], float32.
         """
-        # Both speakers the same: covariance [[total, between], [between, total]]. The
-        # quadratic forms of its inverse and of total's are in each side and across.
+        # Same speaker: covariance [[total, between], [between, total]]. The quadratic
+        # forms of its inverse and of total's have terms within and across the sides.
         between = self.loadings @ self.loadings.T
         total = between + self.residual
         inverse = torch.linalg.inv(total)
@@ -100,9 +100,9 @@ def fit_plda(embeddings: torch.Tensor, speakers: torch.Tensor) -> Plda | None:
     -------
     Plda | None
         None for fewer than three speakers, or fewer than two recordings for each on
-        average: what varies within a speaker can't be told then.
+        average: the variation within a speaker can't be estimated then.
     """
-    # They take seconds that loading a model needn't spend.
+    # They take seconds, and loading a model doesn't need them.
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from speechbrain.processing.PLDA_LDA import PLDA, StatObject_SB
 

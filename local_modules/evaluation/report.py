@@ -1,4 +1,4 @@
-"""What a person sees of an evaluation: a table, pictures and a page."""
+"""The output of an evaluation for its user: a table, pictures and a page."""
 
 import base64
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ from local_modules.files import replacing
 from local_modules.metrics import bayes_threshold, equal_error_rate
 from local_modules.templates import page_template
 
-MANY = 6  # systems: then not all are drawn
+MANY = 6  # systems; with more, not all are drawn
 TITLES = {"det": "DET curves", "scores": "Scores", "calibration": "Calibration"}
 HOW_TO_READ = {
-    "det": "The lower and the further left, the better; a dot is the equal error rate, "
-    "a cross the least detection cost at a prior of 1 %.",
-    "scores": "The less the two hills overlap, the better.",
-    "calibration": "On the diagonal, ratios mean what they say: trials with a ratio of "
-    "10 are ten times as frequent among target trials as among others.",
+    "det": "Lower and further left is better; a dot is the equal error rate, a cross "
+    "the minimum detection cost at a prior of 1 %.",
+    "scores": "The less the two distributions overlap, the better.",
+    "calibration": "On the diagonal, ratios are calibrated: a ratio of 10 is ten times "
+    "as frequent among target trials as among non-target trials.",
 }
 
 
@@ -44,7 +44,7 @@ def table(systems: Mapping[str, Mapping]) -> str:
 
 
 def headings(systems: Mapping[str, Mapping]) -> list[str]:
-    """What the columns of a table of systems are."""
+    """Column headings of a table of systems."""
     found = ["EER %", "95 %", "hull %", *(f"minDCF {p}" for p in PRIORS)]
     if any("cllr" in metrics for metrics in systems.values()):
         found += [*(f"actDCF {p}" for p in PRIORS), "Cllr"]
@@ -75,15 +75,15 @@ def cells(metrics: Mapping, systems: Mapping[str, Mapping]) -> list[str]:
 
 
 def operating_points(systems: Mapping[str, Mapping]) -> list[str]:
-    """Where each calibrated system should decide, and what comes of it, as sentences;
-    none for scores that are no ratios."""
+    """The threshold of each calibrated system, and the error rates there, as sentences;
+    none for scores that are not ratios."""
     calibrated = {name: m for name, m in systems.items() if "cllr" in m}
     return [
         f"{f'{name}: ' if len(calibrated) > 1 else ''}"
-        f"Where {100 * p:.0f} % of the claims are true and both errors cost the same, "
-        f"accept from a log-likelihood ratio of {metrics[f'threshold_{p}']:.2f}: "
-        f"{100 * metrics[f'far_{p}']:.2f} % of the false claims pass, "
-        f"{100 * metrics[f'frr_{p}']:.2f} % of the true ones are refused."
+        f"If {100 * p:.0f} % of the claims are true and both errors cost the same, "
+        f"accept log-likelihood ratios from {metrics[f'threshold_{p}']:.2f}: "
+        f"{100 * metrics[f'far_{p}']:.2f} % of the false claims are accepted, "
+        f"{100 * metrics[f'frr_{p}']:.2f} % of the true ones rejected."
         for name, metrics in calibrated.items()
         for p in PRIORS
     ]
@@ -92,17 +92,17 @@ def operating_points(systems: Mapping[str, Mapping]) -> list[str]:
 def draw_pictures(
     systems: Mapping[str, Scored], name: str, folder: Path
 ) -> dict[str, Path]:
-    """Draws the DET curves, of many systems those of the cosine and of ratios alone,
-    and of one system the scores and, if it gives ratios, the calibration.
+    """Draws the DET curves (of many systems, only those of the cosine and of ratios)
+    and, for one system, the scores and, if they are ratios, the calibration.
 
     Arguments
     ---------
     systems : mapping of str to Scored
         By name.
     name : str
-        Of the one.
+        Name of that system.
     folder : Path
-        Where to; must exist.
+        Where they are written; must exist.
 
     Returns
     -------

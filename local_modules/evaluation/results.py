@@ -1,4 +1,4 @@
-"""How good scores are and how sure that is: for all trials and for parts of them."""
+"""Metrics of scores and their confidence intervals, for all trials and for parts."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ from local_modules.metrics import (
 logger = get_logger(__name__)
 
 PRIORS = (0.01, 0.05)  # of the detection costs
-MAX_VALUES = 20  # of a metadata column, beyond which it says who rather than what kind
+MAX_VALUES = 20  # of a metadata column; with more, it identifies, not classifies
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Scored:
         return self.scores[self.labels], self.scores[~self.labels]
 
     def replicates(self, n_resamples: int) -> dict[str, np.ndarray]:
-        """Metrics of resampled speakers; those of two systems can be compared one by
-        one."""
+        """Metrics over resampled speakers, which can be compared one by one between
+        systems."""
         bootstrap = Bootstrap(
             self.labels, self.enrol_speakers, self.test_speakers, n_resamples
         )
@@ -144,8 +144,8 @@ def measure_systems(
 
 
 def read_metadata(path: str | Path) -> dict[str, dict[str, str]]:
-    """Reads what is known of recordings: a CSV, or a TSV by its name, with a column
-    `path`.
+    """Reads metadata of recordings: a CSV file, or TSV if its name ends in `.tsv`, with
+    a column `path`.
 
     Returns
     -------
@@ -186,7 +186,7 @@ def groups_by_metadata(
     enrol: Sequence[Sequence[str]],
     test: Sequence[str],
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Parts of the trials by what their recordings have in common.
+    """Parts of the trials, by the metadata that their recordings share.
 
     Arguments
     ---------
@@ -200,9 +200,9 @@ def groups_by_metadata(
     Returns
     -------
     dict
-        By column, for each value the trials all of whose recordings have it, and as
-        `different` the others; int64 arrays. Columns with one value or with many are
-        left out.
+        By column and value, the rows of the trials whose recordings all have that
+        value, and as `different` the others; int64 arrays. Columns with one value or
+        more than `MAX_VALUES` are left out.
     """
     columns = dict.fromkeys(key for row in metadata.values() for key in row)
     found = {}
@@ -215,8 +215,8 @@ def groups_by_metadata(
         different = np.unique(names)
         if len(different) > MAX_VALUES:
             logger.warning(
-                "metadata: %s has %d values, more than %d, so the trials are not "
-                "parted by it",
+                "metadata: %s has %d values, more than %d, so trials are not grouped "
+                "by it",
                 column,
                 len(different),
                 MAX_VALUES,
@@ -237,7 +237,7 @@ def groups_by_seconds(seconds: np.ndarray) -> dict[str, np.ndarray]:
     Returns
     -------
     dict
-        Trials by what they are called, int64 arrays.
+        Rows of the trials by name of the part, int64 arrays.
 
     Example
     -------
@@ -258,7 +258,7 @@ def groups_by_seconds(seconds: np.ndarray) -> dict[str, np.ndarray]:
 def measure_groups(
     scored: Scored, groups: Mapping[str, np.ndarray], n_resamples: int
 ) -> dict[str, dict]:
-    """Metrics of parts of the trials; those with trials of one kind only are left
+    """Metrics of parts of the trials; parts with only one kind of trials are left
     out."""
     found = {}
     for name, rows in groups.items():

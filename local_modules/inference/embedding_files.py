@@ -16,19 +16,19 @@ from local_modules.inference.verification import WINDOW_SECONDS
 from local_modules.preparation.scan import find_audio
 
 SUFFIXES = (".npy", ".safetensors")
-NO_LINE = "has a name that no list of paths can hold, one a line"
+NO_LINE = "has a name that can't be listed one path per line"
 
 
 def find_recordings(names: Iterable[str]) -> list[Path]:
-    """Files as they are named, and all audio in folders, links followed.
+    """Files as given, and all audio in folders, links followed.
 
     Raises
     ------
     InputError
-        A folder has none, or can't be read.
+        A folder has no audio, or can't be read.
     """
     found = []
-    # A blank line of a list is no name; Path would take it for the current folder.
+    # Blank lines of a list are skipped: Path takes them for the current folder.
     for path in map(Path, filter(None, names)):
         if os.path.isdir(path):
             layout = "recordings are expected in it or below"
@@ -41,8 +41,8 @@ def find_recordings(names: Iterable[str]) -> list[Path]:
 def embed_to_file(
     model: SpeakerModel, paths: Sequence[Path], output: Path
 ) -> tuple[int, dict[Path, str]]:
-    """Writes the embeddings of recordings; what was done before an interruption is not
-    done again.
+    """Writes the embeddings of recordings; after an interruption, continues where it
+    stopped.
 
     Arguments
     ---------
@@ -51,15 +51,15 @@ def embed_to_file(
     paths : sequence of Path
         The recordings.
     output : Path
-        `.npy` for an array, [recordings, emb_dim], and beside it a `.npy.txt` of the
-        paths line by line; `.safetensors` for vectors by path.
+        `.npy` for an array, [recordings, emb_dim], with a `.npy.txt` of the paths, one
+        per line, beside it; `.safetensors` for vectors by path.
 
     Returns
     -------
     n_written : int
-        How many.
+        How many were written.
     failures : dict
-        Why not, for the others, by path.
+        For the others, the reason by path.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def embed_to_file(
     """
     if output.suffix not in SUFFIXES:
         raise InputError(f"{output}: the name has to end in {' or '.join(SUFFIXES)}")
-    failures = {p: "is no regular file" for p in paths if not os.path.isfile(p)}
+    failures = {p: "is not a regular file" for p in paths if not os.path.isfile(p)}
     failures |= {p: NO_LINE for p in paths if printable(str(p)) != str(p)}
     # Links and folders may name one file in several ways: it is embedded once.
     absolute = {path: path.resolve() for path in paths if path not in failures}
@@ -88,7 +88,7 @@ def embed_to_file(
 
 def _write(vectors: dict[Path, np.ndarray], output: Path) -> None:
     if output.suffix == ".npy":
-        # A kill between the two must not leave vectors beside others' paths.
+        # If killed between the two writes, old vectors must not stand beside new paths.
         output.unlink(missing_ok=True)
         with replacing(output.with_name(f"{output.name}.txt")) as file:
             file.writelines(f"{path}\n" for path in vectors)

@@ -11,12 +11,12 @@ import numpy as np
 from local_modules.errors import InputError, RunError, is_disk_full
 from local_modules.files import make_private
 
-EMBEDDINGS = "embeddings.db"  # what a store of a model's is called
+EMBEDDINGS = "embeddings.db"  # file name of a model's store
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """What is known of a file.
+    """The embedding and the duration of a file.
 
     Arguments
     ---------
@@ -31,13 +31,13 @@ class Embedded:
 
 
 class EmbeddingStore:
-    """Embeddings in a file, by model and by audio file as it was then; several
-    processes may use it at a time. A `with` closes it.
+    """Embeddings in a file, by model and by the state of the audio file; several
+    processes may use it at the same time. A `with` closes it.
 
     Arguments
     ---------
     path : str or os.PathLike
-        An SQLite file, made if there is none.
+        An SQLite file, created if missing.
 
     Raises
     ------
@@ -67,7 +67,7 @@ class EmbeddingStore:
     def get(
         self, model: str, window: float, path: Path, stretch: Sequence[int] = ()
     ) -> Embedded | None:
-        """What is kept of a file or of a stretch of it, unless it has changed since.
+        """The embedding of a file or a stretch of it, unless the file has changed.
 
         Raises
         ------
@@ -92,11 +92,11 @@ class EmbeddingStore:
         stamps: Mapping[Path, tuple[int, int]],
         stretches: Mapping[Path, Sequence[int]] | None = None,
     ) -> None:
-        """Keeps files, all of them or, if it is killed meanwhile, none.
+        """Stores embeddings: all of them or, if killed meanwhile, none.
 
-        `stamps` are their sizes and times before they were read: one that has changed
-        meanwhile is embedded again the next time. `stretches` has the parts of those
-        that were not embedded whole.
+        `stamps` are the files' sizes and times before they were read: a file that has
+        changed meanwhile is embedded again the next time. `stretches` has the parts of
+        files that were not embedded whole.
 
         Raises
         ------
@@ -122,23 +122,22 @@ class EmbeddingStore:
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
-        """A place that can't be written to, or is full, and a file that is damaged are
-        a person's to know."""
+        """Reports an unwritable place, a full disk or a damaged file to the user."""
         try:
             yield
         except (OSError, sqlite3.Error) as error:
-            told = f"{self.path}: embeddings can't be kept there: {error}"
+            message = f"{self.path}: embeddings can't be kept there: {error}"
             if is_disk_full(error):
-                raise RunError(f"{told}; make room") from None
-            raise InputError(told) from None
+                raise RunError(f"{message}; make room") from None
+            raise InputError(message) from None
 
 
 def _key(path: Path, stretch: Sequence[int]) -> str:
-    """What a store calls a file or a stretch of it; nothing lies below a file."""
+    """The key of a file, or of a stretch of it: no other path lies below a file."""
     return "/".join([str(path), *map(str, stretch)])
 
 
 def stamp_of(path: Path) -> tuple[int, int]:
-    """Size and time of a file, which change with it."""
+    """Size and modification time of a file, which change with its content."""
     stat = path.stat()
     return stat.st_size, stat.st_mtime_ns

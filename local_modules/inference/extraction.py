@@ -17,27 +17,27 @@ from local_modules.inference.speech import NO_HEADER
 from local_modules.manifest import COLUMNS, read_manifest
 
 TRIALS = "_trials.txt"  # after the name of a split
-WINDOW_SECONDS = 120.0  # what is shorter is embedded at once, as in training
+WINDOW_SECONDS = 120.0  # shorter files are embedded whole, as in training
 
 
 def stretches_beside(
     trials: str | os.PathLike, folder: Path
 ) -> dict[Path, tuple[int, int]]:
-    """What training compares of the recordings in a trial list of its own.
+    """The stretches of recordings that training compares, for one of its trial lists.
 
     Arguments
     ---------
     trials : str or os.PathLike
         A trial list.
     folder : Path
-        Where its paths begin.
+        The folder that its paths are relative to.
 
     Returns
     -------
     dict
         First sample and the one after the last, at the file's own rate, by file, as in
-        the manifest `<split>.csv` beside a list `<split>_trials.txt`; whole files are
-        not among them, and those of other lists are all whole.
+        the manifest `<split>.csv` beside a list `<split>_trials.txt`. Files that are
+        used whole are left out; for other lists, that is all of them.
 
     Raises
     ------
@@ -48,7 +48,7 @@ def stretches_beside(
     manifest = trials.with_name(f"{trials.name.removesuffix(TRIALS)}.csv")
     if not trials.name.endswith(TRIALS) or not manifest.is_file():
         return {}
-    # It may be a table of something else.
+    # It may be another table.
     with open(manifest, encoding="utf-8", errors="replace") as file:
         if file.readline().strip() != ",".join(COLUMNS):
             return {}
@@ -57,7 +57,7 @@ def stretches_beside(
         path = folder / u.path
         try:
             info = soundfile.info(path)
-        except (OSError, RuntimeError, TypeError):  # told where it is read
+        except (OSError, RuntimeError, TypeError):  # reported when it is read
             continue
         # Copies may have another rate, and a few samples more or less.
         rate = round((u.stop - u.start) / u.duration)
@@ -75,7 +75,7 @@ def embed_files(
     batch_seconds: float = 120.0,
     stretches: Mapping[Path, Sequence[int]] | None = None,
 ) -> tuple[dict[Path, Embedded], dict[Path, str]]:
-    """Embeds files, those of about one length together.
+    """Embeds files, those of similar length together.
 
     Arguments
     ---------
@@ -84,14 +84,14 @@ def embed_files(
     paths : iterable of Path
         The files, absolute; each is embedded once.
     store : EmbeddingStore
-        Has what was embedded earlier, and keeps what is now.
+        Has earlier embeddings, and keeps the new ones.
     window_seconds : float
         A longer file is cut into windows of equal length up to this; its embedding is
         the mean of theirs.
     batch_seconds : float
         Speech in a batch, padding included.
     stretches : mapping of Path to sequence of int | None
-        Of files that are not embedded whole, first sample and the one after the last,
+        For files that are not embedded whole, first sample and the one after the last,
         at the file's own rate.
 
     Returns
@@ -99,7 +99,7 @@ def embed_files(
     embedded : dict
         By path.
     failures : dict
-        Why, by path, for those that can't be embedded.
+        The reason, by path, for files that can't be embedded.
     """
     embedded, failures, lengths, stamps = {}, {}, {}, {}
     stretches = stretches or {}
@@ -116,7 +116,7 @@ def embed_files(
                 embedded[path] = kept
         except UnicodeEncodeError:
             failures[path] = "has a name that is not UTF-8"
-        except TypeError:  # of what soundfile takes for samples without a header
+        except TypeError:  # from soundfile, for raw audio without a header
             failures[path] = NO_HEADER
         except (OSError, RuntimeError) as error:
             failures[path] = one_line(error)
@@ -147,18 +147,18 @@ def embed_list(
     store: EmbeddingStore,
     **settings,
 ) -> tuple[dict[str, Embedded], dict[str, str]]:
-    """Embeds the recordings of a trial list, as training does if it is one of its own.
+    """Embeds the recordings of a trial list, as training does if it made the list.
 
     Arguments
     ---------
     model, store
-        See `embed_files`, as for further keywords.
+        See `embed_files`, also for the further keywords.
     names : iterable of str
         The recordings, as the list names them.
     trials : str or os.PathLike
         The list's file.
     folder : str or os.PathLike
-        Where its paths begin.
+        The folder that its paths are relative to.
 
     Returns
     -------
@@ -170,14 +170,14 @@ def embed_list(
     stretches = stretches_beside(trials, root)
     found = embed_files(model, files.values(), store, stretches=stretches, **settings)
     embedded, failures = (
-        {name: told[file] for name, file in files.items() if file in told}
-        for told in found
+        {name: part[file] for name, file in files.items() if file in part}
+        for part in found
     )
     return embedded, failures
 
 
 def recordings_of(embedded: Sequence[Embedded]) -> Recordings:
-    """What is scored, of embedded files in their order."""
+    """Embedded files, in their order, in the form that is scored."""
     return Recordings(
         torch.from_numpy(np.stack([one.vector for one in embedded])),
         np.array([one.seconds for one in embedded]),
@@ -185,7 +185,7 @@ def recordings_of(embedded: Sequence[Embedded]) -> Recordings:
 
 
 def _batches(order, lengths, window_seconds, batch_seconds) -> Iterator[list[Path]]:
-    """Files, longest first, as many at a time as a batch may hold."""
+    """Batches of files, longest first, each as large as allowed."""
     batch, n_windows = [], 0
     for path in order:
         n_windows += max(1, -(-lengths[path] // window_seconds))
@@ -201,8 +201,8 @@ def _batches(order, lengths, window_seconds, batch_seconds) -> Iterator[list[Pat
 def windows_of(
     wav: torch.Tensor, sample_rate: int, window_seconds: float
 ) -> list[torch.Tensor]:
-    """Cuts a waveform, [time], into windows of about equal length of at most so many
-    seconds."""
+    """Cuts a waveform, [time], into windows of about equal length, of at most
+    `window_seconds`."""
     seconds = len(wav) / sample_rate
     return list(wav.tensor_split(max(1, int(np.ceil(seconds / window_seconds)))))
 
@@ -228,7 +228,7 @@ def _embed_batch(
         groups = (windows[start : start + n] for start in range(0, len(windows), n))
         vectors = [vector for group in groups for vector in model.embed(group)]
     except RuntimeError:
-        # One that is too short for the model; the others are not to blame.
+        # One is too short for the model; the others can be embedded.
         vectors = []
         for window, path in zip(windows, owners, strict=True):
             try:

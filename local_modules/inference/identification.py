@@ -1,4 +1,4 @@
-"""Who of the enrolled is it, if anybody?"""
+"""Open-set identification: which enrolled speaker is it, if any?"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,23 +14,24 @@ from local_modules.inference.verification import Verifier, Voice
 from local_modules.inference.voices import VoiceStore
 from local_modules.scoring import speaker_means
 
-N_WEIGHED = 50  # or more, if more are to be named
+N_WEIGHED = 50  # candidates that are scored; more if more are requested
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An enrolled voice that comes near.
+    """An enrolled voice near to a recording.
 
     Arguments
     ---------
     name : str
-        Whose.
+        The speaker's name.
     score : float
         Cosine, from -1 to 1.
     llr : float | None
         Log-likelihood ratio, as in `Verdict`.
     probability : float | None
-        That it is this one, of all enrolled and nobody; None without a calibration.
+        That it is this speaker, and not another one or none of the enrolled; None
+        without a calibration.
     """
 
     name: str
@@ -41,16 +42,16 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Answer:
-    """Who it is.
+    """The result of an identification.
 
     Arguments
     ---------
     name : str | None
-        The likeliest; None if nobody enrolled is.
+        The speaker; None for none of the enrolled.
     nobody : float | None
         Probability that it is none of the enrolled; None without a calibration.
     candidates : list of Candidate
-        The nearest, the likeliest first.
+        The nearest voices, likeliest first.
     """
 
     name: str | None
@@ -59,16 +60,16 @@ class Answer:
 
 
 class _Enrolled(NamedTuple):
-    """Who is enrolled, ready to be searched."""
+    """The enrolled speakers, ready to be searched."""
 
-    source: tuple[Path, int]  # the file, and its state then
+    source: tuple[Path, int]  # the file, and its state when read
     people: list[str]
     nearest: NearestVectors
 
 
 class Identifier:
-    """Tells whose voice it is. What it has made of a file of voices is kept until that
-    changes, so that a question to many voices costs one search.
+    """Identifies the speaker of a recording. The search index of a voices file is kept
+    until the file changes, so a query against many voices costs one search.
 
     Arguments
     ---------
@@ -83,21 +84,20 @@ class Identifier:
     def identify(
         self, store: VoiceStore, voice: Voice, top: int = 5, prior: float = 0.5
     ) -> Answer:
-        """Finds the enrolled voices nearest to a recording by cosine, and weighs those
-        with all that the model has.
+        """Finds the enrolled voices nearest to a recording by cosine, and scores those
+        with the model's backend.
 
         Arguments
         ---------
         store : VoiceStore
-            Who is enrolled.
+            The enrolled voices.
         voice : Voice
             The recording.
         top : int
-            How many candidates to name. More are weighed, `N_WEIGHED`, so that the
-            probabilities don't depend on it; farther ones count as impossible.
+            How many candidates to return. At least `N_WEIGHED` are scored, so that
+            the probabilities don't depend on it; all others count as impossible.
         prior : float
-            Prior probability that it is one of the enrolled; each of them
-            is as probable as the others.
+            Prior probability that it is one of the enrolled, all equally likely.
 
         Returns
         -------
@@ -139,11 +139,11 @@ class Identifier:
         return Answer(name, nobody, found[:top])
 
     def _searchable(self, store: VoiceStore) -> _Enrolled:
-        """Who is enrolled now."""
-        kept = self._enrolled  # once: another thread may exchange it
+        """The search index of the voices enrolled now."""
+        kept = self._enrolled  # read once: another thread may replace it
         source = store.path, store.state()
         if kept is None or kept.source != source:
-            # A change from here on makes the state another one than was read above.
+            # A change from here on alters the state, so the next call reads again.
             names, vectors = store.matrix()
             people = sorted(set(names))
             number = {person: index for index, person in enumerate(people)}

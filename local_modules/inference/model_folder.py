@@ -1,8 +1,8 @@
 """Writes the model folder: everything that inference needs, and nothing else.
 
-The folder stands alone. `custom.py` in it holds a copy of the parts of this package
-that the model is made of, so that `foreign_class` loads it where this project is not
-installed, from a disk or from a hub.
+The folder is self-contained. Its `custom.py` holds a copy of the parts of this package
+that the model is made of, so that `foreign_class` loads it from a disk or a hub where
+this project is not installed.
 """
 
 import ast
@@ -32,8 +32,8 @@ from local_modules.templates import TEMPLATES
 
 PACKAGE = __package__.partition(".")[0]
 METRICS, CARD = "metrics.json", "README.md"
-CALIBRATED_ANEW = "calibration"  # a key of the metrics of such a folder
-THRESHOLD = re.compile("^threshold:.*$", re.MULTILINE)  # of the hyperparameters
+CALIBRATED_ANEW = "calibration"  # key in the metrics of a recalibrated folder
+THRESHOLD = re.compile("^threshold:.*$", re.MULTILINE)  # in the hyperparameters
 THRESHOLD_TOLD = re.compile(r"The decision threshold .*$", re.MULTILINE)
 PARTS = ("compute_features", "mean_var_norm", "embedding_model", "classifier")
 
@@ -48,13 +48,13 @@ def write_model_folder(
     """Writes a folder that `EncoderClassifier`, `SpeakerRecognition` and
     `foreign_class` of SpeechBrain load.
 
-    It is complete at any moment or does not exist, also after a power cut: it is
-    written beside its place and moved there.
+    At any moment the folder is complete or absent, even after a power cut: it is
+    written beside its destination and then moved there.
 
     Arguments
     ---------
     folder : str or os.PathLike
-        Where to; an older one is replaced.
+        The destination; an existing folder is replaced.
     hparams : mapping
         The trained objects: `embedding_model`, `classifier`, `label_encoder`; and the
         plain values `sample_rate`, `emb_dim` and `corpus`.
@@ -62,7 +62,7 @@ def write_model_folder(
         The recipe's HyperPyYAML with references resolved; the parts' subtrees are
         taken from it.
     backend : Backend
-        For scores beyond the cosine; its mean becomes `mean_var_norm_emb`.
+        For scoring beyond the cosine; its mean becomes `mean_var_norm_emb`.
     metrics : mapping
         As in `metrics.json`; the threshold of `valid` becomes the model's.
     """
@@ -96,26 +96,26 @@ def write_calibrated_folder(
     calibration: Calibration,
     rates: Mapping,
 ) -> None:
-    """Copies a model folder, with another calibration and another threshold; also
-    complete at any moment.
+    """Copies a model folder, with another calibration and another threshold; complete
+    or absent at any moment, too.
 
     Arguments
     ---------
     source : str or os.PathLike
         A folder that `write_model_folder` has written.
     folder : str or os.PathLike
-        Where to; an older one is replaced, also where that is the source.
+        The destination; an existing folder is replaced, even if it is the source.
     calibration : Calibration
-        Takes the place of the old one.
+        Replaces the old one.
     rates : mapping
-        What `metrics.json` gets as `calibration`: `trials`, the name of the list that
-        it was fitted on, and its rates as of `valid`, whose threshold becomes the
-        model's.
+        Written to `metrics.json` as `calibration`: `trials`, the name of the list that
+        it was fitted on, and the rates on that list in the form of `valid`; their
+        threshold becomes the model's.
     """
     with _in_place_at_once(Path(folder)) as part:
         part.mkdir(parents=True)
         for path in Path(source).iterdir():
-            if path.is_file():  # no .git of a hub
+            if path.is_file():  # not the .git of a hub
                 shutil.copyfile(path, part / path.name)
         calibration.save(part / CALIBRATION)
         metrics = json.loads((part / METRICS).read_text(encoding="utf-8"))
@@ -140,9 +140,9 @@ def is_calibrated_anew(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def _in_place_at_once(folder: Path) -> Iterator[Path]:
-    """A place for a folder that is to be written and then, whole and on the disk, to
-    take the place of an older one, of which folders in it are kept."""
-    folder = folder.resolve()  # not a link, but where it leads
+    """Yields a temporary folder to write to; then flushes it to disk and moves it to
+    `folder`, replacing an older one but keeping that one's subfolders."""
+    folder = folder.resolve()  # the target of a link, not the link
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     yield part
@@ -150,9 +150,9 @@ def _in_place_at_once(folder: Path) -> Iterator[Path]:
         put_on_disk(path)
     if folder.exists():
         for path in folder.iterdir():
-            if path.is_dir():  # a person's, such as .git: a model's folder has none
+            if path.is_dir():  # the user's, such as .git: a model has none
                 shutil.copytree(path, part / path.name, symlinks=True)
-        # Deleted only after it has left its place: a deletion can be cut short.
+        # Moved away before it is deleted: a deletion can be interrupted.
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
@@ -163,8 +163,7 @@ def _in_place_at_once(folder: Path) -> Iterator[Path]:
 
 
 def check_parts(hparams_text: str) -> None:
-    """Checks that the parts of a model can stand in one file, which is better known
-    before they are trained.
+    """Checks, before training, that the parts of a model can be combined in one file.
 
     Arguments
     ---------
@@ -214,13 +213,13 @@ def _check_names(sources: Mapping[str, str]) -> None:
                 other, earlier = home.setdefault(name, (module, what))
                 if earlier != what:
                     raise InputError(
-                        f"{other} and {module} both define {name}; a model's folder "
-                        "has them in one file: rename one"
+                        f"{other} and {module} both define {name}; a model folder "
+                        "combines them in one file: rename one"
                     )
 
 
 def _bound(node: ast.stmt) -> Iterator[tuple[str, str]]:
-    """The names that a statement binds, and to what; the same may be bound again."""
+    """The names that a statement binds, and what each is bound to."""
     if isinstance(node, (ast.Import, ast.ImportFrom)):
         for alias in node.names:
             origin = [getattr(node, "module", None), alias.name]
@@ -243,8 +242,8 @@ def _add_source(module: str, sources: dict[str, str]) -> None:
 
 
 def _inline(text: str, sources: dict[str, str]) -> str:
-    """Takes the imports of this package out of a module, and adds what they name to
-    `sources`."""
+    """Removes the imports of this package from a module, and adds the imported modules
+    to `sources`."""
     lines = text.splitlines(keepends=True)
     for node in ast.parse(text).body:
         imported = getattr(node, "module", None) or ""
@@ -285,9 +284,9 @@ def _model_card(hparams: Mapping, metrics: Mapping) -> str:
 def _calibration_told(rates: Mapping) -> str:
     return (
         f"The decision threshold {rates['eer_threshold']:.4f} (cosine score) is the "
-        f"one of the equal error rate, {100 * rates['eer']:.2f} %, on the "
+        f"one at the equal error rate, {100 * rates['eer']:.2f} %, on the "
         f"{rates['n_target']} target and {rates['n_nontarget']} non-target trials of "
-        f"the list `{rates['trials']}`, to which `calibration.json` is fitted too."
+        f"the list `{rates['trials']}`; `calibration.json` is fitted to the same list."
     )
 
 

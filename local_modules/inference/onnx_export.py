@@ -1,7 +1,7 @@
 """A trained model as one ONNX graph: waveforms in, embeddings out.
 
-The graph is traced from the very call that `SpeakerModel.embed` makes, so features,
-normalisation and masks are in it as they are in PyTorch. It needs ONNX Runtime only.
+The graph is traced from the call that `SpeakerModel.embed` makes, so its features,
+normalisation and masks are those of PyTorch. It needs only ONNX Runtime.
 """
 
 import bisect
@@ -27,15 +27,15 @@ from local_modules.errors import RunError, one_line
 from local_modules.inference.onnx_parts import traceable
 from local_modules.inference.speaker_model import SpeakerModel
 
-OPSET = 23  # of ONNX: the first with operators for rotation and for attention
-TOLERANCE = 1e-4  # of any number of an embedding
-CHECKED_SECONDS = (0.5, 3.01, 17.3, 60.0)  # and the shortest possible
-FEATURES = ".compute_features."  # in the names of what makes them
-LEAST_COSINE = 0.9  # of an int8 embedding with its original, where something is broken
+OPSET = 23  # of ONNX: the first with rotary embedding and attention
+TOLERANCE = 1e-4  # largest difference of an embedding's element
+CHECKED_SECONDS = (0.5, 3.01, 17.3, 60.0)  # besides the shortest input
+FEATURES = ".compute_features."  # in the names of their weights
+LEAST_COSINE = 0.9  # of int8 with the original; below it, something is broken
 
 
 class EmbeddingGraph(nn.Module):
-    """What is traced: `encode_batch` of a loaded model, with lengths in samples.
+    """The traced module: `encode_batch` of a loaded model, with lengths in samples.
 
     Arguments
     ---------
@@ -64,7 +64,7 @@ class EmbeddingGraph(nn.Module):
         -------
         torch.Tensor
             Embeddings, [batch, emb_dim]; NaN for an utterance that is too short or
-            longer than the batch, for a graph can't complain.
+            longer than the batch, because a graph can't raise an error.
         """
         n_samples = waveforms.shape[1]
         lens = lengths / n_samples
@@ -74,15 +74,15 @@ class EmbeddingGraph(nn.Module):
 
 
 class OnnxModel:
-    """An ONNX graph in the place of the model that it was made of; what
-    `local_modules.inference.extraction` does with the one it does with the other.
+    """An ONNX graph that can take the place of its source model in
+    `local_modules.inference.extraction`.
 
     Arguments
     ---------
     graph : onnx.ModelProto
         The graph.
     model : SpeakerModel
-        The model, which reads the files.
+        The source model, which reads the files.
     """
 
     def __init__(self, graph: onnx.ModelProto, model: SpeakerModel):
@@ -99,25 +99,25 @@ class OnnxModel:
         Raises
         ------
         RuntimeError
-            The graph can't embed them; as of PyTorch.
+            The graph can't embed them; the same error as from PyTorch.
         """
         padded = nn.utils.rnn.pad_sequence(list(wavs), batch_first=True)
         lengths = np.array([len(wav) for wav in wavs], dtype=np.int64)
         inputs = {"waveforms": padded.numpy(), "lengths": lengths}
         try:
             (found,) = self.session.run(["embeddings"], inputs)
-        except Exception as error:  # a class for each status, none a RuntimeError
+        except Exception as error:  # one class per status, none a RuntimeError
             raise RuntimeError(_reason(error)) from None
         return torch.from_numpy(found)
 
 
 def shortest_input(model: SpeakerModel) -> int:
-    """The fewest samples that a model embeds, found by trying.
+    """The fewest samples that a model embeds, found by bisection.
 
     Arguments
     ---------
     model : SpeakerModel
-        The model; it embeds a second.
+        The model; it must embed one second.
 
     Returns
     -------
@@ -148,8 +148,8 @@ def onnx_graph(model: SpeakerModel) -> onnx.ModelProto:
     onnx.ModelProto
         Inputs `waveforms` [batch, time], float32, and `lengths` [batch], int64, in
         samples; output `embeddings` [batch, emb_dim]. Its metadata have `sample_rate`,
-        `min_samples` and `fingerprint`, and `threshold` and `calibration` (JSON) of a
-        model that has them.
+        `min_samples` and `fingerprint`, and `threshold` and `calibration` (JSON) if
+        the model has them.
 
     Raises
     ------
@@ -158,8 +158,8 @@ def onnx_graph(model: SpeakerModel) -> onnx.ModelProto:
     """
     if any(isinstance(part, UnpaddedEmbedder) for part in model.classifier.modules()):
         raise RunError(
-            f"{model.source}: can't be exported: it embeds those of one length at a "
-            "time, as SpeechBrain's x-vector and ResNet have to, and a graph can't"
+            f"{model.source}: can't be exported: it embeds each length separately, as "
+            "SpeechBrain's x-vector and ResNet have to, and a graph can't"
         )
     min_samples = shortest_input(model)
     graph = EmbeddingGraph(model.classifier, min_samples).eval()
@@ -184,7 +184,7 @@ def onnx_graph(model: SpeakerModel) -> onnx.ModelProto:
     except torch.onnx.errors.OnnxExporterError as error:
         raise RunError(f"{model.source}: can't be exported: {_reason(error)}") from None
     proto = program.model_proto
-    # Says of every node where its code lies on this machine.
+    # They hold the paths of every node's source code on this machine.
     for node in proto.graph.node:
         del node.metadata_props[:]
     _name_dimensions(proto)
@@ -198,18 +198,18 @@ def onnx_graph(model: SpeakerModel) -> onnx.ModelProto:
         metadata["threshold"] = repr(threshold)
     if model.backend is not None and model.backend.calibration is not None:
         parts = asdict(model.backend.calibration)
-        del parts["densities"]  # for pictures
+        del parts["densities"]  # for plots
         metadata["calibration"] = json.dumps(parts)
     onnx.helper.set_model_props(proto, metadata)
     return proto
 
 
 def int8_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """The same with the weights of its matrix products and of its convolutions over
-    many channels in 8 bits, and their inputs brought to 8 bits as they come.
+    """Quantises a graph: 8-bit weights for matrix products and for convolutions over
+    many channels, whose inputs are quantised to 8 bits at run time.
 
-    Convolutions of one channel, or of two dimensions, stay, for they hold few weights;
-    and so do the products that make the spectrum, of which 8 bits would leave little.
+    Convolutions over one channel, or in two dimensions, are kept, because they hold few
+    weights; so are the products that make the spectrum, which 8 bits would ruin.
 
     Arguments
     ---------
@@ -246,7 +246,7 @@ def int8_graph(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def check_parity(graph: onnx.ModelProto, model: SpeakerModel) -> float:
-    """Compares a graph with the model at five lengths, from the shortest to a minute,
+    """Compares a graph with its model at five lengths, from the shortest to a minute,
     and in padded batches.
 
     Arguments
@@ -254,12 +254,12 @@ def check_parity(graph: onnx.ModelProto, model: SpeakerModel) -> float:
     graph : onnx.ModelProto
         Of `onnx_graph`.
     model : SpeakerModel
-        What it was made of.
+        Its source.
 
     Returns
     -------
     float
-        The largest difference of any number of an embedding.
+        The largest difference of any element of an embedding.
 
     Raises
     ------
@@ -269,23 +269,23 @@ def check_parity(graph: onnx.ModelProto, model: SpeakerModel) -> float:
     worst = 0.0
     for what, expected, found in _compared(graph, model):
         difference = (expected - found).abs().max().item()
-        if not difference <= TOLERANCE:  # NaN neither
+        if not difference <= TOLERANCE:  # also catches NaN
             raise RunError(
-                f"{model.source}: in ONNX an embedding differs by {difference:.1e}, "
-                f"{what}; {TOLERANCE} is allowed, so nothing was written"
+                f"{model.source}: in ONNX an embedding differs by {difference:.1e} "
+                f"({what}); {TOLERANCE} is allowed, so nothing was written"
             )
         worst = max(worst, difference)
     return worst
 
 
 def check_int8(graph: onnx.ModelProto, model: SpeakerModel) -> float:
-    """Like `check_parity` for a graph of `int8_graph`, whose embeddings need not be the
-    same but have to point the same way.
+    """Like `check_parity` for a graph of `int8_graph`, whose embeddings may differ in
+    value but not in direction.
 
     Returns
     -------
     float
-        The least cosine of an embedding with the model's.
+        The smallest cosine of an embedding with the model's.
 
     Raises
     ------
@@ -298,7 +298,7 @@ def check_int8(graph: onnx.ModelProto, model: SpeakerModel) -> float:
         if not cosine >= LEAST_COSINE:
             raise RunError(
                 f"{model.source}: in 8 bits an embedding has a cosine of {cosine:.3f} "
-                f"with its original, {what}; {LEAST_COSINE} is the least allowed, so "
+                f"with its original ({what}); {LEAST_COSINE} is the minimum, so "
                 "nothing was written"
             )
         least = min(least, cosine)
@@ -308,10 +308,10 @@ def check_int8(graph: onnx.ModelProto, model: SpeakerModel) -> float:
 def _compared(
     graph: onnx.ModelProto, model: SpeakerModel
 ) -> Iterator[tuple[str, torch.Tensor, torch.Tensor]]:
-    """What was embedded, and embeddings by the model and by the graph."""
+    """Yields what was embedded, and its embeddings by the model and by the graph."""
     min_samples = shortest_input(model)
     rate = model.sample_rate
-    # None of them, but for the last, is a multiple of the hop.
+    # None of them except the last is a multiple of the hop.
     lengths = [min_samples, *(int(s * rate) + 1 for s in CHECKED_SECONDS[:-1])]
     lengths.append(int(CHECKED_SECONDS[-1] * rate))
     generator = torch.Generator().manual_seed(0)
@@ -322,7 +322,7 @@ def _compared(
     try:
         onnx_model = OnnxModel(graph, model)
         found = {what: onnx_model.embed(batch) for what, batch in batches.items()}
-    except Exception as error:  # ONNX Runtime has a class for each status of its own
+    except Exception as error:  # ONNX Runtime has one class per status
         raise RunError(f"{model.source}: in ONNX: {_reason(error)}") from None
     for what, batch in batches.items():
         yield what, model.embed(batch), found[what]
@@ -335,13 +335,13 @@ def _name_dimensions(proto: onnx.ModelProto) -> None:
         shape = value.type.tensor_type.shape.dim
         for dimension, name in zip(shape, names[value.name], strict=False):
             dimension.dim_param = name
-    # Shapes inside are named after others, and a runtime finds them anew.
+    # Inner shapes use the old names; a runtime infers these shapes again.
     del proto.graph.value_info[:]
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps to itself what libraries say to those who develop them."""
+    """Suppresses what libraries log for their developers."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         logging.disable(logging.WARNING)
@@ -352,6 +352,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """An exception in one line, and no longer than one reads."""
+    """An exception in one line of limited length."""
     error = error.__cause__ or error
     return one_line(error)[:300]

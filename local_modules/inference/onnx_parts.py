@@ -1,4 +1,4 @@
-"""Stand-ins for what can't be traced into an ONNX graph as it is, or not well."""
+"""Replacements for modules that can't be traced into ONNX, or only into slow graphs."""
 
 import importlib
 import math
@@ -12,21 +12,21 @@ from torch.onnx import ops
 
 from local_modules.conformer import SelfAttention, rotary_angles
 
-PADDING = -1e9  # the product of a query and a key that no sum of others outweighs
+PADDING = -1e9  # added to the scores of padded keys, enough to mask them
 
 
 class FoldedSTFT(nn.Module):
-    """SpeechBrain's `STFT` as two matrix products, which every ONNX runtime has and
-    computes fast.
+    """SpeechBrain's `STFT` as two matrix products, which every ONNX runtime supports
+    and computes fast.
 
-    About the middle of a frame cosines are even and sines odd. So each frame is folded
-    there: the sum of its halves is all that the cosines need, the difference all that
-    the sines need, and either product is half as large.
+    Cosines are even about the middle of a frame and sines are odd, so each frame is
+    folded there: cosines need only the sum of its halves, sines only the difference,
+    and each product is half the size.
 
     Arguments
     ---------
     stft : speechbrain.processing.features.STFT
-        Whose frames, window and size it takes on.
+        The transform to replace; its framing, window and size are used.
 
     Example
     -------
@@ -42,15 +42,15 @@ class FoldedSTFT(nn.Module):
         self.n_fft, self.hop_length = stft.n_fft, stft.hop_length
         self.pad_mode = stft.pad_mode
         self.margin = stft.n_fft // 2 if stft.center else 0
-        # A window shorter than the transform stands in its middle, as in torch.stft.
+        # A window shorter than the transform is centred in it, as in torch.stft.
         before = (stft.n_fft - stft.win_length) // 2
         window = torch.zeros(stft.n_fft, dtype=torch.float64)
         window[before : before + stft.win_length] = stft.window.double()
         if stft.normalized_stft:
             window /= math.sqrt(stft.n_fft)
         self.register_buffer("window", window.float())
-        # Samples 1, 2, ... of a frame have a mirror image; the first has none, nor has
-        # the middle one of an even number.
+        # Samples 1, 2, ... of a frame have a mirror image; sample 0 has none, nor has
+        # the middle one if their number is even.
         self.n_pairs = (stft.n_fft - 1) // 2
         middle = range(self.n_pairs + 1, stft.n_fft - self.n_pairs)
         places = torch.tensor([*range(1, self.n_pairs + 1), 0, *middle])
@@ -75,8 +75,8 @@ class FoldedSTFT(nn.Module):
         return real, (first - last) @ self.sines
 
     def _frames(self, wavs: torch.Tensor) -> torch.Tensor:
-        """Overlapping frames, [batch, frames, n_fft], copied in pieces as long as hops
-        and frames have in common."""
+        """Overlapping frames, [batch, frames, n_fft], copied in pieces of
+        gcd(n_fft, hop_length) samples."""
         size = math.gcd(self.n_fft, self.hop_length)
         n_pieces = wavs.shape[1] // size
         pieces = wavs[:, : n_pieces * size].reshape(-1, n_pieces, size)
@@ -89,22 +89,22 @@ class FoldedSTFT(nn.Module):
 
 def power_spectrum(spectrum: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """SpeechBrain's `spectral_magnitude`, [batch, frames, bins], of the output of
-    `FoldedSTFT`, without an axis of two that is slow to sum over."""
+    `FoldedSTFT`, without a slow sum over an axis of length two."""
     real, imaginary = spectrum
     return real * real + imaginary * imaginary
 
 
 class WholeAttention(nn.Module):
-    """The Conformer's `SelfAttention` in the two operators that ONNX has for it. In the
-    many that it is otherwise made of, most time goes by between the products.
+    """The Conformer's `SelfAttention` in the two operators that ONNX has for it. Traced
+    into many small operators, it would spend most of its time outside the products.
 
     The mask is one more channel: 1 in each query, and `PADDING` in the keys of padding.
-    A mask proper would have to be written out for each pair of frames.
+    A regular mask would need a value for each pair of frames.
 
     Arguments
     ---------
     attention : SelfAttention
-        Whose weights it takes on.
+        The module to replace; its weights are used.
 
     Example
     -------
@@ -155,16 +155,16 @@ IN_ONNX = {STFT: FoldedSTFT, SelfAttention: WholeAttention}
 
 @contextmanager
 def traceable(graph: nn.Module) -> Iterator[None]:
-    """Exchanges for a while what can't be traced as it is: the power spectrum, which
-    is complex on its way, and the masks of ECAPA-TDNN, which ask for `len(lengths)` and
-    so fix the batch. And attention, whose trace would be slow."""
+    """Within the context, replaces what can't be traced: the power spectrum, which uses
+    complex numbers, and the masks of ECAPA-TDNN, which call `len(lengths)` and so fix
+    the batch size. Also replaces attention, whose trace would be slow."""
     exchanged = [
         (module, name, child, IN_ONNX[type(child)])
         for module in graph.modules()
         for name, child in module.named_children()
         if type(child) in IN_ONNX
     ]
-    # By an import statement they come in a lazy wrapper, whose attributes nobody reads.
+    # An import statement gives lazy wrappers; setting their attributes has no effect.
     ecapa = importlib.import_module("speechbrain.lobes.models.ECAPA_TDNN")
     features = importlib.import_module("speechbrain.lobes.features")
     masks, magnitude = ecapa.length_to_mask, features.spectral_magnitude

@@ -10,15 +10,15 @@ from speechbrain.utils.parameter_transfer import Pretrainer
 
 
 class FolderPretrainer(Pretrainer):
-    """SpeechBrain's `Pretrainer` for files of any name. Its own finds
-    `<loadable>.ckpt` in a folder or on a hub, and other names under fixed paths only.
+    """SpeechBrain's `Pretrainer` for files of any name. SpeechBrain's finds only
+    `<loadable>.ckpt` in a folder or on a hub, and other names only at fixed paths.
 
     Arguments
     ---------
     loadables : mapping
         Objects by name, as for `Pretrainer`.
     files : mapping of str to str
-        File names by loadable, beside the file that this is written in.
+        File names by loadable, in the folder of the YAML file.
     custom_hooks : mapping
         Functions that load them, as for `Pretrainer`.
 
@@ -68,7 +68,7 @@ class FolderPretrainer(Pretrainer):
 
 
 def load_statistics(normalization: InputNormalization, path: str | Path) -> None:
-    """Gives a normalisation the mean and the standard deviation in a file."""
+    """Loads the mean and the standard deviation of a normalisation from a file."""
     statistics = load_file(str(path))
     normalization.count = 1
     normalization.glob_mean = statistics["glob_mean"]

@@ -1,27 +1,27 @@
-"""The nearest of many vectors, exactly."""
+"""Exact nearest-neighbour search in many vectors."""
 
 import numpy as np
 
-EXACT_UP_TO = 300_000  # beyond, one product with all takes longer than one waits for
+EXACT_UP_TO = 300_000  # beyond this, a product with all vectors takes too long
 SHORTLIST = 64
 BLOCK = 65_536  # vectors at a time
-ROUNDING = 1e-5  # of sums in float32, beyond what 8 bits lose
+ROUNDING = 1e-5  # error of sums in float32, on top of that of 8 bits
 
 
 class NearestVectors:
-    """Finds the vectors whose product with another one is the largest.
+    """Finds the vectors with the largest inner product with a query.
 
-    Few are all multiplied. Many are searched by faiss in 8 bits first, a quarter of the
-    memory to pass through, and the best of those multiplied in full. How far 8 bits
-    move a vector is known, so that a shortlist that could miss one is made longer: the
-    answer is the same.
+    Few vectors are all multiplied. Many are first searched by faiss in 8 bits, which
+    reads a quarter of the memory, and the best of those are multiplied in full. The
+    error of 8 bits is known, so a shortlist that could miss a vector is extended: the
+    result is exact.
 
     Arguments
     ---------
     vectors : numpy.ndarray
         float32, [n, dim].
     exact_up_to : int
-        How many are few.
+        Up to how many vectors all are multiplied.
 
     Example
     -------
@@ -45,19 +45,19 @@ class NearestVectors:
             )
 
     def __call__(self, vector: np.ndarray, k: int) -> np.ndarray:
-        """The nearest.
+        """Finds the vectors nearest to a query.
 
         Arguments
         ---------
         vector : numpy.ndarray
             float32, [dim].
         k : int
-            How many, at most as many as there are.
+            How many to find; at most all are returned.
 
         Returns
         -------
         numpy.ndarray
-            Their rows, the nearest first; of equals, the one that was given first.
+            Their rows, nearest first; equally near ones in the order given.
         """
         if self._index is None:
             rows, _ = _best(np.arange(len(self._vectors)), self._vectors @ vector, k)
@@ -69,7 +69,7 @@ class NearestVectors:
             rounded, (shortlist,) = self._index.search(vector[np.newaxis], n)
             products = self._vectors[shortlist] @ vector
             rows, products = _best(shortlist, products, k)
-            # What was left out comes no nearer than this.
+            # This bounds the products of all vectors left out.
             if n == len(self._vectors) or products[-1] > rounded[0, -1] + error:
                 return rows
             n *= 8
@@ -77,7 +77,7 @@ class NearestVectors:
 
 def _best(rows, products, k) -> tuple[np.ndarray, np.ndarray]:
     if k < len(rows):
-        # All that equal the last of them, for the order below to choose from.
+        # Keeps all ties with the last one, for the sort below to choose from.
         kept = products >= np.partition(products, -k)[-k]
         rows, products = rows[kept], products[kept]
     order = np.lexsort((rows, -products))[:k]
@@ -85,7 +85,7 @@ def _best(rows, products, k) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _in_8_bits(vectors):
-    import faiss  # here: few have that many voices
+    import faiss  # here, because it is rarely needed
 
     kind = faiss.ScalarQuantizer.QT_8bit
     product = faiss.METRIC_INNER_PRODUCT

@@ -1,5 +1,5 @@
-"""A trained speaker model, ready to embed: a folder that training has written, or any
-other that SpeechBrain's `EncoderClassifier` loads."""
+"""A trained speaker model, ready to embed: a folder written by training, or any other
+that SpeechBrain's `EncoderClassifier` loads."""
 
 import hashlib
 import os
@@ -31,8 +31,8 @@ from local_modules.inference.verifier import SpeakerVerifier
 
 logger = get_logger(__name__)
 
-INTERFACE = "custom.py"  # of a folder that training has written
-KNOW_NO_PADDING = (ResNet, Xvector)  # as models on a hub have them, unwrapped
+INTERFACE = "custom.py"  # in folders written by training
+KNOW_NO_PADDING = (ResNet, Xvector)  # unwrapped in models on a hub
 
 
 class SpeakerModel:
@@ -46,18 +46,18 @@ class SpeakerModel:
         Where to compute.
     trust : bool
         Loads the model unchecked, and runs its `custom.py` if it has one. Both can
-        run any code.
+        run arbitrary code.
 
     Attributes
     ----------
     backend : Backend | None
-        What it has for scores beyond the cosine.
+        For scoring beyond the cosine, if the model has it.
 
     Raises
     ------
     InputError
-        There is no such device, no model that can be loaded, or it isn't trusted and
-        holds more than plain parameters of known parts
+        There is no such device; the model does not exist or can't be loaded; it isn't
+        trusted and holds more than plain parameters of known parts
         (`local_modules.inference.trust`); or its backend is another model's.
     """
 
@@ -97,7 +97,7 @@ class SpeakerModel:
                 raise
             except Exception as error:
                 raise InputError(
-                    f"{source}: is no speaker model: {one_line(error)}"
+                    f"{source}: is not a speaker model: {one_line(error)}"
                 ) from error
         mods = self.classifier.mods
         if isinstance(mods.embedding_model, KNOW_NO_PADDING):
@@ -108,8 +108,8 @@ class SpeakerModel:
             self._check_backend()
 
     def _fingerprint(self, text: str) -> str:
-        """Differs between models that may embed differently; the threshold has no part
-        in that."""
+        """Differs between models that may embed differently; the threshold is left
+        out."""
         digest = hashlib.sha256(THRESHOLD.sub("", text).encode())
         for name, value in sorted(self.classifier.mods.state_dict().items()):
             digest.update(name.encode())
@@ -118,15 +118,15 @@ class SpeakerModel:
         return digest.hexdigest()
 
     def _check_backend(self) -> None:
-        """Makes sure that it is of this model."""
+        """Checks that the backend is of this model."""
         try:
             width = self.embed([torch.zeros(self.sample_rate)]).shape[-1]
         except RuntimeError:
-            return  # what it can't embed is told of each file
+            return  # what can't be embedded is reported per file
         if width != len(self.backend.mean):
             raise InputError(
-                f"{self.source}: its {STATISTICS} is of embeddings of "
-                f"{len(self.backend.mean)} numbers; the model makes {width}"
+                f"{self.source}: its {STATISTICS} is for embeddings of "
+                f"{len(self.backend.mean)} numbers; the model's have {width}"
             )
 
     def read(self, path: Path, start: int = 0, stop: int | None = None) -> torch.Tensor:
@@ -136,7 +136,7 @@ class SpeakerModel:
         Raises
         ------
         InputError
-            It can't be decoded, breaks off, or holds nothing, NaN or infinity.
+            It can't be decoded, is truncated or empty, or holds NaN or infinity.
         """
         return read_waveform(path, self.sample_rate, start, stop)
 
@@ -149,21 +149,21 @@ class SpeakerModel:
 
 
 def kept_beside(source: str | os.PathLike, name: str) -> Path:
-    """Where a file is kept that belongs to a model but is no part of it.
+    """The path of a file that belongs to a model but is not part of it.
 
     Arguments
     ---------
     source : str or os.PathLike
         The model.
     name : str
-        Of the file.
+        The file's name.
 
     Returns
     -------
     Path
-        Beside the model's folder, which a new training replaces; of a model from the
-        hub, or where it can't be written to, also because it is somebody else's, in
-        results/ and with the model's name before it.
+        Beside the model's folder, because a new training replaces that folder; for a
+        model from the hub, or if the place is not writable, in results/ with the
+        model's name as a prefix.
     """
     folder = Path(source).resolve()
     if folder.is_dir():
@@ -182,8 +182,8 @@ def _backend_of(source: str, folder: str) -> Backend | None:
             fetch(name, source, folder, local_strategy=LocalStrategy.COPY)
         except LocalEntryNotFoundError:
             logger.warning(
-                f"{source}: {name} is not on this machine, and the hub can't be asked "
-                "for it; without it, scores are less sure"
+                f"{source}: {name} is not on this machine, and the hub can't be "
+                "reached; without it, scores are less reliable"
             )
         except EntryNotFoundError:
             pass

@@ -1,7 +1,7 @@
-"""What is said in a recording: its speech alone, at a model's sample rate.
+"""Reads recordings and keeps their speech, at a model's sample rate.
 
-A recording from anywhere may be anything. What can't be used ends in one line that says
-why, before anybody takes its score for an answer.
+A recording may hold anything. One that can't be used raises a one-line error that says
+why, rather than giving a meaningless score.
 """
 
 import os
@@ -20,37 +20,37 @@ from local_modules.errors import InputError
 
 RATES = 4000, 192_000  # Hz
 MAX_CHANNELS = 2
-# libsndfile reads on where there are fewer samples than a header says, and notes it in
-# its log. Programs that write to a pipe leave the largest number there.
+# libsndfile reads files that have fewer samples than their header says, and only notes
+# it in its log. Programs that write to a pipe leave the largest number in the header.
 SIZES = r"data|Data Size|SSND|BODY|riff|Riff size"
 SHORTER = re.compile(rf"^ *(?:{SIZES}) *: (\d+) \(should be (\d+)\)", re.MULTILINE)
 MAX_OGG_PAGE = 65_307  # octets
 BLOCK_SECONDS = 30  # decoded at a time
 MIN_SPEECH_SECONDS = 0.5
-MAX_SPEECH_SECONDS = 3600.0  # more of it says nothing new
+MAX_SPEECH_SECONDS = 3600.0  # more of it adds nothing
 FRAME_SECONDS = 0.03
-MODEL_RATES = 8000, 16_000, 32_000, 48_000  # Hz; webrtcvad knows no others
-STRICTNESS = 2  # of webrtcvad, 0 to 3
-JOIN_FRAMES, MARGIN_FRAMES = 10, 3  # short pauses stay, and some of what is around
+MODEL_RATES = 8000, 16_000, 32_000, 48_000  # Hz; webrtcvad supports no others
+STRICTNESS = 2  # aggressiveness of webrtcvad, 0 to 3
+JOIN_FRAMES, MARGIN_FRAMES = 10, 3  # short pauses stay, and a margin around speech
 MIN_PEAK = 10 ** (-50 / 20)  # of full scale
-MIN_SPREAD_DB = 2.0  # of the level of frames: that of speech is 5 and more
+MIN_SPREAD_DB = 2.0  # of the level of frames; speech has 5 or more
 CLIPPED = 0.999  # of full scale
-AUDIBLY_CLIPPED = 0.01  # share of samples beyond which a person should know
-NO_HEADER = "can't be decoded: does not say what it holds"
+AUDIBLY_CLIPPED = 0.01  # share of samples beyond which to warn
+NO_HEADER = "can't be decoded: raw audio without a header"
 
 
 @dataclass(frozen=True)
 class Quality:
-    """What a recording is like.
+    """Measurements of a recording.
 
     Arguments
     ---------
     seconds : float
-        Duration of it, as far as it was read.
+        Its duration, as far as it was read.
     speech_seconds : float
-        Of its speech.
+        Duration of its speech.
     level_db : float
-        Of the speech, in dB relative to full scale.
+        RMS level of the speech, in dB relative to full scale.
     clipped : float
         Share of the speech's samples at full scale.
     """
@@ -62,10 +62,11 @@ class Quality:
 
     @property
     def warning(self) -> str | None:
-        """What makes answers about it less sure, if anything."""
+        """Why answers about it are less reliable, if they are."""
         if self.clipped <= AUDIBLY_CLIPPED:
             return None
-        return f"is clipped, {100 * self.clipped:.0f} % of it: the answer is less sure"
+        share = f"{100 * self.clipped:.0f} % of its samples"
+        return f"is clipped, {share}: the answer is less reliable"
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Speech:
     samples : torch.Tensor
         Mono, pauses taken out, float32, [time].
     quality : Quality
-        What the recording is like.
+        Measurements of the recording.
     """
 
     samples: torch.Tensor
@@ -101,14 +102,14 @@ def read_speech(path: str | os.PathLike, sample_rate: int) -> Speech:
     Raises
     ------
     InputError
-        There is no such file; it can't be decoded, breaks off, or holds no speech, or
+        There is no such file; it can't be decoded, is truncated, or holds no speech or
         too little.
     """
     parts, peak, n_samples, n_speech = [], 0.0, 0, 0
     for block in _blocks(Path(path), sample_rate, MAX_CHANNELS):
         n_samples += len(block)
         peak = max(peak, float(np.abs(block).max(initial=0.0)))
-        # A stretch that is no copy would keep its block in memory.
+        # Without the copy, a stretch would keep its whole block in memory.
         found = [stretch.copy() for stretch in _speech_of(block, sample_rate)]
         parts += found
         n_speech += sum(map(len, found))
@@ -120,7 +121,7 @@ def read_speech(path: str | os.PathLike, sample_rate: int) -> Speech:
     if peak < MIN_PEAK:
         raise InputError(
             f"{path}: {seconds:.1f} s of silence, or too quiet (peak "
-            f"{_db(peak):.0f} dB of full scale, at least {_db(MIN_PEAK):.0f} wanted)"
+            f"{_db(peak):.0f} dBFS, at least {_db(MIN_PEAK):.0f} needed)"
         )
     samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
     speech_seconds = len(samples) / sample_rate
@@ -143,7 +144,7 @@ def read_waveform(
     start: int = 0,
     stop: int | None = None,
 ) -> torch.Tensor:
-    """Reads a recording, or a stretch of it, pauses and all.
+    """Reads a recording, or a stretch of it, including pauses.
 
     Arguments
     ---------
@@ -163,8 +164,8 @@ def read_waveform(
     Raises
     ------
     InputError
-        There is no such file; it can't be decoded, breaks off, ends before `stop`, or
-        holds nothing, NaN or infinity.
+        There is no such file; it can't be decoded, is truncated or empty, ends before
+        `stop`, or holds NaN or infinity.
     """
     blocks = list(_blocks(Path(path), sample_rate, start=start, stop=stop))
     if not blocks:
@@ -185,7 +186,7 @@ def _blocks(
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     if not stat.S_ISREG(status.st_mode):
-        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "no regular file"
+        kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
         raise InputError(f"{path}: is {kind}")
     if not status.st_size:
         raise InputError(f"{path}: is empty")
@@ -202,19 +203,19 @@ def _blocks(
                 file.seek(start)
             left = wanted = end - start
             n = BLOCK_SECONDS * file.samplerate
-            # Not file.blocks, which gives back what was in memory where samples lack.
+            # Not file.blocks, which returns stale memory where samples are missing.
             while len(block := file.read(min(n, left), "float32", always_2d=True)):
                 if not np.isfinite(block).all():
-                    raise InputError(f"{path}: holds samples that are no numbers")
+                    raise InputError(f"{path}: holds NaN or infinite samples")
                 left -= len(block)
                 yield normalise(torch.from_numpy(block), file.samplerate).numpy()
             if left:
                 raise InputError(f"{path}: {_breaks_off(wanted - left, wanted)}")
-    except TypeError:  # of what soundfile takes for samples without a header
+    except TypeError:  # from soundfile, for raw audio without a header
         raise InputError(f"{path}: {NO_HEADER}") from None
     except (OSError, RuntimeError) as error:
         reason = getattr(error, "error_string", None) or str(error)
-        if reason.startswith("File does not exist"):  # so it says of some that do
+        if reason.startswith("File does not exist"):  # even for files that exist
             reason = "Format not recognised."
         raise InputError(f"{path}: can't be decoded: {reason.strip()}") from None
 
@@ -224,24 +225,24 @@ def _check_header(
 ) -> None:
     if max_channels is not None and file.channels > max_channels:
         raise InputError(
-            f"{path}: has {file.channels} channels; one or two can be taken: save the "
-            "one that the speaker is on"
+            f"{path}: has {file.channels} channels; one or two are supported: save "
+            "the one with the speaker"
         )
     low, high = RATES
     if not low <= file.samplerate <= high:
         raise InputError(
             f"{path}: has a sample rate of {file.samplerate} Hz; {low} to {high} Hz "
-            "can be taken"
+            "are supported"
         )
     for declared, actual in SHORTER.findall(file.extra_info):
         if int(actual) < int(declared) < 0x7FFFFFFF:
             raise InputError(f"{path}: {_breaks_off(int(actual), int(declared))}")
     if file.format == "OGG" and _ends_within_a_page(path):
-        raise InputError(f"{path}: breaks off in the middle of a page of Ogg")
+        raise InputError(f"{path}: is truncated within an Ogg page")
 
 
 def _ends_within_a_page(path: Path) -> bool:
-    """Whether an Ogg file, which declares no length, was cut short: pages do (RFC
+    """Whether an Ogg file is truncated: it declares no length, but its pages do (RFC
     3533, section 6)."""
     with open(path, "rb") as file:
         file.seek(max(0, path.stat().st_size - MAX_OGG_PAGE))
@@ -254,7 +255,7 @@ def _ends_within_a_page(path: Path) -> bool:
 
 
 def _breaks_off(actual: int, declared: int) -> str:
-    return f"breaks off after {100 * actual // declared} % of what it declares"
+    return f"is truncated to {100 * actual // declared} % of the length it declares"
 
 
 def _speech_of(block: np.ndarray, sample_rate: int) -> list[np.ndarray]:
@@ -281,10 +282,10 @@ def _speech_of(block: np.ndarray, sample_rate: int) -> list[np.ndarray]:
 
 
 def _spread_db(samples: np.ndarray, sample_rate: int) -> float:
-    """How much the level of frames varies: webrtcvad takes noise and tones for speech,
-    whose level stays what it is."""
+    """Standard deviation of the level of frames: webrtcvad takes noise and tones for
+    speech, but their level stays constant."""
     n = int(FRAME_SECONDS * sample_rate)
-    # Broken files hold samples whose squares float32 can't.
+    # Broken files hold samples whose squares overflow float32.
     frames = samples[: len(samples) // n * n].reshape(-1, n).astype(np.float64)
     return float(np.std([_db(level) for level in np.sqrt((frames**2).mean(axis=1))]))
 

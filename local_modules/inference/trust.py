@@ -1,13 +1,12 @@
-"""Checks a model folder that comes from elsewhere before anything in it is made.
+"""Checks an untrusted model folder before any object in it is made.
 
-HyperPyYAML calls whatever a file names, and a pickle does as well. Here the YAML is
-read as a tree of nodes, of which no object is made, and may hold little: plain values,
-plain references, and the parts in `ALLOWED`. SpeechBrain then gets a copy in which the
-weights are written anew from their tensors, so that nothing can change between the
-check and the loading, and no pickle of the folder's is ever run by an unrestricted
-unpickler.
+HyperPyYAML calls whatever a file names, and so does a pickle. Here the YAML is read as
+a tree of nodes, without making objects, and may only hold plain values, plain
+references and the parts in `ALLOWED`. SpeechBrain then gets a copy in which the weights
+are rewritten from their tensors, so that nothing can change between the check and the
+loading, and none of the folder's pickles reaches an unrestricted unpickler.
 
-It keeps code from running. It is no limit on memory or time: a model may be as large
+This keeps code from running. It does not limit memory or time: a model may be as large
 as its YAML says.
 """
 
@@ -37,7 +36,7 @@ HPARAMS = "hyperparams.yaml"
 ENCODER = "speechbrain.dataio.encoder.CategoricalEncoder"
 PRETRAINER = "speechbrain.utils.parameter_transfer.Pretrainer"
 FOLDER_PRETRAINER = "local_modules.inference.pretrainer.FolderPretrainer"
-# What each of them may be given, by name.
+# The arguments that each may be given.
 PRETRAINERS = {
     PRETRAINER: ("loadables", "paths"),
     FOLDER_PRETRAINER: ("loadables", "files", "custom_hooks"),
@@ -47,7 +46,7 @@ HOOKS = {
     "!name:local_modules.inference.pretrainer.load_statistics",
 }
 # Classes by full name, never a package: speechbrain.utils alone runs shell commands,
-# downloads and unpickles. None of these opens a file or calls what it is given,
+# downloads and unpickles. None of these opens a file or calls its arguments,
 # except parts of this list; the pretrainer's arguments are checked below.
 ALLOWED = {
     ENCODER,
@@ -88,26 +87,26 @@ PLAIN = {
     for kind in ("map", "seq", "str", "int", "float", "bool", "null")
 }
 OBJECT = re.compile(r"!(?:new|name):(.*)")
-# HyperPyYAML hands what stands in a pair of brackets to a YAML loader that makes any
-# object, whether it is tagged !tuple or only looks so.
+# HyperPyYAML passes text in parentheses, tagged !tuple or not, to a YAML loader that
+# makes any object.
 TUPLE = re.compile(r"\([\d\s.,eE+-]*\)")
 KEY = r"<\w+(?:\[\w+\])*>"  # no dot: HyperPyYAML would fetch an attribute
 REFERENCE = re.compile(KEY, re.ASCII)
-# Around references only what a path needs: what looks like arithmetic is evaluated,
-# and powers and repeated strings grow without bound.
+# Around references, only what a path needs: HyperPyYAML evaluates what looks like
+# arithmetic, and powers and repeated strings grow without bound.
 PATH_REFERENCE = re.compile(rf"(?:{KEY}|[\w./-])*", re.ASCII)
 PATH_PART = re.compile(r"[\w.:/@ -]{0,200}", re.ASCII)
 NAME = re.compile(r"\w+", re.ASCII)
 MAX_BYTES = 256 * 1024
-MAX_NODES = 20_000  # with every alias written out
+MAX_NODES = 20_000  # with all aliases expanded
 WAY_OUT = "--trust loads a folder that you have made or audited yourself"
-# Variables of the environment that torch.load looks at each time.
+# Environment variables that torch.load reads at each call.
 TENSORS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 ANY_PICKLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 
 
 class Loadable(NamedTuple):
-    """What has to be loaded: its class, its name, and its file."""
+    """A part with parameters to load: its class, its name and its file."""
 
     kind: str
     name: str
@@ -115,19 +114,19 @@ class Loadable(NamedTuple):
 
 
 def checked_copy(source: str | os.PathLike, folder: str | os.PathLike) -> None:
-    """Checks a model and writes what SpeechBrain's `from_hparams` needs of it, under
+    """Checks a model and copies what SpeechBrain's `from_hparams` needs of it, under
     the names that it looks for first.
 
-    The files that the pretrainer's paths name are taken from `source` whatever
-    folder or hub stands in front of their names.
+    The files in the pretrainer's paths are taken from `source`, whatever folder or hub
+    these paths name.
 
     Arguments
     ---------
     source : str or os.PathLike
-        A folder, or whatever else `speechbrain.utils.fetching.fetch` knows; all its
-        files are fetched before anything is made of them.
+        A folder, or any other source of `speechbrain.utils.fetching.fetch`; all its
+        files are fetched before any object is made of them.
     folder : str or os.PathLike
-        Where to: an empty folder of one's own. Pass it as `source` and `savedir`.
+        The destination: an empty private folder. Pass it as `source` and `savedir`.
 
     Raises
     ------
@@ -151,8 +150,8 @@ def checked_copy(source: str | os.PathLike, folder: str | os.PathLike) -> None:
 
 @contextlib.contextmanager
 def tensors_only() -> Iterator[None]:
-    """While a checked copy is loaded, torch makes nothing but tensors of its files,
-    whatever the environment says of pickles."""
+    """Within the context, in which a checked copy is loaded, torch makes only tensors
+    from files, whatever the environment says about pickles."""
     names = TENSORS_ONLY, ANY_PICKLE
     before = {name: os.environ.pop(name) for name in names if name in os.environ}
     os.environ[TENSORS_ONLY] = "1"
@@ -164,12 +163,12 @@ def tensors_only() -> Iterator[None]:
 
 
 def check_is_model(source: str | os.PathLike) -> None:
-    """Checks that a model can be meant, before a hub is asked for it.
+    """Checks that `source` can be a model, before it is looked for on a hub.
 
     Raises
     ------
     InputError
-        There is no such folder, and it is no name on a hub; or it is that of a run.
+        It is neither a folder nor a name on a hub; or it is the folder of a run.
     """
     path = Path(source)
     if (path / "model" / HPARAMS).is_file():
@@ -179,8 +178,8 @@ def check_is_model(source: str | os.PathLike) -> None:
     is_name = str(source).count("/") == 1 and not path.is_absolute()
     if not is_name or path.parent.is_dir():
         raise InputError(
-            f"{source}: is no speaker model: there is no such folder, and models on a "
-            "hub are called OWNER/NAME"
+            f"{source}: is not a speaker model: there is no such folder, and models on "
+            "a hub are called OWNER/NAME"
         )
 
 
@@ -189,29 +188,31 @@ def _fetched(filename, source, folder, save_filename) -> Path:
         path, root = Path(source, filename), Path(source).resolve()
         if not path.resolve().is_relative_to(root):
             raise InputError(
-                f"{path}: is a link out of the folder, to {path.resolve()}; allowed "
-                f"are files in it; {WAY_OUT}"
+                f"{path}: is a link out of the folder, to {path.resolve()}; only "
+                f"files in it are allowed; {WAY_OUT}"
             )
         if not path.is_file():
-            raise InputError(f"{source}: is no speaker model: has no file {filename}")
+            raise InputError(
+                f"{source}: is not a speaker model: has no file {filename}"
+            )
     return fetch(filename, source, folder, save_filename, LocalStrategy.COPY)
 
 
 def _check_hparams(path: Path, name: str) -> list[Loadable]:
-    """Checks a YAML file that messages call `name`; what has to be loaded."""
+    """Checks a YAML file, called `name` in messages; returns what is to be loaded."""
     if path.stat().st_size > MAX_BYTES:
         _refuse(name, f"more than {MAX_BYTES} bytes", "shorter files")
     try:
         text = path.read_text(encoding="utf-8")
         for number, line in enumerate(text.splitlines(), 1):
             if line.lstrip("\ufeff").startswith("%"):
-                # It could give another meaning to the tags below.
-                _refuse(f"{name}:{number}", f"the directive {line!r}", "none")
+                # It could redefine the tags below.
+                _refuse(f"{name}:{number}", f"the directive {line!r}", "plain YAML")
         written = ruamel.yaml.YAML().compose(io.StringIO(text))
         _Tree(written, name).check()
-        # What is left is safe to resolve. The result is read once more, by the loader
-        # that will make the objects: it may see tuples and tags where the first did
-        # not, and references are gone.
+        # What is left is safe to resolve. The result is checked again, as read by the
+        # loader that will make the objects: it may see tuples and tags where the first
+        # did not, and references are resolved.
         resolved = resolve_references(text).getvalue()
         root = ruamel.yaml.Loader(resolved).get_single_node()
         tree = _Tree(root, name, is_resolved=True)
@@ -221,7 +222,7 @@ def _check_hparams(path: Path, name: str) -> list[Loadable]:
         mark = getattr(error, "problem_mark", None)
         where = f"{name}:{mark.line + 1}" if mark else name
         problem = getattr(error, "problem", None) or error
-        raise InputError(f"{where}: is no YAML: {one_line(problem)}") from None
+        raise InputError(f"{where}: is not valid YAML: {one_line(problem)}") from None
     except RecursionError:
         _refuse(name, "values nested too deep, or within themselves", "plain ones")
     except (ValueError, TypeError, LookupError, ArithmeticError) as error:
@@ -229,19 +230,19 @@ def _check_hparams(path: Path, name: str) -> list[Loadable]:
 
 
 class _Tree:
-    """The nodes of a YAML file that messages call `name`, before or after references
-    are resolved; only then do lines differ from those of the file."""
+    """The nodes of a YAML file, called `name` in messages, before or after references
+    are resolved; after that, line numbers differ from those of the file."""
 
     def __init__(self, root, name: str, is_resolved: bool = False):
         self._root = root
         self._name = name
         self._is_resolved = is_resolved
         self._sizes: dict[int, int | None] = {}
-        self._hooks: set[int] = set()  # where a function may be named
+        self._hooks: set[int] = set()  # nodes that may name a function
 
     def check(self) -> None:
         if not isinstance(self._root, ruamel.yaml.MappingNode):
-            raise InputError(f"{self._name}: is no mapping of keys to values")
+            raise InputError(f"{self._name}: is not a mapping of keys to values")
         self._check_node(self._root)
         for key, _ in self._root.value:
             if key.value in RunOptions().as_dict():
@@ -249,7 +250,7 @@ class _Tree:
                 self._refuse(key, found, "what describes the model")
 
     def loadables(self) -> list[Loadable]:
-        """What has parameters."""
+        """The parts with parameters to load."""
         pretrainer = dict(self._items(self._root)).get("pretrainer")
         if (
             pretrainer is None
@@ -269,7 +270,7 @@ class _Tree:
         return found
 
     def _check_node(self, node) -> int:
-        """Checks a node and what is below it; how many these are."""
+        """Checks a node and all below it; returns their number."""
         size = self._sizes.get(id(node), 0)
         if size is None:
             self._refuse(node, "a value within itself", "plain ones")
@@ -329,7 +330,7 @@ class _Tree:
         if (looks_so or node.tag == "!tuple") and not TUPLE.fullmatch(node.value):
             self._refuse(node, f"the tuple {node.value!r}", "tuples of numbers")
         if "<" in value and node.tag != "!ref":
-            # A reference to this would be followed further.
+            # A reference to this text would be resolved further.
             self._refuse(node, f"the text {value!r}", "references behind !ref")
 
     def _check_reference(self, node) -> None:
@@ -361,10 +362,11 @@ class _Tree:
                 self._hooks |= {id(hook) for _, hook in value.value}
 
     def _check_path(self, node) -> None:
-        """A name on the hub in front of the file is all right, as the file is taken
-        from the folder; what names another place is not what it seems."""
+        """A hub's name before the file's is allowed, because the file is taken from the
+        folder; a path to any other place is refused."""
         if not isinstance(node.value, str) or node.tag not in (*PLAIN, "!ref"):
-            self._refuse(node, "a path that is no text", "names of files in the folder")
+            found = "a path that is not text"
+            self._refuse(node, found, "names of files in the folder")
         text = node.value
         if node.tag == "!ref":
             text = REFERENCE.sub(lambda key: self._text_of(key[0]), text)
@@ -395,8 +397,8 @@ class _Tree:
 
 
 def _check_labels(path: Path, name: str) -> None:
-    """SpeechBrain reads labels with `ast.literal_eval`, which runs no code; here for
-    the message."""
+    """Checks labels, for a clear message; SpeechBrain reads them with
+    `ast.literal_eval`, which runs no code."""
     with open(path, encoding="utf-8", errors="replace") as file:
         for number, line in enumerate(file, 1):
             if line == CategoricalEncoder.EXTRAS_SEPARATOR:
@@ -411,24 +413,25 @@ def _check_labels(path: Path, name: str) -> None:
 
 
 def _rewrite_tensors(path: Path, name: str) -> None:
-    """Reads a file of safetensors and writes them over it: such a file can be one of
-    torch's too, and which of them SpeechBrain takes it for depends on the pretrainer.
-    """
+    """Rewrites a safetensors file from its tensors: a file can be valid both as
+    safetensors and as a torch file, and how SpeechBrain reads it depends on the
+    pretrainer."""
     try:
-        # Clones, for what is read may still be in the file.
+        # Cloned, because loaded tensors may be mapped from the file.
         tensors = {name: t.clone() for name, t in load_file(str(path)).items()}
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{name}: is no file of tensors: {one_line(error)}") from None
+        problem = one_line(error)
+        raise InputError(f"{name}: is not a file of tensors: {problem}") from None
     save_file(tensors, str(path))
 
 
 def _rewrite_weights(path: Path, name: str) -> None:
-    """Reads a file of tensors and writes them over it.
+    """Rewrites a torch file from its tensors.
 
-    `weights_only` reads a pickle with an interpreter of torch's own that can make
-    tensors and plain containers and calls nothing else, which is as good as none.
-    SpeechBrain leaves it to torch's default, which depends on the environment
-    (`tensors_only`): what it reads is therefore written here.
+    `weights_only` reads a pickle with torch's own interpreter, which makes tensors and
+    plain containers and calls nothing else. SpeechBrain leaves that to torch's default,
+    which depends on the environment (`tensors_only`): the file that it reads is
+    therefore written here.
     """
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
@@ -437,7 +440,8 @@ def _rewrite_weights(path: Path, name: str) -> None:
         found = f"a pickle that asks for {match[1]}" if match else "a pickle of objects"
         _refuse(name, found, "files of tensors")
     except (OSError, RuntimeError, ValueError, LookupError, EOFError) as error:
-        raise InputError(f"{name}: is no file of tensors: {one_line(error)}") from None
+        problem = one_line(error)
+        raise InputError(f"{name}: is not a file of tensors: {problem}") from None
     torch.save(weights, path)
 
 
@@ -446,6 +450,6 @@ def _short_tag(tag: str) -> str:
 
 
 def _refuse(where: str, found: str, allowed: str):
-    """Raises what says so, in one line."""
+    """Raises an `InputError` of one line."""
     found = " ".join(found.split())[:200]
-    raise InputError(f"{where}: {found} is not allowed, but {allowed}; {WAY_OUT}")
+    raise InputError(f"{where}: {found} is not allowed, only {allowed}; {WAY_OUT}")

@@ -1,4 +1,4 @@
-"""Is this the same person? A trained model, asked about recordings."""
+"""Speaker verification of recordings with a trained model."""
 
 import os
 from collections.abc import Sequence
@@ -24,20 +24,20 @@ from local_modules.scoring import subtract_mean
 
 WINDOW_SECONDS = 20.0
 WINDOWS_AT_A_TIME = 6
-MOST_SURE = 0.999  # no calibration is good enough to say more
-THRESHOLD = 0.25  # on the cosine: SpeechBrain's, for models that bring none
+MOST_SURE = 0.999  # no calibration is good enough to claim more
+THRESHOLD = 0.25  # on the cosine: SpeechBrain's, for models without one
 
 
 @dataclass(frozen=True)
 class Voice:
-    """What a model makes of a recording's speech.
+    """The embedding of a recording's speech.
 
     Arguments
     ---------
     vector : numpy.ndarray
         The embedding, float32, [emb_dim].
     quality : Quality
-        What the recording is like.
+        Measurements of the recording.
     """
 
     vector: np.ndarray
@@ -46,19 +46,19 @@ class Voice:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is to be thought of one speaker's recordings and another recording.
+    """The comparison of one speaker's recordings with another recording.
 
     Arguments
     ---------
     score : float
         Cosine, from -1 to 1.
     llr : float | None
-        Natural logarithm of how much likelier it is with one speaker than with two;
-        None for a model without a calibration.
+        Log-likelihood ratio of one speaker against two, natural logarithm; None for a
+        model without a calibration.
     probability : float | None
-        That it is the same speaker, by the ratio and the prior.
+        That it is the same speaker, from the ratio and the prior.
     same : bool
-        The decision: the likelier of both, or without a calibration by the model's
+        The decision: by the probability, or without a calibration by the model's
         threshold on the cosine.
     """
 
@@ -69,12 +69,12 @@ class Verdict:
 
 
 class ListeningModel(SpeakerModel):
-    """A model that embeds the speech of a recording rather than all of it.
+    """A model that embeds only the speech of a recording, without pauses.
 
     Raises
     ------
     InputError
-        As `SpeakerModel`; or speech can't be told from pauses at its sample rate.
+        As `SpeakerModel`; or speech detection doesn't support its sample rate.
     """
 
     def __init__(self, source: str, device: str = "cpu", trust: bool = False):
@@ -82,10 +82,10 @@ class ListeningModel(SpeakerModel):
         if self.sample_rate not in MODEL_RATES:
             *rates, last = MODEL_RATES
             raise InputError(
-                f"{source}: is a model for {self.sample_rate} Hz; speech is found at "
-                f"{', '.join(map(str, rates))} or {last} Hz only"
+                f"{source}: is a model for {self.sample_rate} Hz; speech detection "
+                f"needs {', '.join(map(str, rates))} or {last} Hz"
             )
-        # Its embeddings are not those of the whole files.
+        # Its embeddings differ from those of whole files.
         self.fingerprint += ":speech"
 
     def read(self, path: Path) -> torch.Tensor:
@@ -100,7 +100,7 @@ class ListeningModel(SpeakerModel):
 
 
 class Verifier:
-    """A trained model and all that its folder has for scoring.
+    """A trained model with its backend for scoring.
 
     Arguments
     ---------
@@ -114,8 +114,8 @@ class Verifier:
     Raises
     ------
     InputError
-        There is no model that can be loaded, or that is safe to load; or its threshold
-        is no finite number.
+        The model does not exist, can't be loaded or is not safe to load; or its
+        threshold is not a finite number.
 
     Example
     -------
@@ -147,9 +147,9 @@ class Verifier:
         return self.backend is not None and self.backend.calibration is not None
 
     def directions(self, vectors: np.ndarray) -> torch.Tensor:
-        """Embeddings [count, emb_dim] as the search and the map compare them: of length
-        one, the mean of the cohort subtracted where the model has it. The score of a
-        `Verdict` is of the embeddings as they are."""
+        """Embeddings [count, emb_dim] as the search and the map compare them: with the
+        cohort's mean subtracted, if the model has it, and of length one. The score of a
+        `Verdict` is computed from unmodified embeddings."""
         mean = None if self.backend is None else self.backend.mean
         return subtract_mean(torch.from_numpy(vectors), mean)
 
@@ -159,7 +159,7 @@ class Verifier:
         Raises
         ------
         InputError
-            It can't be read, holds no speech, or samples too large to compute with.
+            It can't be read, holds no speech, or has samples too large to embed.
         """
         speech = read_speech(path, self.model.sample_rate)
         windows = windows_of(speech.samples, self.model.sample_rate, WINDOW_SECONDS)
@@ -185,7 +185,7 @@ class Verifier:
         tested: Voice,
         prior: float = 0.5,
     ) -> list[Verdict]:
-        """Compares a recording with those of each of some speakers.
+        """Compares a recording with each of several speakers.
 
         Arguments
         ---------
@@ -194,12 +194,12 @@ class Verifier:
         tested : Voice
             The recording.
         prior : float
-            Prior probability that the two are one speaker.
+            Prior probability of the same speaker.
 
         Returns
         -------
         list of Verdict
-            For each speaker.
+            One for each speaker.
         """
         members = np.split(
             np.arange(sum(map(len, enrolled))), np.cumsum([len(v) for v in enrolled])
@@ -221,7 +221,7 @@ class Verifier:
 
 
 def certainty(probability: float) -> str:
-    """How sure a decision is whose probability this is, or that of its opposite.
+    """How sure a decision is, in words, given its probability or its complement.
 
     Example
     -------

@@ -6,15 +6,15 @@ from local_modules.masking import pad_to_multiple
 
 
 class SpeakerVerifier(SpeakerRecognition):
-    """SpeechBrain's `SpeakerRecognition` with the threshold of this model, which is
-    the one of the equal error rate on its validation speakers."""
+    """SpeechBrain's `SpeakerRecognition` with this model's own threshold, the one at
+    the equal error rate on its validation speakers."""
 
     HPARAMS_NEEDED = ["threshold"]
 
     def encode_batch(self, wavs, wav_lens=None, normalize=False):
-        """As in SpeechBrain, with whole frames of padding: where the network masks it,
-        as the Conformer does and ECAPA-TDNN does not, a padded waveform gives the
-        embedding that it gives alone."""
+        """As in SpeechBrain, with padding to whole frames: if the network masks it, as
+        the Conformer does and ECAPA-TDNN does not, a waveform has the same embedding
+        with and without padding."""
         if wav_lens is not None:
             hop = self.mods.compute_features.compute_STFT.hop_length
             wavs, wav_lens = pad_to_multiple(wavs, wav_lens, hop)

@@ -1,8 +1,8 @@
-"""Enrolled voices, in one SQLite file that several processes may use at a time.
+"""Enrolled voices, in one SQLite file that several processes may use at the same time.
 
-An embedding says who somebody is: a voice is kept with the day of its enrolment, and of
-one that is removed the file has no trace. The disk may have: SQLite deletes its
-rollback journals, and does not overwrite them.
+An embedding identifies a person: a voice is stored with the date of its enrolment, and
+a removed voice leaves no trace in the file. It may leave one on the disk: SQLite
+deletes its rollback journals without overwriting them.
 """
 
 import os
@@ -33,18 +33,18 @@ CREATE INDEX IF NOT EXISTS by_name ON recordings (name);
 
 @dataclass(frozen=True)
 class Enrolled:
-    """What is known of an enrolled voice.
+    """A summary of an enrolled voice.
 
     Arguments
     ---------
     name : str
-        Whose it is.
+        The speaker's name.
     n_recordings : int
-        How many recordings it is made of.
+        Number of recordings.
     speech_seconds : float
-        Their speech.
+        Duration of their speech.
     level_db : float
-        Mean level of it, relative to full scale.
+        Mean level of the speech, in dB relative to full scale.
     enrolled_on : str
         Date of the latest recording, YYYY-MM-DD.
     """
@@ -57,22 +57,22 @@ class Enrolled:
 
 
 class VoiceStore:
-    """The voices that one model has enrolled.
+    """The voices enrolled with one model.
 
     Arguments
     ---------
     path : str or os.PathLike
-        An SQLite file, made if there is none.
+        An SQLite file, created if missing.
     fingerprint : str | None
-        Of the model: another model's vectors mean something else. None for whoever
-        only lists and removes voices, whichever model made them.
+        Of the model: vectors of different models can't be compared. None to only list
+        and remove voices, whichever model made them.
     source : str
-        What the model is called.
+        The model's name.
 
     Raises
     ------
     InputError
-        The file has another model's voices, or is no such file.
+        The file has another model's voices, or is not a voices file.
 
     Example
     -------
@@ -109,13 +109,13 @@ class VoiceStore:
             self.close()
             raise
         except (OSError, sqlite3.Error) as error:
-            raise InputError(f"{path}: is no file of voices: {error}") from None
+            raise InputError(f"{path}: is not a voices file: {error}") from None
 
     def __enter__(self) -> "VoiceStore":
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
-        """Closes the file; a disk that is full or broken is a person's to know."""
+        """Closes the file; reports a full or broken disk to the user."""
         self.close()
         if isinstance(error, sqlite3.Error):
             if is_disk_full(error):
@@ -123,16 +123,16 @@ class VoiceStore:
             raise InputError(f"{self.path}: {error}") from None
 
     def add(self, name: str, voices: Sequence[Voice]) -> None:
-        """Keeps recordings of a voice, all or none; a voice that is there gets more.
+        """Stores recordings of a voice, all or none; a known voice gets more.
 
         Raises
         ------
         InputError
-            The name is empty, or has a character that can't be printed; or the file
-            has another model's voices by now.
+            The name is empty or has an unprintable character; or the file has another
+            model's voices by now.
         """
         if not name.strip() or not name.isprintable():
-            raise InputError(f"{name!r}: is no name to enrol")
+            raise InputError(f"{name!r}: is not a name to enrol")
         today = date.today().isoformat()
         rows = [
             (name, today, v.vector.astype("<f4").tobytes(), *astuple(v.quality))
@@ -140,7 +140,7 @@ class VoiceStore:
         ]
         with self._database:
             self._database.execute("BEGIN IMMEDIATE")
-            self._claim()  # another model may have taken it while it was empty
+            self._claim()  # another model may have claimed it while it was empty
             self._database.executemany(
                 "INSERT INTO recordings (name, enrolled_on, vector, seconds, "
                 "speech_seconds, level_db, clipped) VALUES (?, ?, ?, ?, ?, ?, ?)",
@@ -157,7 +157,7 @@ class VoiceStore:
         return [Enrolled(*row) for row in rows]
 
     def voices(self, names: Sequence[str]) -> list[list[Voice]]:
-        """The recordings of each of some voices.
+        """The recordings of each of the named voices.
 
         Raises
         ------
@@ -182,16 +182,16 @@ class VoiceStore:
         return found
 
     def state(self) -> int:
-        """A number that is another one after every change, by whatever process."""
+        """A number that differs after every change, by any process."""
         return self._database.execute("PRAGMA user_version").fetchone()[0]
 
     def matrix(self) -> tuple[list[str], np.ndarray]:
-        """All embeddings, and whose they are.
+        """All embeddings, and their speakers.
 
         Returns
         -------
         names : list of str
-            Of each recording.
+            The speaker of each recording.
         vectors : numpy.ndarray
             float32, [recordings, emb_dim].
         """
@@ -205,7 +205,7 @@ class VoiceStore:
         return names, vectors.reshape(len(names), -1 if names else 0)
 
     def remove(self, name: str) -> None:
-        """Forgets a voice: its place in the file is overwritten.
+        """Removes a voice: its place in the file is overwritten.
 
         Raises
         ------
@@ -222,12 +222,12 @@ class VoiceStore:
             raise InputError(f"{name}: is not enrolled in {self.path}")
 
     def _claim(self) -> None:
-        """Makes a file without voices this model's, within a transaction.
+        """Assigns a file without voices to this model, within a transaction.
 
         Raises
         ------
         InputError
-            It has another model's.
+            It has another model's voices.
         """
         made_with = self._database.execute("SELECT * FROM model").fetchone()
         if made_with is not None and made_with[0] == self._fingerprint:
@@ -236,7 +236,7 @@ class VoiceStore:
         if made_with is not None and found is not None:
             raise InputError(
                 f"{self.path}: the voices were enrolled with another model, "
-                f"{made_with[1]} as it was then; use that one, or enrol them anew into "
+                f"{made_with[1]} as it was then; use that one, or enrol them again in "
                 "another --voices file"
             )
         self._database.execute("DELETE FROM model")
@@ -244,7 +244,7 @@ class VoiceStore:
         self._database.execute("INSERT INTO model VALUES (?, ?)", values)
 
     def _mark_changed(self) -> None:
-        # Not a count: another file in this one's place may have as many changes.
+        # Not a count: a file that replaces this one may have the same count.
         self._database.execute(f"PRAGMA user_version = {secrets.randbits(31)}")
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Who may reach the page."""
+"""Controls who can reach the page."""
 
 import contextlib
 import getpass
@@ -9,12 +9,11 @@ import sys
 
 from local_modules.errors import InputError
 
-PASSWORD = "SPEAKER_PASSWORD"  # in the environment: the process list is for everyone
+PASSWORD = "SPEAKER_PASSWORD"  # in the environment: everyone can see command lines
 
 
 def find_address(host: str, port: int) -> tuple[socket.AddressFamily, tuple]:
-    """What a host's name means: bound is what has been looked at, not a name that may
-    come to mean something else.
+    """Resolves a host name, once: the address that is checked is then the one bound.
 
     Returns
     -------
@@ -31,12 +30,12 @@ def find_address(host: str, port: int) -> tuple[socket.AddressFamily, tuple]:
             host, port, type=socket.SOCK_STREAM
         )[0]
     except (OSError, UnicodeError) as error:
-        raise InputError(f"--host {host}: is no address: {error}") from None
+        raise InputError(f"--host {host}: is not an address: {error}") from None
     return family, address
 
 
 def is_loopback(address: tuple) -> bool:
-    """Whether only this machine reaches an address.
+    """Whether an address can be reached only from this machine.
 
     Example
     -------
@@ -49,23 +48,23 @@ def is_loopback(address: tuple) -> bool:
 
 
 def find_password(host: str, address: tuple) -> str | None:
-    """The password of the page: from the environment, or else, where others reach the
-    page and a person is at the terminal, from there.
+    """The password of the page: from the environment or, if others can reach the page,
+    asked for at the terminal.
 
     Raises
     ------
     InputError
-        Others reach the page and there is no password.
+        Others can reach the page and there is no password.
     """
     password = os.environ.get(PASSWORD)
     if password or is_loopback(address):
         return password or None
     if sys.stdin.isatty():
         with contextlib.suppress(EOFError):
-            password = getpass.getpass(f"A password for the page on {host}: ")
+            password = getpass.getpass(f"Password for the page on {host}: ")
     if not password:
         raise InputError(
-            f"--host {host}: others reach the page there, and it has no password: set "
-            f"the environment variable {PASSWORD}, or stay on 127.0.0.1"
+            f"--host {host}: others can reach the page there, and it has no password: "
+            f"set the environment variable {PASSWORD}, or stay on 127.0.0.1"
         )
     return password

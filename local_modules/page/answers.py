@@ -1,5 +1,5 @@
-"""What the page answers, as HTML. Names and messages are a stranger's: the templates
-escape them."""
+"""The page's answers, as HTML. Names and messages are untrusted: the templates escape
+them."""
 
 import base64
 import functools
@@ -21,17 +21,17 @@ from local_modules.page.hearing import Heard, hear
 from local_modules.templates import page_template
 
 ADVICE = (
-    "What works: five seconds of speech or more, a hand's breadth from the microphone, "
-    "where nobody else talks."
+    "What works: five seconds of speech or more, a hand's width from the microphone, "
+    "with nobody else talking."
 )
-SURE = 0.75  # less is said to be unsure
+SURE = 0.75  # below this, the answer is said to be unsure
 MAX_NAME = 80  # characters
 FEWEST, MOST = 3, 5000  # recordings on a map
 
 
 def told(answer):
-    """Lets an answer that returns HTML and perhaps a voice tell of a person's mistake
-    instead."""
+    """Makes a method that returns HTML and perhaps a voice report an `InputError` as
+    HTML instead."""
 
     @functools.wraps(answer)
     def guarded(self, *arguments):
@@ -44,15 +44,15 @@ def told(answer):
 
 
 class Answers:
-    """Answers what the page is asked.
+    """Answers the page's requests.
 
     Arguments
     ---------
     verifier : Verifier
         The model.
     open_store : callable
-        Gives a `with` the voices that are enrolled; called anew for each question, for
-        each has a thread of its own.
+        Gives a `with` the voices that are enrolled; called for each request, because
+        each has its own thread.
     prior : float
         Prior probability that it is the same person, or one of those
         enrolled.
@@ -72,7 +72,7 @@ class Answers:
 
     @told
     def compare(self, one: str | None, other: str | None) -> tuple[str, Voice | None]:
-        """Whether two recordings are of one person; and the second's voice."""
+        """Whether two recordings are of one person, and the second's voice."""
         names = "First recording", "Second recording"
         heard = [
             hear(self.verifier, path, name)
@@ -103,7 +103,7 @@ class Answers:
 
     @told
     def identify(self, path: str | None) -> tuple[str, Voice | None]:
-        """Who of the enrolled it is; and the voice."""
+        """Which enrolled person it is, and the recording's voice."""
         heard = hear(self.verifier, path, "The recording")
         with self.open_store() as store:
             answer = self.identifier.identify(store, heard.voice, prior=self.prior)
@@ -126,14 +126,14 @@ class Answers:
     def enrol(
         self, path: str | None, name: str, consent: bool
     ) -> tuple[str, Voice | None]:
-        """Keeps a recording of a person who has consented to it; and the voice."""
+        """Stores a recording of a person who has consented; returns its voice, too."""
         name = name.strip()
         if not name or len(name) > MAX_NAME:
-            raise InputError(f"The name: has to have 1 to {MAX_NAME} characters.")
+            raise InputError(f"The name: must have 1 to {MAX_NAME} characters.")
         if not consent:
             raise InputError(
-                "The consent: a voice says who somebody is; it is kept only if its "
-                "owner has agreed. Tick the box if so."
+                "The consent: a voice identifies a person; it is stored only if that "
+                "person has agreed. Tick the box if so."
             )
         heard = hear(self.verifier, path, "The recording")
         with self.open_store() as store:
@@ -143,30 +143,30 @@ class Answers:
 
     @told
     def remove(self, name: str | None) -> tuple[str, None]:
-        """Forgets a person."""
+        """Removes a person."""
         if not name:
-            raise InputError("Who is to be removed? Choose a name.")
+            raise InputError("Choose a name to remove.")
         with self.open_store() as store:
             store.remove(name)
         return self.parts.note(f"{name} is removed, and overwritten in the file."), None
 
     def names(self) -> list[str]:
-        """Who is enrolled."""
+        """The names of the enrolled people."""
         with self.open_store() as store:
             return [voice.name for voice in store.enrolled()]
 
     def people(self) -> str:
-        """A table of who is enrolled."""
+        """A table of the enrolled people."""
         with self.open_store() as store:
             return self.parts.people(store.enrolled())
 
     def map(self, last: Voice | None) -> str:
-        """All that is enrolled and the last recording, on a plane."""
+        """A map of all enrolled recordings and the last recording."""
         with self.open_store() as store:
             names, vectors = store.matrix()
         if len(names) + (last is not None) < FEWEST:
             return self.parts.note(
-                f"A map needs {FEWEST} recordings, enrolled or the last one heard; "
+                f"A map needs {FEWEST} recordings, counting the last recording; "
                 f"{len(names)} are enrolled."
             )
         if len(names) > MOST:
@@ -184,7 +184,7 @@ class Answers:
             return [
                 f"Cosine {verdict.score:.2f}; the threshold is "
                 f"{self.verifier.threshold:.2f}. The model has no calibration, so "
-                "how sure that is can't be said."
+                "there is no probability."
             ]
         kinds = ["one person", "two"]
         if verdict.llr < 0:
@@ -198,21 +198,21 @@ class Answers:
         ]
 
     def _scale(self, verdict: Verdict) -> tuple[bytes, str]:
-        """The picture of where a verdict lies, and what is to be seen on it."""
+        """The figure of where a verdict lies, and its caption."""
         if verdict.llr is None:
             picture = figures.draw_scale(
                 verdict.score, self.verifier.threshold, "Cosine"
             )
-            return picture, "Right of the dotted line it is the same person."
+            return picture, "Right of the dotted line, it is the same person."
         densities = self.verifier.backend.calibration.densities
         picture = figures.draw_scale(
             verdict.llr, bayes_threshold(self.prior), "Log-likelihood ratio", densities
         )
         if densities is None:
-            return picture, "Right of the dotted line it is the same person."
+            return picture, "Right of the dotted line, it is the same person."
         return picture, (
-            "Behind it: the ratios of pairs of recordings of one person, and of two "
-            "people, among the speakers to whom the calibration is fitted."
+            "In the background: the ratios of pairs of recordings of one person and of "
+            "two people, from the speakers that the calibration is fitted to."
         )
 
 
@@ -220,7 +220,7 @@ def _headline(verdict: Verdict) -> str:
     headline = "The same person" if verdict.same else "Two people"
     probability = verdict.probability
     if probability is not None and max(probability, 1 - probability) < SURE:
-        return f"Hard to say; rather {headline[0].lower()}{headline[1:]}"
+        return f"Hard to say; more likely {headline[0].lower()}{headline[1:]}"
     return headline
 
 
@@ -247,5 +247,5 @@ def _quality(heard: Heard) -> str:
 
 
 def _image(svg: bytes) -> str:
-    # As an image and not as elements: nothing in it can act.
+    # As an image, not as elements: nothing in it can run.
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"

@@ -1,5 +1,5 @@
-"""Pictures of the page, as SVG: they are sharp on a phone, and their words are in the
-browser's fonts, which know more scripts than Matplotlib's."""
+"""Figures of the page, as SVG: sharp on a phone, and with text in the browser's fonts,
+which have more scripts than Matplotlib's."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -19,13 +19,13 @@ from local_modules.plots import (
     tidy,
 )
 
-# For good, and not around each figure: several threads draw.
+# Set once, not for each figure: several threads draw.
 matplotlib.rcParams["svg.fonttype"] = "none"
 
-WIDTH = 4.6  # inches: about a phone's, in points
+WIDTH = 4.6  # inches; in points, about the width of a phone
 COLUMNS = 600  # of a spectrogram or a waveform, at most
-FLOOR_DB = -70.0  # of a spectrogram, below its loudest
-MAX_LABELS = 40  # people on the map; more names hide each other
+FLOOR_DB = -70.0  # of a spectrogram, relative to its maximum
+MAX_LABELS = 40  # people on the map; more names would overlap
 MAX_LETTERS = 16  # of a name on the map
 
 
@@ -35,18 +35,18 @@ def draw_scale(
     label: str,
     densities: Mapping[str, Sequence[float]] | None = None,
 ) -> bytes:
-    """Where a score lies on its scale.
+    """Draws where a score lies on its scale.
 
     Arguments
     ---------
     value : float
         The score.
     threshold : float
-        From where on it is the same person.
+        Scores from here on mean the same person.
     label : str
-        What the scale is.
+        Label of the scale.
     densities : mapping | None
-        Of a `Calibration`, to be drawn behind.
+        Of a `Calibration`, drawn in the background.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def draw_scale(
 
 
 def draw_recording(samples: np.ndarray, sample_rate: int) -> bytes:
-    """The waveform and the spectrogram of a recording.
+    """Draws the waveform and the spectrogram of a recording.
 
     Arguments
     ---------
@@ -147,16 +147,16 @@ def draw_recording(samples: np.ndarray, sample_rate: int) -> bytes:
 def draw_map(
     names: Sequence[str], vectors: np.ndarray, last: np.ndarray | None = None
 ) -> bytes:
-    """A map of voices: the projection onto the plane on which they differ the most.
+    """Draws a map of voices: their projection onto the plane of largest variance.
 
     Arguments
     ---------
     names : sequence of str
-        Whose each recording is.
+        The speaker of each recording.
     vectors : numpy.ndarray
-        One per recording, [recordings, emb_dim]; at least three, with `last`.
+        One per recording, [recordings, emb_dim]; at least three, counting `last`.
     last : numpy.ndarray | None
-        The recording to be marked, [emb_dim].
+        The recording to mark, [emb_dim].
 
     Returns
     -------
@@ -193,11 +193,11 @@ def draw_map(
             fontweight="bold",
         )
     share = 100 * plane.explained_variance_ratio_.sum()
-    axes.set_xlabel(f"{share:.0f} % of what tells these recordings apart is seen here")
+    axes.set_xlabel(f"{share:.0f} % of the variance of these recordings is shown")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.margins(0.15)
-    axes.set_aspect("equal", adjustable="datalim")  # distances are what is compared
+    axes.set_aspect("equal", adjustable="datalim")  # so that distances can be compared
     axes.spines[:].set_color(GRID_GREY)
     return _svg(figure)
 

@@ -1,4 +1,4 @@
-"""What the page may be given to hear."""
+"""Checks and reads the recordings given to the page."""
 
 import os
 from typing import NamedTuple
@@ -20,11 +20,11 @@ class Heard(NamedTuple):
     Arguments
     ---------
     voice : Voice
-        What the model makes of it.
+        Its embedding.
     samples : numpy.ndarray
         All of it, mono and at the model's rate, float32, [time].
     warning : str | None
-        What makes answers about it less sure, as a sentence.
+        Why answers about it are less reliable, as a sentence.
     """
 
     voice: Voice
@@ -33,7 +33,7 @@ class Heard(NamedTuple):
 
 
 def hear(verifier: Verifier, path: str | None, what: str) -> Heard:
-    """Listens to what the page was given.
+    """Reads and embeds a recording given to the page.
 
     Arguments
     ---------
@@ -42,26 +42,26 @@ def hear(verifier: Verifier, path: str | None, what: str) -> Heard:
     path : str | None
         The file; None if there is none.
     what : str
-        What the person calls it.
+        The page's name for it.
 
     Raises
     ------
     InputError
-        It is missing, too long or too short, or can't be used; in words for a person
-        who never sees the file's name.
+        It is missing, too long or too short, or can't be used; the message doesn't
+        name the file, which the user never sees.
     """
-    if path is None or not os.path.exists(path):  # it may have been here for too long
-        raise InputError(f"{what}: is not here yet. Record it, or drop a file.")
+    if path is None or not os.path.exists(path):  # it may have been deleted
+        raise InputError(f"{what}: is missing. Record it, or drop a file.")
     try:
         with soundfile.SoundFile(path) as file:
             seconds = file.frames / file.samplerate
-    except (soundfile.LibsndfileError, TypeError):  # the latter without a header
+    except (soundfile.LibsndfileError, TypeError):  # TypeError: raw audio
         raise InputError(
             f"{what}: can't be read. Save it as WAV, FLAC, OGG or MP3."
         ) from None
     if seconds > MAX_SECONDS:
         raise InputError(
-            f"{what}: {seconds:.0f} s long; here {MAX_SECONDS} s are the most"
+            f"{what}: {seconds:.0f} s long; the maximum is {MAX_SECONDS} s"
         )
     try:
         voice = verifier.listen(path)

@@ -1,4 +1,4 @@
-"""Where what stands on the page; Gradio's components, and what a click does."""
+"""The layout of the page: Gradio's components, and what a click does."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from local_modules.templates import TEMPLATES
 TITLE = "Who is speaking?"
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
 DARK_BLUE = "#005A8E"
-SECONDS_KEPT = 600  # what was sent to the page
-# One at a time listens: the model takes all cores that it may.
+SECONDS_KEPT = 600  # for recordings sent to the page
+# One request at a time: the model uses all cores that it may.
 LISTENING = {"concurrency_id": "model", "concurrency_limit": 1}
 
 
 def theme() -> gradio.Theme:
-    """The house's colours, and fonts that the machine has."""
+    """The colours of this project's plots, and fonts of the system."""
     return gradio.themes.Default(primary_hue="blue", **FONTS).set(
         button_primary_background_fill=BLUE,
         button_primary_background_fill_dark=BLUE,
@@ -28,7 +28,7 @@ def theme() -> gradio.Theme:
 
 
 def css_file() -> Path:
-    """The style of what is no component of Gradio's."""
+    """The style of what is not a Gradio component."""
     return TEMPLATES / "page.css"
 
 
@@ -38,9 +38,9 @@ def build(answers: Answers, model_name: str) -> gradio.Blocks:
     Arguments
     ---------
     answers : Answers
-        Who answers.
+        What answers the requests.
     model_name : str
-        What the model is called.
+        The model's name.
 
     Returns
     -------
@@ -66,18 +66,18 @@ def build(answers: Answers, model_name: str) -> gradio.Blocks:
                 with gradio.Group():
                     name = gradio.Textbox(label="Name", max_lines=1)
                     consent = gradio.Checkbox(
-                        label="This person agrees that their voice is kept"
+                        label="This person agrees that their voice is stored"
                     )
                 enrol = gradio.Button("Enrol this recording")
                 change = gradio.HTML()
                 gradio.Markdown("### Enrolled")
                 people = gradio.HTML(elem_id="people")
-                leaving = gradio.Dropdown(label="Who is to be forgotten", choices=[])
+                leaving = gradio.Dropdown(label="Person to remove", choices=[])
                 remove = gradio.Button("Remove", variant="stop")
         with gradio.Tab("Map"):
             gradio.Markdown(
-                "A dot is a recording of somebody enrolled, the star the last one "
-                "heard. What is near sounds alike, as far as two dimensions show."
+                "Each dot is a recording of an enrolled person, the star the last "
+                "recording. Near ones sound alike, as far as two dimensions can show."
             )
             voices = gradio.HTML()
         gradio.HTML(
@@ -121,7 +121,7 @@ def build(answers: Answers, model_name: str) -> gradio.Blocks:
 
 
 def recorder(label: str, elem_id: str) -> gradio.Audio:
-    """Where a recording is made or dropped."""
+    """A component to record or upload audio."""
     return gradio.Audio(
         label=label,
         elem_id=elem_id,

@@ -1,4 +1,4 @@
-"""Serves the page, to nobody but those who may reach it."""
+"""Serves the page, only to those who may reach it."""
 
 import contextlib
 import hmac
@@ -15,12 +15,12 @@ from local_modules.page.access import find_address, find_password, is_loopback
 from local_modules.page.answers import Answers
 from local_modules.page.hearing import MAX_MEGABYTES
 
-# The page has all that it needs; a browser loads nothing from elsewhere.
+# The page is self-contained: a browser loads nothing from elsewhere.
 POLICY = (
     "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; "
     "frame-ancestors 'none'; form-action 'self'"
 )
-MAX_WAITING = 20  # questions
+MAX_WAITING = 20  # requests
 
 
 class FromHereOnly:
@@ -39,25 +39,25 @@ class FromHereOnly:
 
 
 def serve(answers: Answers, model_name: str, host: str, port: int) -> None:
-    """Shows the page until Ctrl-C.
+    """Serves the page until Ctrl-C.
 
     Arguments
     ---------
     answers : Answers
-        Who answers.
+        What answers the requests.
     model_name : str
-        What the model is called.
+        The model's name.
     host : str
-        Where to listen; where others reach it, with a password.
+        Where to listen; if others can reach it, a password is required.
     port : int
-        0 for any that is free.
+        0 for any free port.
 
     Raises
     ------
     InputError
-        No such host, or one that others reach and no password.
+        There is no such host, or others can reach it and there is no password.
     RunError
-        The port can't be listened on.
+        Listening on the port is not possible.
     """
     family, address = find_address(host, port)
     password = find_password(host, address)
@@ -68,10 +68,10 @@ def serve(answers: Answers, model_name: str, host: str, port: int) -> None:
             )
         except OSError as error:
             raise RunError(
-                f"--host {host} --port {port}: can't be listened on: {error.strerror}; "
-                "name another --port, or 0 for any that is free"
+                f"--host {host} --port {port}: can't listen there: {error.strerror}; "
+                "choose another --port, or 0 for any free one"
             ) from None
-        # A service manager's way of saying Ctrl-C.
+        # Service managers send SIGTERM; it ends the page as Ctrl-C does.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="speaker-"))
         os.environ["GRADIO_TEMP_DIR"] = folder
@@ -86,7 +86,7 @@ def serve(answers: Answers, model_name: str, host: str, port: int) -> None:
         )
         import uvicorn
 
-        # A browser that looks on holds a connection open: it has a second to let go.
+        # A browser that shows the page holds a connection open: wait a second for it.
         config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
         uvicorn.Server(config).run(sockets=[listening])
 
@@ -94,24 +94,24 @@ def serve(answers: Answers, model_name: str, host: str, port: int) -> None:
 def make_app(
     answers: Answers, model_name: str, password: str | None, names: Sequence[str] | None
 ) -> Callable:
-    """The page as an ASGI application, with what guards it.
+    """The page as an ASGI application, with its access control.
 
     Arguments
     ---------
     answers, model_name
         See `serve`.
     password : str | None
-        What has to be given first, if anything.
+        The password to enter first, if any.
     names : sequence of str | None
-        Hosts that a browser may call it by; None for any. Somebody else's domain may
-        be made to mean this machine.
+        Host names that a browser may use for it; None for any. This prevents DNS
+        rebinding.
 
     Returns
     -------
     callable
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while it is imported
-    # They take seconds, which no other command has to spend.
+    # Imported here, because they take seconds, which other commands should not.
     import gradio
     from fastapi import FastAPI
     from starlette.middleware import Middleware
@@ -119,7 +119,7 @@ def make_app(
 
     from local_modules.page.layout import build, css_file, theme
 
-    # Scripts that Matplotlib's own font lacks are the browser's to write.
+    # The browser renders the scripts that Matplotlib's own font lacks.
     warnings.filterwarnings("ignore", "Glyph .* missing from")
     around = [Middleware(FromHereOnly)]
     if names is not None:

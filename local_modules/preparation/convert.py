@@ -22,14 +22,14 @@ BATCH = 1000
 
 
 def converted_path(utterance_id: str) -> str:
-    """Where an utterance lies once it is converted, relative to the data folder."""
+    """The path of a converted utterance, relative to the data folder."""
     return f"{FOLDER}/{utterance_id}.flac"
 
 
 def convert(root: Path, source_of: Mapping[str, str]) -> list[Skipped]:
-    """Converts recordings to mono FLAC of 16 kHz, one on each core at a time.
+    """Converts recordings to mono FLAC of 16 kHz, one per core at a time.
 
-    A file appears when it is whole, so the same call continues where one was stopped.
+    A file appears only when it is complete, so an interrupted call can be repeated.
 
     Arguments
     ---------
@@ -59,9 +59,9 @@ def convert(root: Path, source_of: Mapping[str, str]) -> list[Skipped]:
         source = next(iter(source_of.values()))
         raise InputError(
             f"data_folder {root}: {len(source_of)} recordings, such as {source}, have "
-            "to be converted, and there is no ffmpeg on the PATH; install it (apt "
-            "install ffmpeg, brew install ffmpeg), or convert them to .wav or .flac "
-            "beside the originals"
+            "to be converted, and ffmpeg is not on the PATH; install it (apt install "
+            "ffmpeg, brew install ffmpeg), or convert them to .wav or .flac beside the "
+            "originals"
         )
 
     def one(utterance_id: str) -> Skipped | None:
@@ -81,15 +81,15 @@ def convert(root: Path, source_of: Mapping[str, str]) -> list[Skipped]:
         if is_disk_full(error):
             raise
         raise RunError(
-            f"{error.filename}: cannot be written: {error.strerror}; where the corpus "
-            "is read-only, make data_folder a folder of your own with links to it"
+            f"{error.filename}: cannot be written: {error.strerror}; if the corpus is "
+            "read-only, use as data_folder a folder of your own with links to it"
         ) from None
 
 
 def _in_parallel(
     one: Callable[[str], Skipped | None], names: Sequence[str]
 ) -> list[Skipped]:
-    # What waits in a pool takes 2 KB; of VoxCeleb2 it would be a million.
+    # A task in the pool's queue takes 2 KB; VoxCeleb2 has a million.
     batches = (names[i : i + BATCH] for i in range(0, len(names), BATCH))
     pool = ThreadPoolExecutor(cpu_count())
     progress = tqdm(desc="Converting", unit="file", total=len(names), disable=None)
@@ -103,17 +103,17 @@ def _in_parallel(
                     progress.update()
         return skipped
     finally:
-        # After Ctrl-C, what waits is not converted first.
+        # After Ctrl-C, queued files are not converted.
         pool.shutdown(cancel_futures=True)
 
 
 def _convert(ffmpeg: str, source: Path, target: Path) -> str | None:
-    """Converts a file that is not yet converted, or says why not."""
+    """Converts a file if it is not yet converted; returns why it can't be."""
     if target.exists():
         return None
     part = target.with_name(f".{target.name}.part")
     command = [ffmpeg, "-nostdin", "-loglevel", "error", "-y"]
-    # A file that breaks off is no recording, and -xerror a status of its own.
+    # A truncated file is not used: with -xerror, it gives an exit status.
     command += ["-xerror", "-i", source, "-vn"]
     command += ["-ac", "1", "-ar", str(SAMPLE_RATE), "-threads", "1"]
     command += ["-f", "flac", "-sample_fmt", "s16", part]

@@ -1,4 +1,4 @@
-"""Trial lists of a corpus: read from its own, or drawn."""
+"""Trial lists of a corpus: its own, or drawn."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -19,7 +19,7 @@ from local_modules.trials import TrialList, draw_trials, read_trials
 
 logger = get_logger(__name__)
 
-N_COMPARED = 30  # of the recordings of a speaker who has more than the others have
+N_COMPARED = 30  # recordings of a speaker that may always be compared
 
 
 class TrialFile(NamedTuple):
@@ -30,15 +30,15 @@ class TrialFile(NamedTuple):
     path : Path
         The file.
     id_of : callable | None
-        Makes an utterance's ID out of a name in the list. None where the list has
-        paths relative to the data folder.
+        Maps a name in the list to an utterance's ID. None if the list has paths
+        relative to the data folder.
     """
 
     path: Path
     id_of: Callable[[str], str] | None = None
 
     def checksum(self) -> str:
-        """The same for the same content."""
+        """The checksum of the file's content."""
         try:
             return sha256(self.path)
         except OSError as error:
@@ -48,16 +48,16 @@ class TrialFile(NamedTuple):
 def find_trial_file(
     root: Path, trials: str | None, names: Sequence[str]
 ) -> Path | None:
-    """The trial list to use: the one a person names, or the corpus' own.
+    """The trial list to use: the one that the user names, or the corpus' own.
 
     Arguments
     ---------
     root : Path
         The data folder.
     trials : str | None
-        What the person names.
+        The list that the user names.
     names : sequence of str
-        Where the corpus' own may lie below `root`, the best first.
+        Where the corpus' own may lie below `root`, by preference.
 
     Returns
     -------
@@ -67,7 +67,7 @@ def find_trial_file(
     Raises
     ------
     InputError
-        If a file that is named is not there.
+        If the list that the user names does not exist.
     """
     if trials is not None:
         if not Path(trials).is_file():
@@ -85,8 +85,8 @@ def own_trial_files(
     names: Sequence[str] = ("trials.txt",),
     id_of: Callable[[str], str] | None = None,
 ) -> dict[str, TrialFile]:
-    """The trial lists of a corpus of one's own: that of the test split, as
-    `find_trial_file` finds it, and `valid_trials.txt`.
+    """The trial lists of a user's own corpus: that of the test split, as found by
+    `find_trial_file`, and `valid_trials.txt`.
 
     Arguments
     ---------
@@ -98,7 +98,7 @@ def own_trial_files(
     Returns
     -------
     dict
-        By split; what is not there is left out.
+        By split; missing lists are left out.
     """
     paths = {
         "test": find_trial_file(root, trials, names),
@@ -120,9 +120,9 @@ def read_trial_file(
     file : TrialFile
         The list.
     utterances : sequence of Utterance
-        Of the split. Of files with several, the longest may be compared.
+        Of the split. Of several in one file, only the longest may be compared.
     skipped : collection of str
-        Paths of recordings that are no utterances, for a reason that is known.
+        Paths of recordings that are skipped for a known reason.
     max_bad_share : float
         Largest share of the recordings in the list that may be missing.
 
@@ -134,8 +134,8 @@ def read_trial_file(
     Raises
     ------
     InputError
-        If the list is malformed or names others than the longest of a file, or if no
-        target or no non-target trial is left.
+        If the list is malformed or names an utterance that is not its file's longest,
+        or if no target or no non-target trial is left.
     RunError
         If too many recordings are missing.
     """
@@ -157,8 +157,8 @@ def read_trial_file(
         if cut:
             raise InputError(
                 f"{file.path}: {len(cut)} of its {len(named)} recordings, such as "
-                f"{cut[0]}, share a file with a longer one; of each file only the "
-                "longest can be compared: cut the files, or leave them out"
+                f"{cut[0]}, share a file with a longer one; only the longest of each "
+                "file can be compared: cut the files, or leave these out"
             )
         if len(missing) > max_bad_share * len(named):
             raise RunError(
@@ -182,7 +182,7 @@ def read_trial_file(
     labels = trials.labels[keep]
     if not keep.all():
         logger.warning(
-            "%s: %d of %d trials are left out, their recordings were skipped",
+            "%s: %d of %d trials are left out, because their recordings were skipped",
             file.path,
             len(trials) - len(labels),
             len(trials),
@@ -202,18 +202,18 @@ def draw_split_trials(
     session_of: Mapping[str, str],
     seed: int,
 ) -> TrialList:
-    """Draws the trials of a split, targets across sessions where it has them.
+    """Draws the trials of a split, targets across sessions if it has them.
 
-    Of a speaker with more recordings than half of the speakers have, and more than
-    `N_COMPARED`, only some are compared. All pairs are as probable, so whoever has a
-    hundred times as many would be the error rate.
+    If a speaker has more recordings than the median speaker, and more than
+    `N_COMPARED`, only some are compared. All pairs are equally likely, so a speaker
+    with a hundred times as many would dominate the error rate.
 
     Arguments
     ---------
     split : str
         Its name, for messages.
     utterances : sequence of Utterance
-        What to compare.
+        The utterances to compare.
     session_of : mapping of str to str
         Sessions by path; paths without one are sessions of their own.
     seed : int
@@ -235,8 +235,8 @@ def draw_split_trials(
     speaker_of = _some_of_each_speaker(speaker_of, sessions, seed)
     if len(speaker_of) < n_all:
         logger.info(
-            "%s: trials are drawn from %d of %d recordings, for some speakers have "
-            "very many",
+            "%s: trials are drawn from %d of %d recordings, because some speakers "
+            "have very many",
             split,
             len(speaker_of),
             n_all,
@@ -255,7 +255,7 @@ def draw_split_trials(
         )
     if not n_several and len(counts) < len(speaker_of):
         logger.warning(
-            "%s: no speaker was recorded in two sessions, so target trials lie within "
+            "%s: no speaker was recorded in two sessions, so target trials are within "
             "one, and the error rate looks better than it is",
             split,
         )
@@ -269,8 +269,8 @@ def draw_split_trials(
 def _some_of_each_speaker(
     speaker_of: Mapping[str, str], session_of: Mapping[str, str], seed: int
 ) -> dict[str, str]:
-    """No more recordings of a speaker than half of the speakers have, or `N_COMPARED`
-    where that is more; of each session as many, as far as it has them."""
+    """Limits the recordings of each speaker to the median over speakers, or to
+    `N_COMPARED` if that is more; takes them evenly from the sessions."""
     counts = Counter(speaker_of.values()).values()
     most = max(N_COMPARED, median_low(counts or [0]))
 

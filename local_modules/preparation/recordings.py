@@ -26,19 +26,19 @@ logger = get_logger(__name__)
 UNUSABLE_NAME = re.compile(r"\$|[^\S ]|  |(^|/) |[\ud800-\udfff]")
 BATCH = 64
 OVERSHOOT_SECONDS = 0.5
-LISTED_SECONDS = 0.1  # every encoder here embeds as much
-MAX_FRAMES = 2**62  # libsndfile says 2**63 - 1 where it knows no number
-BLOCK = 2**16  # samples decoded at once
+LISTED_SECONDS = 0.1  # enough for every encoder here
+MAX_FRAMES = 2**62  # libsndfile gives 2**63 - 1 if the length is unknown
+BLOCK = 2**16  # samples decoded at a time
 N_NAMED = 5
 
 
 def finite(text: str) -> float:
-    """A number as text.
+    """Parses a finite number.
 
     Raises
     ------
     ValueError
-        It is none, or not a finite one.
+        It is not a number, or not a finite one.
 
     Example
     -------
@@ -58,20 +58,20 @@ class Samples(NamedTuple):
     stop: float
 
     def at(self, rate: int, frames: int) -> tuple[int, int]:
-        """First sample and the one after the last, in a file of `rate` Hz and so many
+        """First sample and the one after the last, in a file of `rate` Hz and `frames`
         samples."""
         return int(self.start), int(self.stop)
 
 
 class Seconds(NamedTuple):
     """A stretch of a recording, in seconds. As in Kaldi's `extract-segments`, a stop of
-    -1 is the recording's end, and so is one that is less than half a second later."""
+    -1 means the recording's end, and so does one less than half a second after it."""
 
     start: float
     stop: float
 
     def at(self, rate: int, frames: int) -> tuple[int, int]:
-        """First sample and the one after the last, in a file of `rate` Hz and so many
+        """First sample and the one after the last, in a file of `rate` Hz and `frames`
         samples."""
         start, stop = round(self.start * rate), round(self.stop * rate)
         if self.stop == -1 or frames < stop < frames + OVERSHOOT_SECONDS * rate:
@@ -81,7 +81,7 @@ class Seconds(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """An utterance as a corpus lists it, its audio not looked at yet.
+    """An utterance as a corpus lists it, before its audio is read.
 
     Arguments
     ---------
@@ -94,10 +94,10 @@ class Recording:
     split : str
         `train`, `valid` or `test`.
     session : str | None
-        What was recorded on one occasion, such as a video or a chapter; None where the
-        corpus does not say.
+        What was recorded on one occasion, such as a video or a chapter; None if
+        unknown.
     stretch : Samples | Seconds | None
-        The part of the file that is the utterance; None for all.
+        The part of the file that is the utterance; None for the whole file.
     """
 
     id: str
@@ -121,24 +121,24 @@ def read_headers(
     min_seconds: float,
     listed: Collection[str] = (),
 ) -> Iterator[tuple[Recording, Utterance | Skipped]]:
-    """Reads how long recordings are, several at a time.
+    """Reads the durations of recordings, several at a time.
 
     Arguments
     ---------
     root : Path
         The data folder.
     recordings : sequence of Recording
-        What to look at.
+        The recordings to read.
     min_seconds : float
-        The shortest to use.
+        Shortest recording to use, seconds.
     listed : collection of str
         Splits whose recordings may be as short as `LISTED_SECONDS`.
 
     Yields
     ------
     tuple
-        Each recording, in the order given, with the row of its manifest or what makes
-        it useless.
+        Each recording, in the order given, with the row of its manifest or why it is
+        skipped.
     """
 
     shortest = min(min_seconds, LISTED_SECONDS)
@@ -150,7 +150,7 @@ def read_headers(
         ]
 
     batches = (recordings[i : i + BATCH] for i in range(0, len(recordings), BATCH))
-    path_of: dict[tuple[str, str], str] = {}  # an ID is one of its split
+    path_of: dict[tuple[str, str], str] = {}  # IDs are unique within a split
     progress = tqdm(
         total=len(recordings), desc="Reading headers", unit="file", disable=None
     )
@@ -170,7 +170,7 @@ def read_headers(
                     yield recording, result
                 progress.update(len(results))
     finally:
-        # After Ctrl-C, what waits is not read first.
+        # After Ctrl-C, queued files are not read.
         pool.shutdown(cancel_futures=True)
 
 
@@ -181,20 +181,20 @@ def _read_header(
     if any(map(UNUSABLE_NAME.search, (path, recording.id, recording.speaker))):
         return Skipped(
             path,
-            "has a name with $, a tab, a line end, a space that begins a name or "
-            "follows another, or bytes that are not UTF-8",
+            "has a name with $, a tab, a line end, a leading or double space, or bytes "
+            "that are not UTF-8",
         )
     full_path = os.path.join(root, path)
     try:
-        # soundfile.info takes half as long again.
+        # soundfile.info takes 1.5 times as long.
         with soundfile.SoundFile(full_path) as file:
             frames, rate = _length(file), file.samplerate
     except soundfile.LibsndfileError as error:
         return Skipped(path, _why_unreadable(full_path, error))
-    except TypeError:  # of what soundfile takes for samples without a header
-        return Skipped(path, "cannot be decoded: does not say what it holds")
+    except TypeError:  # from soundfile, for raw audio without a header
+        return Skipped(path, "cannot be decoded: raw audio without a header")
     if frames >= MAX_FRAMES:
-        return Skipped(path, "does not say how long it is; convert it again")
+        return Skipped(path, "does not declare its length; convert it again")
     if not frames:
         return Skipped(path, "holds no samples")
     start, stop = 0, frames
@@ -214,8 +214,8 @@ def _read_header(
 
 
 def _length(file: soundfile.SoundFile) -> int:
-    """How many samples a file holds. Of an MP3 that does not say, libsndfile makes an
-    estimate; where it is too high, they are counted."""
+    """Number of samples in a file. If an MP3 does not declare it, libsndfile makes an
+    estimate; if that is too high, the samples are counted."""
     if file.format != "MP3":
         return file.frames
     with contextlib.suppress(soundfile.LibsndfileError):
@@ -246,7 +246,7 @@ def report_skipped(
     n_files: int,
     max_bad_share: float,
 ) -> None:
-    """Writes the list of skipped files, and warns of them or gives up.
+    """Writes the list of skipped files, and warns of them or fails.
 
     Arguments
     ---------
@@ -259,12 +259,12 @@ def report_skipped(
     n_files : int
         How many files there are.
     max_bad_share : float
-        How large a share of them may be left out.
+        Largest share of them that may be left out.
 
     Raises
     ------
     RunError
-        If they are more.
+        If more are left out.
     """
     rows = [Skipped(printable(s.path), s.reason) for s in skipped]
     with replacing(path) as file:

@@ -13,8 +13,8 @@ from local_modules.preparation.recordings import N_NAMED
 
 logger = get_logger(__name__)
 
-# libsndfile names its formats, not the suffixes they go by; headerless data is left
-# out because it has no rate to read.
+# libsndfile names its formats, not their suffixes; headerless data is left out because
+# it does not declare its rate.
 AUDIO_SUFFIXES = frozenset(
     {f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"}
     | {".aif", ".aifc", ".oga", ".opus", ".snd", ".sph"}
@@ -27,9 +27,9 @@ def find_audio(
     suffixes: frozenset[str] = AUDIO_SUFFIXES,
     key: str = "data_folder",
 ) -> list[str]:
-    """Finds the audio below a folder, in an order that is the same everywhere.
+    """Finds the audio below a folder, in an order that is the same on all machines.
 
-    Links are followed; what begins with a dot is no audio.
+    Links are followed; names that begin with a dot are ignored.
 
     Arguments
     ---------
@@ -38,7 +38,7 @@ def find_audio(
     layout : str
         What is expected there, for messages.
     suffixes : frozenset of str
-        What audio is named like, in lower case.
+        Suffixes of audio files, in lower case.
     key : str
         The setting that names the folder, for messages.
 
@@ -50,7 +50,7 @@ def find_audio(
     Raises
     ------
     InputError
-        If there is no such folder, no audio in it, or a part can't be read.
+        If the folder does not exist, has no audio, or can't be read in part.
     """
     check_folder(root, layout, key)
     audio: list[str] = []
@@ -73,12 +73,12 @@ def find_audio(
             f"{printable(tally) or 'nothing'}); {layout}, as .wav, .flac, .ogg or .mp3"
         )
     if others:
-        logger.info("%s: ignored what is no audio: %s", root, printable(tally))
+        logger.info("%s: ignored files that are not audio: %s", root, printable(tally))
     return audio
 
 
 def check_folder(root: Path, layout: str, key: str = "data_folder") -> None:
-    """Makes sure that a folder of data is there.
+    """Checks that a folder of data exists.
 
     Arguments
     ---------
@@ -100,7 +100,7 @@ def check_folder(root: Path, layout: str, key: str = "data_folder") -> None:
 
 
 def path_from(root: Path, path: str) -> str:
-    """Where a file lies that a list names.
+    """The path of a file that a list names.
 
     Arguments
     ---------
@@ -137,12 +137,12 @@ def path_from(root: Path, path: str) -> str:
 def _walk(folder: str, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
     status = os.stat(folder)
     here = (status.st_dev, status.st_ino)
-    if here in above:  # a link to a folder that holds it
+    if here in above:  # a link to a folder above
         return
     with os.scandir(folder) as scan:
         entries = sorted(scan, key=lambda entry: entry.name)
     for entry in entries:
-        if entry.name.startswith("."):  # such as the ._x.wav of macOS, no audio
+        if entry.name.startswith("."):  # such as ._x.wav of macOS, not audio
             continue
         path = prefix + entry.name
         if entry.is_dir():

@@ -1,4 +1,4 @@
-"""Who is trained on, and who is held out."""
+"""Which speakers are trained on, and which are held out."""
 
 import hashlib
 from collections.abc import Collection, Iterable, Sequence
@@ -13,12 +13,12 @@ Splits = dict[str, list[Utterance]]
 
 
 def speakers_of(utterances: Iterable[Utterance]) -> set[str]:
-    """Whose the utterances are."""
+    """The speakers of utterances."""
     return {u.speaker for u in utterances}
 
 
 def with_two(of_speakers: Iterable[tuple[str, str]]) -> set[str]:
-    """The speakers who are in pairs of a speaker and something else with two of it.
+    """The speakers who are paired with at least two different items.
 
     Example
     -------
@@ -34,11 +34,11 @@ def with_two(of_speakers: Iterable[tuple[str, str]]) -> set[str]:
 def draw_speakers(
     utterances: Sequence[Utterance], preferred: Collection[str], n: int, seed: int
 ) -> set[str]:
-    """Draws speakers to hold out: the preferred first, then those with two files, for
-    others give no target trial.
+    """Draws speakers to hold out: the preferred first, then those with two files,
+    because others give no target trial.
 
-    Each speaker has its own random rank, so one more speaker in the corpus does not
-    redraw the rest.
+    Each speaker has its own random rank, so adding a speaker to the corpus does not
+    reorder the others.
 
     Arguments
     ---------
@@ -47,7 +47,7 @@ def draw_speakers(
     preferred : collection of str
         Speakers who were recorded in two sessions.
     n : int
-        How many of them to draw.
+        How many speakers to draw.
     seed : int
         Seed of the draw.
 
@@ -66,7 +66,7 @@ def draw_speakers(
 
 
 def remove_speakers(splits: Splits, split: str) -> None:
-    """Takes whoever is in another split out of `train`, and says how many that are.
+    """Removes the speakers of another split from `train`, and logs their number.
 
     Arguments
     ---------
@@ -86,12 +86,12 @@ def remove_speakers(splits: Splits, split: str) -> None:
 
 
 def longest_of_each_file(utterances: Sequence[Utterance]) -> list[Utterance]:
-    """One utterance of each file. Trials name files, so they can't tell two apart.
+    """The longest utterance of each file: trials name files, not utterances.
 
     Arguments
     ---------
     utterances : sequence of Utterance
-        Those of a split that is verified on.
+        Those of a split with trials.
 
     Returns
     -------

@@ -45,15 +45,15 @@ MIN_SPEAKERS = 2
 
 @dataclass(frozen=True)
 class Settings:
-    """What a person may choose for every corpus.
+    """What the user may choose for every corpus.
 
     Arguments
     ---------
     seed : int
         Seed of the speakers held out and of the trials drawn.
     valid_share, test_share : float
-        Share of the speakers outside of `test`, if the corpus has that split, or of
-        all, to hold out of training for a split that it lacks.
+        Share of the speakers to hold out of training for a split that the corpus
+        lacks; of those outside of `test` if it has that split, else of all.
     min_seconds : float
         Shortest recording to use, seconds.
     max_bad_share : float
@@ -89,7 +89,7 @@ class Settings:
 
 @dataclass
 class Corpus:
-    """What a corpus holds, its audio not looked at yet.
+    """What a corpus holds, before its audio is read.
 
     Arguments
     ---------
@@ -100,12 +100,12 @@ class Corpus:
     recordings : list of Recording
         The utterances of all splits. A split without any is held out of `train`.
     skipped : list of Skipped
-        Audio that is of no use, as its place says.
+        Audio that can't be used, judging by its path.
     lists : dict of str to TrialFile
         Trial lists by split.
     test_speakers : collection of str
-        Speakers that are tested on wherever their recordings are listed, where the
-        corpus has no recordings for `test` alone.
+        Speakers to test on, wherever their recordings are listed, if the corpus has no
+        recordings for `test` alone.
     """
 
     root: Path
@@ -119,17 +119,17 @@ class Corpus:
 def write_corpus(corpus: Corpus, save_folder: str, settings: Settings) -> None:
     """Writes `{train,valid,test}.csv` and `{valid,test}_trials.txt`.
 
-    Returns at once where they were written from the same recordings with the same
+    Returns immediately if they were written from the same recordings with the same
     settings.
 
     Arguments
     ---------
     corpus : Corpus
-        What there is.
+        What to prepare.
     save_folder : str
         Where to write.
     settings : Settings
-        What to do with it.
+        How to prepare it.
 
     Raises
     ------
@@ -148,13 +148,13 @@ def write_corpus(corpus: Corpus, save_folder: str, settings: Settings) -> None:
         logger.info("%s is up to date with %s", save, corpus.root)
         return
     check_writable(save)
-    # The record goes first and comes back last: what it vouches for is whole.
+    # The record is removed first and written last: it vouches for complete files.
     (save / PREPARED).unlink(missing_ok=True)
 
     found = {recording.split for recording in corpus.recordings}
     splits: Splits = {split: [] for split in found | {"train"}}
     skipped = []
-    # The error rate of a list is of its short recordings too.
+    # The error rate of a list includes its short recordings.
     listed = found & corpus.lists.keys()
     headers = read_headers(corpus.root, corpus.recordings, settings.min_seconds, listed)
     for recording, result in headers:
@@ -185,7 +185,7 @@ def write_corpus(corpus: Corpus, save_folder: str, settings: Settings) -> None:
 
 
 def _fingerprint(corpus: Corpus) -> dict[str, int | str]:
-    """What the audio and the corpus' say on it come down to."""
+    """A fingerprint of the audio and of how the corpus lists it."""
     digest = hashlib.sha256()
     n_bytes = 0
     for one in chain(corpus.skipped, corpus.recordings):
@@ -218,12 +218,13 @@ def _complete(
 ) -> dict[str, TrialList]:
     """Moves speakers from train into the splits that are missing, and finds trials.
 
-    The speakers are those of the split's trial list where there is one, otherwise
-    drawn, for `test` of those that the list of `valid` does not name.
+    The speakers are those of the split's trial list, and for `test` those that the
+    corpus names, if any; otherwise they are drawn, for `test` from those that the list
+    of `valid` does not name.
     """
     if "test" in splits:
         remove_speakers(splits, "test")
-    # A recording of which no session is known is one of its own.
+    # A recording without a known session counts as a session of its own.
     preferred = with_two(
         (r.speaker, r.session or r.path)
         for r in corpus.recordings

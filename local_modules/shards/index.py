@@ -16,8 +16,7 @@ class CorruptMember(OSError):
 
 
 class Member(NamedTuple):
-    """Where a recording's bytes begin in its shard, how many they are, and their
-    CRC-32."""
+    """Offset of a recording in its shard, its size in bytes, and its CRC-32."""
 
     offset: int
     size: int
@@ -35,7 +34,7 @@ class Member(NamedTuple):
             file.seek(self.offset)
             content = file.read(self.size)
         if len(content) != self.size or zlib.crc32(content) != self.crc32:
-            raise CorruptMember("its checksum in the shard is another")
+            raise CorruptMember("its checksum in the shard does not match")
         return content
 
 
@@ -48,9 +47,9 @@ class Shard:
     name : str
         Its file name.
     sha256 : str
-        Of the whole file.
+        Checksum of the whole file.
     members : dict
-        The recordings, as `Member`, by the ID of the utterance.
+        The recordings, as `Member`, by utterance ID.
     """
 
     name: str
@@ -59,7 +58,7 @@ class Shard:
 
 
 def write_index(path: Path, settings: dict, shards: list[Shard] | None) -> None:
-    """Writes the index of a split atomically; without shards, it tells that they are
+    """Writes the index of a split atomically; without shards, it says that they are
     being packed, and with which settings."""
     rows = None if shards is None else [asdict(shard) for shard in shards]
     with replacing(path) as file:
@@ -74,19 +73,19 @@ def read_index(path: Path, name: str) -> tuple[dict, list[Shard] | None]:
     path : Path
         The file.
     name : str
-        What a person calls it.
+        Its name in messages.
 
     Returns
     -------
     settings : dict
-        Those it was packed with.
+        The settings it was packed with.
     shards : list of Shard | None
         None if they are still being packed.
 
     Raises
     ------
     InputError
-        It is no such index.
+        It can't be read, or is not an index.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -101,14 +100,16 @@ def read_index(path: Path, name: str) -> tuple[dict, list[Shard] | None]:
             )
             for row in rows
         ]
-        # Both become names of files.
+        # Both become file names.
         for shard in shards:
             if not re.fullmatch(r"[0-9a-f]{64}", shard.sha256):
-                raise ValueError(f"{shard.sha256!r} is no SHA-256")
+                raise ValueError(f"{shard.sha256!r} is not a SHA-256")
             if not re.fullmatch(r"[\w.-]+\.tar", shard.name):
-                raise ValueError(f"{shard.name!r} is no shard's name")
+                raise ValueError(f"{shard.name!r} is not the name of a shard")
     except OSError as error:
         raise InputError(f"{name}: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{name}: is no index of shards ({one_line(error)})") from None
+        raise InputError(
+            f"{name}: is not an index of shards ({one_line(error)})"
+        ) from None
     return settings, shards

@@ -1,4 +1,4 @@
-"""From a manifest to tar shards, which WebDataset reads too."""
+"""Packs a manifest's recordings into tar shards, which WebDataset reads too."""
 
 import io
 import json
@@ -25,7 +25,7 @@ from local_modules.shards.index import (
     write_index,
 )
 
-LOSSLESS = {"PCM_16", "PCM_24"}  # what FLAC keeps to the bit
+LOSSLESS = {"PCM_16", "PCM_24"}  # kept exactly by FLAC
 MAX_FLAC_CHANNELS = 8
 
 
@@ -41,7 +41,7 @@ def pack(
     """Packs the recordings of a manifest, in a random order.
 
     The same arguments give the same bytes, however often it was interrupted: a shard
-    appears whole or not at all, and what is there is kept.
+    appears whole or not at all, and existing ones are kept.
 
     Arguments
     ---------
@@ -49,18 +49,18 @@ def pack(
         `SPLIT.csv`, whose name the shards and their index take: `SPLIT-000000.tar` …
         and, written last, `SPLIT.json`.
     data_folder : Path
-        Where its paths begin.
+        Root of its paths.
     folder : Path
         Where the shards go.
     per_shard : int
-        Utterances of a shard.
+        Utterances per shard.
     seed : int
-        Of the order.
+        Seed of the order.
     original : bool
-        Whether a file's bytes are kept as they are, where an utterance is a whole file;
-        else what FLAC keeps to the bit becomes FLAC.
+        Whether an utterance that is a whole file keeps its bytes; otherwise it becomes
+        FLAC if that is lossless.
     max_bad_share : float
-        How large a share of the recordings may be unreadable and left out.
+        Share of the recordings that may be unreadable and left out.
 
     Returns
     -------
@@ -70,8 +70,8 @@ def pack(
     Raises
     ------
     InputError
-        The manifest is malformed or the folder holds shards that were packed from
-        another or otherwise.
+        An argument is out of range, the manifest is malformed, or the folder holds
+        shards of another manifest or other settings.
     RunError
         Too many recordings are unreadable.
     """
@@ -110,12 +110,12 @@ def _pack(
         if earlier != settings:
             raise InputError(
                 f"{index}: shards of another manifest or of other settings; pack with "
-                "theirs, or into another folder"
+                "those, or into another folder"
             )
         kept = [s for s in shards or [] if (folder / s.name).exists()]
         if shards and kept == shards:
             return shards
-        for shard in kept:  # else what is damaged would be taken for what was packed
+        for shard in kept:  # a damaged one would be taken for a good one
             if sha256(folder / shard.name) != shard.sha256:
                 (folder / shard.name).unlink()
     write_index(index, settings, None)
@@ -146,7 +146,7 @@ def _pack(
     try:
         report_skipped(data_folder, report, skipped, len(utterances), max_bad_share)
     except RunError:
-        for path in incomplete:  # to be packed anew once they are repaired
+        for path in incomplete:  # to be packed again once repaired
             path.unlink()
         raise
     write_index(index, settings, shards)
@@ -159,7 +159,7 @@ def verify(folder: Path) -> Iterator[str]:
     Arguments
     ---------
     folder : Path
-        Where the shards and their indices lie.
+        Folder of the shards and their indices.
 
     Yields
     ------
@@ -169,7 +169,7 @@ def verify(folder: Path) -> Iterator[str]:
     Raises
     ------
     InputError
-        There is no index, or one that isn't complete.
+        There is no index, or an incomplete one.
     """
     indices = sorted(folder.glob("*.json"))
     if not indices:
@@ -197,7 +197,7 @@ def verify(folder: Path) -> Iterator[str]:
         if damaged:
             yield f"{path}: {len(damaged)} recordings are damaged, first {damaged[0]}"
         else:
-            yield f"{path}: is damaged between its recordings"
+            yield f"{path}: is damaged outside its recordings"
 
 
 def encode(path: Path, start: int, stop: int, original: bool) -> tuple[str, bytes]:
@@ -208,14 +208,14 @@ def encode(path: Path, start: int, stop: int, original: bool) -> tuple[str, byte
     path : Path
         The recording.
     start, stop : int
-        Its stretch, in samples at its own rate.
+        Range of the utterance, in samples at the recording's own rate.
     original : bool
         Whether to keep the bytes of a whole file.
 
     Returns
     -------
     suffix : str
-        What the name of the new file should end in, without a dot.
+        Extension of the new file, without the dot.
     content : bytes
         The new file.
 
@@ -230,11 +230,11 @@ def encode(path: Path, start: int, stop: int, original: bool) -> tuple[str, byte
         if is_whole and (original or not fits or file.format == "FLAC"):
             return file.format.lower(), path.read_bytes()
         file.seek(start)
-        # 32 bits hold both kinds of integers, each in its uppermost bits.
+        # int32 holds both kinds of integers, in its upper bits.
         samples = file.read(stop - start, dtype="int32" if fits else "float32")
         if not 0 < stop - start == len(samples):
-            raise RuntimeError(f"{len(samples)} samples where {stop - start} should be")
-        # Not WAV, into which libsndfile writes the time of day.
+            raise RuntimeError(f"{len(samples)} samples instead of {stop - start}")
+        # Not WAV, into which libsndfile writes a timestamp.
         kind, subtype = ("FLAC", file.subtype) if fits else ("AU", "FLOAT")
         content = io.BytesIO()
         soundfile.write(content, samples, file.samplerate, subtype, format=kind)
@@ -248,7 +248,7 @@ def _write_shard(
     data_folder: Path,
     original: bool,
 ) -> list[Skipped]:
-    """Writes a shard atomically; returns what can't be read and isn't in it."""
+    """Writes a shard atomically; returns the unreadable recordings left out of it."""
 
     def encoded(utterance: Utterance):
         try:
@@ -271,23 +271,23 @@ def _write_shard(
                     continue
                 suffix, audio = result
                 about = {"id": u.id, "spk_id": u.speaker, "duration": u.duration}
-                # WebDataset takes files of one name for one sample.
+                # WebDataset takes files with the same key for one sample.
                 key = f"{number:06d}-{place:06d}"
                 for name, content in (
                     (f"{key}.json", json.dumps(about).encode()),
                     (f"{key}.{suffix}", audio),
                 ):
-                    info = tarfile.TarInfo(name)  # nobody's, of 1970: the same anywhere
+                    info = tarfile.TarInfo(name)  # no owner, time 0: same bytes always
                     info.size = len(content)
                     tar.addfile(info, io.BytesIO(content))
     finally:
-        # After Ctrl-C, what waits is not encoded first.
+        # After Ctrl-C, what is queued is not encoded.
         pool.shutdown(cancel_futures=True)
     return skipped
 
 
 def _scan(path: Path) -> Shard:
-    """Reads what a shard holds."""
+    """Reads the members of a shard."""
     members = {}
     try:
         with tarfile.open(path) as tar:
@@ -298,6 +298,6 @@ def _scan(path: Path) -> Shard:
                 members[utt_id] = Member(info.offset_data, info.size, crc)
     except (tarfile.TarError, ValueError, KeyError, AttributeError) as error:
         raise InputError(
-            f"{path}: is no shard of ours ({error}); delete it and pack again"
+            f"{path}: is not a shard in our format ({error}); delete it and pack again"
         ) from None
     return Shard(path.name, sha256(path), members)

@@ -27,11 +27,11 @@ TIMEOUT = 60.0  # seconds without a byte from a server
 
 
 class ShardReader:
-    """The recordings of a split that lie in shards.
+    """The recordings of a split, read from shards.
 
-    What lies in a folder is read in place. From elsewhere, a shard is fetched whole
-    when its first recording is asked for, compared with its checksum and kept on the
-    disk, once for all processes of a machine.
+    Shards in a folder are read in place. From elsewhere, a shard is fetched whole when
+    its first recording is needed, compared with its checksum and kept on disk, once
+    for all processes of a machine.
 
     Arguments
     ---------
@@ -41,7 +41,7 @@ class ShardReader:
     manifest : Path
         The manifest that was packed, `SPLIT.csv`.
     cache : str or Path
-        Folder for what is fetched.
+        Folder for fetched shards.
 
     Raises
     ------
@@ -65,8 +65,8 @@ class ShardReader:
     def __init__(self, location: str, manifest: Path, cache: str | Path):
         if location.startswith(PIPE) and "{}" not in location:
             raise InputError(
-                f"--shards {location}: {{}} has to stand where a file's name goes, as "
-                "in pipe:cat DIR/{}"
+                f"--shards {location}: {{}} has to stand for the file name, as in "
+                "pipe:cat DIR/{}"
             )
         self.location = location
         self.cache = Path(cache)
@@ -74,7 +74,7 @@ class ShardReader:
         name = f"{manifest.stem}.json"
         path = Path(location) / name
         if not self.is_local:
-            # By its location: that of another may be wanted at the same time.
+            # Named by location: another one's may be needed at the same time.
             key = hashlib.sha256(location.encode()).hexdigest()[:16]
             path = self.cache / f"{key}-{name}"
             self.cache.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,7 @@ class ShardReader:
         Raises
         ------
         InputError
-            More than the share given have none.
+            A larger share than given has none.
         """
         numbers = [self._number.get(utt_id, -1) for utt_id in ids]
         n_missing = numbers.count(-1)
@@ -123,7 +123,7 @@ class ShardReader:
         Raises
         ------
         OSError
-            It isn't there or isn't what was packed; the shard is named.
+            It is in no shard, or its shard is missing or damaged.
         RunError
             Its shard cannot be fetched.
         """
@@ -139,8 +139,8 @@ class ShardReader:
             raise CorruptMember(f"{path}: {error}") from None
 
     def _fetched(self, name: str, digest: str) -> Path:
-        """Path of a shard from elsewhere, fetched if it isn't there."""
-        # By its content: shards of one name may come from several places.
+        """Path of a remote shard, fetched if it isn't cached."""
+        # Named by content: shards of one name may come from several places.
         path = self.cache / f"{digest}.tar"
         if path.exists():
             return path
@@ -157,7 +157,7 @@ class ShardReader:
                             f"--shards {self.location}: {name} cannot be fetched "
                             f"({error}); the same command continues"
                         ) from None
-                    logger.warning("%s: fetched again, for %s", name, error)
+                    logger.warning("%s: is fetched again after: %s", name, error)
                     time.sleep(wait)
         return path
 
@@ -171,7 +171,7 @@ def _fetch(location: str, name: str, path: Path, digest: str | None = None) -> N
                 found.update(block)
                 file.write(block)
         if digest is not None and found.hexdigest() != digest:
-            raise OSError("it is not what was packed, by its checksum")
+            raise OSError("its checksum is not that of the packed file")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Texts with blanks: the pages, and what a model folder is filled from."""
+"""Templates of the pages and of the files in a model folder."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ TEMPLATES = Path(__file__).parent
 
 
 def page_template(name: str) -> Template:
-    """A page, in which whatever is filled in is escaped and nothing may be missing.
+    """The template of a page; values are escaped, and none may be missing.
 
     Arguments
     ---------
     name : str
-        Of the file beside this one.
+        Name of the file beside this one.
 
     Returns
     -------

@@ -7,8 +7,8 @@
     )
     score, same_speaker = verifier.verify_files("one.wav", "two.wav")
 
-Written with the model: the parts of it stand here in full, so that nothing but
-SpeechBrain and safetensors has to be installed.
+Written with the model: this file contains all parts of it, so that only SpeechBrain and
+safetensors have to be installed.
 """
 
 import importlib.util
@@ -22,8 +22,8 @@ MODULES = ()  # the project's names of the parts in this file
 
 
 def _stand_in_for(names):
-    """hyperparams.yaml names the parts as the project does that trained the model;
-    where it is not installed, this file takes the place of its modules."""
+    """hyperparams.yaml names the parts by the modules of the project that trained the
+    model; where that is not installed, this file takes the place of its modules."""
     try:
         specs = [importlib.util.find_spec(name) for name in names]
     except ImportError:

@@ -1,2 +1,1 @@
-"""A training beyond its parts: what is done in which order, how it is continued, and
-what it leaves."""
+"""The training run: its order of steps, how it is resumed, and what it writes."""

@@ -1,5 +1,5 @@
-"""Training that starts from a trained model instead of random weights: a fine-tuning
-stage on the same speakers, or the way to new ones."""
+"""Training that starts from a trained model instead of random weights: fine-tuning on
+the same speakers, or adaptation to new ones."""
 
 import copy
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ ANY_VALUE = {"dropout"}  # changes no weight
 
 
 def check_pretrained(folder: str, hparams_text: str) -> None:
-    """Checks that a folder holds a model like a recipe's.
+    """Checks that a folder holds a model of the recipe's architecture.
 
     Arguments
     ---------
@@ -36,7 +36,7 @@ def check_pretrained(folder: str, hparams_text: str) -> None:
     Raises
     ------
     InputError
-        The folder is no such folder, or its model is not built like the recipe's.
+        It is not a model folder, or its model differs from the recipe's.
     """
     try:
         theirs = (Path(folder) / "hyperparams.yaml").read_text(encoding="utf-8")
@@ -51,8 +51,8 @@ def start_from(
     classifier: nn.Module,
     label_encoder: CategoricalEncoder,
 ) -> nn.Module:
-    """Gives a recipe's objects what a trained model has learnt: the embedding model its
-    weights, the classifier those of the speakers that both know.
+    """Loads a trained model into a recipe's objects: the weights of the embedding
+    model, and those of the classifier for the speakers that both have.
 
     Arguments
     ---------
@@ -67,7 +67,7 @@ def start_from(
     Returns
     -------
     torch.nn.Module
-        A copy of the embedding model as it was, to compare with.
+        A frozen copy of the loaded embedding model, to compare with.
 
     Raises
     ------
@@ -123,24 +123,24 @@ def _is_no_model(folder: str, error: Exception) -> InputError:
 
 
 def freeze(embedding_model: nn.Module, n_blocks: int) -> list[nn.Module]:
-    """Takes the lowest blocks of a Conformer and what is below them out of training.
+    """Freezes the lowest blocks of a Conformer and the subsampling below them.
 
     Arguments
     ---------
     embedding_model : torch.nn.Module
         With an `encoder` that has `subsampling` and `blocks`.
     n_blocks : int
-        How many; 0 takes out nothing.
+        How many; 0 freezes nothing.
 
     Returns
     -------
     list of torch.nn.Module
-        What is frozen. Their batch norms and dropouts still follow `train()`.
+        The frozen modules. Their batch norms and dropouts still follow `train()`.
 
     Raises
     ------
     InputError
-        There are not so many.
+        `n_blocks` is negative or more than the encoder has.
     """
     if not n_blocks:
         return []
@@ -156,8 +156,8 @@ def freeze(embedding_model: nn.Module, n_blocks: int) -> list[nn.Module]:
 
 
 def distance(embeddings: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
-    """How far embeddings are from those that they shall stay near: 1 - cosine, the mean
-    over a batch [batch, 1, emb_dim], from 0 to 2."""
+    """Distance of embeddings from their anchors: 1 - cosine, averaged over a batch
+    [batch, 1, emb_dim], from 0 to 2."""
     cosines = F.cosine_similarity(embeddings.float(), anchors.float(), dim=-1)
     return 1 - cosines.mean()
 
@@ -167,24 +167,24 @@ def drift(
     after: Mapping[str, torch.Tensor],
     trials: TrialList,
 ) -> dict[str, float]:
-    """What a change of the model does to embeddings that were kept.
+    """How well kept embeddings of an old model match those of the new one.
 
     Arguments
     ---------
     before, after : mapping of str to torch.Tensor
         Embeddings by path, of the old model and of the new.
     trials : TrialList
-        Trials of them.
+        Trials of these recordings.
 
     Returns
     -------
     dict
-        `cosine`, the mean between the old and the new embedding of a recording;
-        equal error rates, fractions: `eer_old` of the old model, and `eer_across` where
-        the enrolment is the old model's and the test the new one's.
+        `cosine`, the mean over recordings, of old against new embedding; equal error
+        rates, fractions: `eer_old` of the old model, and `eer_across` where the
+        enrolment is the old model's and the test the new one's.
     """
     cosines = [F.cosine_similarity(before[p], after[p], dim=-1) for p in before]
-    # The same recording has two names, by the model that has embedded it.
+    # Each recording has two names, one per model.
     both = {f"old {path}": vector for path, vector in before.items()}
     both |= {f"new {path}": vector for path, vector in after.items()}
     across = TrialList(

@@ -1,4 +1,4 @@
-"""Averages of a model's weights along its training."""
+"""Averages of a model's weights over its training."""
 
 import torch
 from torch import nn
@@ -6,27 +6,26 @@ from torch.optim.swa_utils import AveragedModel
 
 
 class RecentAverage(AveragedModel):
-    """Power-function average of a model's weights and of what its batch norms have
-    counted (Karras et al., CVPR 2024, section 3.1).
+    """Power-function average of a model's weights and of its batch norms' statistics
+    (Karras et al., CVPR 2024, section 3.1).
 
-    After t steps those of step s weigh s^p - (s - 1)^p: the average forgets in
-    proportion to how long the training has been, and one setting does for a hundred
-    steps and for a million. It moves less from epoch to epoch than the weights
-    themselves, whose learning rate throws them about.
+    The weights after step s count s^p - (s - 1)^p: the averaging window grows with the
+    training, so one setting suits a hundred steps and a million. The average varies
+    less from epoch to epoch than the weights, which a high learning rate scatters.
 
     Arguments
     ---------
     model : torch.nn.Module
         The model in training; it is copied, and `update_parameters(model)` has to
-        follow each of its steps.
+        follow each training step.
     age : float
-        How old what is averaged is on average, as a share of the training so far, from
-        0 (the latest weights alone) to 0.5 (all steps alike); 1 / (p + 1).
+        Mean age of the averaged weights, as a share of the training so far, from 0 (the
+        latest weights alone) to 0.5 (all steps equally); 1 / (p + 1).
 
     Raises
     ------
     ValueError
-        An age that is not in [0, 0.5].
+        `age` is not in [0, 0.5].
 
     Example
     -------
@@ -48,8 +47,8 @@ class RecentAverage(AveragedModel):
 
     @torch.no_grad()
     def restore_buffers(self, model: nn.Module) -> None:
-        """Gives a model's batch norms the averages of what they have counted: one batch
-        that is not finite leaves nothing finite in them, for good."""
+        """Resets a model's batch norms to the averages of their statistics, which a
+        batch that is not finite would otherwise spoil for good."""
         for buffer, kept in zip(model.buffers(), self.module.buffers(), strict=True):
             buffer.copy_(kept)
 

@@ -1,6 +1,6 @@
 """SpeechBrain's training loop, made repeatable: the same steps however often it is
-stopped and, with the same batch in all and but for what each process draws (dropout and
-augmentation), on however many it runs."""
+stopped and, given the same total batch, on any number of processes, except for what
+each draws (dropout and augmentation)."""
 
 import random
 
@@ -29,14 +29,14 @@ logger = get_logger(__name__)
 
 
 class RepeatableBrain(sb.Brain):
-    """A Brain whose budget is counted in steps or minutes, and whose steps depend on
-    their numbers alone.
+    """A Brain whose budget is counted in steps or minutes, and whose steps depend only
+    on their numbers.
 
-    It needs in its hyperparameters `seed`, `batch_size`, `number_of_epochs`,
+    It needs the hyperparameters `seed`, `batch_size`, `number_of_epochs`,
     `epoch_counter`, `history` (`RunHistory`), `lr_schedule` (learning rate by
     progress), `train_time_limit_minutes`, and for messages `output_folder` and
-    `save_folder`. What it is fitted to comes from its `train_loader`, and
-    `compute_objectives` has to `count` each training batch.
+    `save_folder`. Its training data come from `train_loader`, and
+    `compute_objectives` has to call `count` for each training batch.
     """
 
     signals, is_stopping = (), False
@@ -44,12 +44,12 @@ class RepeatableBrain(sb.Brain):
 
     @property
     def progress(self):
-        """Share of the training budget that is used, from 0 to 1: of the steps or, if
-        that is more, of the minutes; the same on all ranks."""
+        """Share of the training budget used, from 0 to 1: of the steps or, if that is
+        more, of the minutes; the same on all ranks."""
         return self.budget_used(self.seconds)
 
     def budget_used(self, seconds):
-        """That share after so many seconds."""
+        """That share after a number of seconds."""
         share = self.optimizer_step / self.total_steps
         if self.hparams.train_time_limit_minutes is not None:
             limit = 60.0 * self.hparams.train_time_limit_minutes
@@ -61,7 +61,7 @@ class RepeatableBrain(sb.Brain):
         return self.progress >= 1.0
 
     def on_fit_start(self):
-        """Resumes, and lets a run that has used its budget end."""
+        """Resumes, and ends a run that has used its budget."""
         super().on_fit_start()
         self.seconds = self.hparams.history.seconds
         # In the middle of an epoch, its validation is still to be done.
@@ -69,8 +69,8 @@ class RepeatableBrain(sb.Brain):
             self.hparams.epoch_counter.limit = self.hparams.epoch_counter.current
 
     def on_fit_batch_start(self, batch, should_step):
-        """Sets the learning rate, and seeds the step: one that depends on its number
-        alone is the same step after a restart."""
+        """Sets the learning rate, and seeds the step by its number, so that it is the
+        same after a restart."""
         if self.hparams.train_time_limit_minutes is not None:
             # All ranks have to agree on the rate and on the end.
             self.seconds = ddp_broadcast(self.hparams.history.seconds)
@@ -92,16 +92,16 @@ class RepeatableBrain(sb.Brain):
         with noted_signals() as self.signals:
             try:
                 super().fit(epoch_counter, train_set, *args, **kwargs)
-            except InputError:  # what a person has to change
+            except InputError:  # a user error
                 raise
             except Exception as error:
                 if not self.signals:
                     raise
-                # Another process or a data worker may have obeyed it at once.
-                logger.warning("Beside the signal to stop: %s", one_line(error))
+                # The signal may have ended another process or a data worker.
+                logger.warning("Besides the signal to stop: %s", one_line(error))
             finally:
-                # The loader keeps what reads an epoch, and with it its data workers,
-                # also where the epoch was left before its end.
+                # The loader keeps the epoch's iterator and its data workers, even if
+                # the epoch was not finished.
                 reading = getattr(train_set, "_speechbrain_iterator", None)
                 if hasattr(reading, "_shutdown_workers"):
                     reading._shutdown_workers()
@@ -109,16 +109,16 @@ class RepeatableBrain(sb.Brain):
                 raise KeyboardInterrupt
 
     def _fit_valid(self, valid_set, epoch, enable):
-        """As in SpeechBrain; the epoch's checkpoint is written, so it may stop here."""
+        """As in SpeechBrain; the epoch's checkpoint is written, so this may stop."""
         super()._fit_valid(valid_set, epoch, enable)
         n_signals = torch.tensor(len(self.signals), device=self.device)
         if ddp_all_reduce(n_signals, ReduceOp.SUM) > 0:
             raise KeyboardInterrupt
 
     def count(self, loss, correct):
-        """Notes the loss of a batch on all ranks, and which of its utterances were
-        classified right: what a checkpoint keeps has to be of the whole batch. Whether
-        a rank has been told to stop goes with it."""
+        """Collects a batch's loss and correct classifications from all ranks, because a
+        checkpoint has to hold those of the whole batch, and with them whether a rank
+        has received a signal to stop."""
         others = correct.new_tensor([correct.numel(), len(self.signals)], dtype=int)
         figures = torch.stack([loss.detach(), correct.sum(), *others])
         figures = ddp_all_reduce(figures, ReduceOp.SUM).tolist()
@@ -128,13 +128,13 @@ class RepeatableBrain(sb.Brain):
         self.batch_loss = torch.tensor(loss_sum / rank_and_count()[1])
 
     def fit_batch(self, batch):
-        """As in SpeechBrain, but returns the loss of all ranks."""
+        """As in SpeechBrain, but returns the mean loss of all ranks."""
         super().fit_batch(batch)
         return self.batch_loss
 
     def optimizers_step(self):
-        """Clips all parameters together (SpeechBrain clips the first group only), and
-        leaves out a step whose gradient is not finite."""
+        """Clips all parameters together (SpeechBrain clips only the first group), and
+        skips a step whose gradient is not finite."""
         self.scaler.unscale_(self.optimizer)
         limit = self.max_grad_norm if self.max_grad_norm > 0 else float("inf")
         norm = gradient_norm(self.modules)
@@ -152,16 +152,16 @@ class RepeatableBrain(sb.Brain):
         self.optimizer_step += 1
 
     def check_loss_isfinite(self, loss):
-        """As in SpeechBrain, but of all ranks' losses, and ends in one line once
-        patience is exhausted."""
+        """As in SpeechBrain, but for the loss of all ranks, and with a one-line error
+        once patience is exhausted."""
         if not torch.isfinite(self.batch_loss):
             self.losses_are_finite = False
             self.nonfinite_count += 1
             self.lose_patience("loss", self.nonfinite_count, "of one epoch")
 
     def lose_patience(self, what, n_steps, of):
-        """Warns of the latest of some steps whose loss, or whose gradient, was not
-        finite; ends the run if they are too many."""
+        """Warns of a step whose loss or gradient is not finite; ends the run after too
+        many."""
         if n_steps > self.nonfinite_patience:
             raise RunError(
                 f"{self.hparams.output_folder}: the {what} was not finite in {n_steps} "
@@ -170,21 +170,21 @@ class RepeatableBrain(sb.Brain):
                 "another run, or in this one a higher --nonfinite_patience, may help"
             )
         logger.warning(
-            "epoch %d, batch %d: the %s is not finite; the step is left out",
+            "epoch %d, batch %d: the %s is not finite; the step is skipped",
             self.hparams.epoch_counter.current,
             self.step,
             what,
         )
 
     def evaluate_batch(self, batch, stage):
-        """As in SpeechBrain, but --compile is for the one length of the crops: for all
-        lengths there are, it would take hours."""
+        """As in SpeechBrain, but --compile compiles only for the length of the crops:
+        for all lengths, it would take hours."""
         with torch.compiler.set_stance("eager_on_recompile"):
             return super().evaluate_batch(batch, stage)
 
     def _should_save_intra_epoch_ckpt(self, last_ckpt_time, steps_since_ckpt):
-        """As in SpeechBrain, and before a stop, but not between the batches whose
-        gradients make one step: a checkpoint has no gradients."""
+        """As in SpeechBrain, and before a stop, but not between batches whose gradients
+        are accumulated: a checkpoint holds no gradients."""
         due = self.is_stopping or super()._should_save_intra_epoch_ckpt(
             last_ckpt_time, steps_since_ckpt
         )
@@ -203,8 +203,7 @@ class RepeatableBrain(sb.Brain):
         return super().make_dataloader(dataset, stage, **options)
 
     def train_loader(self, dataset, sampler, **options):
-        """Batches of the training data; from here on it is known how many steps there
-        are.
+        """Batches of the training data; also sets the total number of steps.
 
         Arguments
         ---------
@@ -213,7 +212,7 @@ class RepeatableBrain(sb.Brain):
         sampler : torch.utils.data.Sampler
             Their order.
         **options
-            Of any data loader.
+            Options of the data loader.
 
         Returns
         -------
@@ -240,22 +239,22 @@ class RepeatableBrain(sb.Brain):
         if steps_per_epoch == 0:
             raise InputError(
                 f"--grad_accumulation_factor {self.grad_accumulation_factor}: an epoch "
-                f"has {len(loader)} batches only"
+                f"has only {len(loader)} batches"
             )
         steps = self.hparams.number_of_epochs * steps_per_epoch
-        # SpeechBrain hands the option over as it was typed.
+        # SpeechBrain passes the option on as a string.
         self.total_steps = min(steps, int(self.optimizer_step_limit or steps))
         return loader
 
     def _wrap_distributed(self):
         """As in SpeechBrain, but with synchronised batch norm on a CPU too, and without
-        what each rank has for itself."""
+        split classifiers, which differ between ranks."""
         if not self.distributed_launch:
             super()._wrap_distributed()
             return
         for name, module in self.modules.items():
             if split := split_classifiers(module):
-                # Without --compile, which knows no order of what goes between ranks.
+                # Without --compile, which keeps no order of communication of ranks.
                 (self.modules[name],) = split
             elif any(parameter.requires_grad for parameter in module.parameters()):
                 self.modules[name] = DistributedDataParallel(
@@ -265,13 +264,14 @@ class RepeatableBrain(sb.Brain):
                 )
 
     def init_optimizers(self):
-        """As in SpeechBrain, but a checkpoint has the optimizer of all ranks' rows."""
+        """As in SpeechBrain, but a checkpoint holds the optimizer state of all ranks'
+        rows."""
         super().init_optimizers()
         for classifier in split_classifiers(self.modules):
             if self.scaler.is_enabled():
                 raise InputError(
-                    "--precision fp16: the ranks of a SplitClassifier may not scale "
-                    "their losses differently; --precision bf16 needs no scale"
+                    "--precision fp16: the ranks of a SplitClassifier must not scale "
+                    "their losses differently; --precision bf16 needs no scaling"
                 )
             if self.checkpointer is not None:
                 rows = OptimizerRows(self.optimizer, classifier)

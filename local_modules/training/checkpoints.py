@@ -19,7 +19,7 @@ class WholeCheckpointer(Checkpointer):
     SpeechBrain's writes a checkpoint file by file into its final folder and deletes it
     file by file, so a process killed meanwhile leaves a folder that a restart tries to
     load. This one lists the files and their sizes in a marker that is written last,
-    when they are on the disk, and ignores folders with other files. Arguments as
+    when they are on the disk, and ignores folders whose files differ. Arguments as for
     `speechbrain.utils.checkpoints.Checkpointer`.
 
     Example
@@ -41,7 +41,7 @@ class WholeCheckpointer(Checkpointer):
         Raises
         ------
         RunError
-            There is no room on the disk.
+            The disk is full.
         """
         try:
             checkpoint = super().save_checkpoint(*args, **kwargs)
@@ -49,8 +49,8 @@ class WholeCheckpointer(Checkpointer):
             if not is_disk_full(error):
                 raise
             raise RunError(
-                f"{self.checkpoints_dir}: a checkpoint can't be written, as on a full "
-                f"disk ({one_line(error)[:80]}); make room, and the same command "
+                f"{self.checkpoints_dir}: a checkpoint can't be written: the disk may "
+                f"be full ({one_line(error)[:80]}); make room, and the same command "
                 "continues"
             ) from error
         ddp_barrier()  # each rank may have written
@@ -63,7 +63,7 @@ class WholeCheckpointer(Checkpointer):
             for folder in self.checkpoints_dir.glob(f"{CKPT_PREFIX}+*"):
                 if not _is_whole(folder):
                     shutil.rmtree(folder)
-        ddp_barrier()  # no rank looks before the marker is there
+        ddp_barrier()  # no rank looks before the marker exists
         return checkpoint
 
     def save_and_keep_only(self, *args, **kwargs):

@@ -1,5 +1,5 @@
-"""Whether what is in a run's folder is the same run, so that a run is never continued
-as another."""
+"""Checks that a run's folder holds the same run, so that a run is never continued with
+other settings."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -17,7 +17,7 @@ from local_modules.yaml_trees import differences, load_plain, read_plain
 OPTIONS = "options.json"
 BUDGET_KEYS = {"number_of_epochs", "train_time_limit_minutes"}
 PROCESSES = "a number of processes of"
-# What may change when a run is continued; the schedules follow.
+# What may change when a run is continued; the schedules adapt.
 FREE_KEYS = BUDGET_KEYS | {
     "num_workers",
     "valid_batch_size",
@@ -34,7 +34,7 @@ FREE_KEYS = BUDGET_KEYS | {
 
 
 def has_begun(save_folder: str) -> bool:
-    """Whether a run has learnt something: a start of it continues then."""
+    """Whether a run has a checkpoint to continue from."""
     return any(Path(save_folder).glob("CKPT*"))
 
 
@@ -44,7 +44,7 @@ def check_continues(
     overrides: Mapping,
     free_keys: Collection[str] = FREE_KEYS,
 ) -> None:
-    """Checks that what is in a run's folder was started with the same settings.
+    """Checks that the run in a folder was started with the same settings.
 
     Arguments
     ---------
@@ -53,21 +53,21 @@ def check_continues(
     hparams_file : str
         The YAML file.
     overrides : mapping
-        Values by key; `n_speakers`, which only the prepared corpus can tell, is taken
+        Values by key; `n_speakers`, known only once the corpus is prepared, is taken
         from the folder.
     free_keys : collection of str
-        Those that may differ.
+        Keys that may differ.
 
     Raises
     ------
     InputError
-        A key differs that may not.
+        Another key differs.
     """
     earlier_tree = read_plain(str(Path(output_folder) / "hyperparams.yaml"))
     n_speakers = earlier_tree.get("n_speakers", 0)
     text = resolved_text(hparams_file, {**overrides, "n_speakers": n_speakers})
     present_tree = load_plain(hparams_file, text)
-    # Keys stand before the objects made of them: the first is the cause.
+    # Keys precede the objects made from them: the first difference is the cause.
     for key in dict.fromkeys((*earlier_tree, *present_tree)):
         if key in free_keys:
             continue
@@ -87,8 +87,8 @@ def note_options(run_opts: RunOptions, settings: Mapping) -> None:
 
 
 def check_same_options(run_opts: RunOptions, settings: Mapping) -> None:
-    """Checks that a run was started with the same run options, as many processes and
-    the same pretrained weights.
+    """Checks that a run was started with the same run options, number of processes and
+    pretrained weights.
 
     Arguments
     ---------
@@ -104,11 +104,11 @@ def check_same_options(run_opts: RunOptions, settings: Mapping) -> None:
     """
     save_folder = settings["save_folder"]
     path = Path(save_folder) / OPTIONS
-    if not path.is_file():  # begun before they were noted
+    if not path.is_file():  # from a version that did not note them
         return
     noted = json.loads(path.read_text(encoding="utf-8"))
     lasting = _lasting(run_opts, settings)
-    if run_opts["test_only"]:  # no step follows
+    if run_opts["test_only"]:  # no training step follows
         for name in ("grad_accumulation_factor", PROCESSES):
             lasting.pop(name, None)
     for name, value in lasting.items():
@@ -122,8 +122,8 @@ def check_same_options(run_opts: RunOptions, settings: Mapping) -> None:
 
 
 def _lasting(run_opts: RunOptions, settings: Mapping) -> dict:
-    """What a run keeps to its end beside its recipe, whose keys are compared as such.
-    How many steps it has is free, as its epochs and minutes are."""
+    """What must not change during a run, besides the keys of its recipe. The number of
+    steps may, like epochs and minutes."""
     names = {"precision", "remove_vector_weight_decay", "grad_accumulation_factor"}
     if not run_opts["test_only"]:  # which compares no epochs
         names.add("eval_precision")
@@ -131,6 +131,6 @@ def _lasting(run_opts: RunOptions, settings: Mapping) -> dict:
     lasting[PROCESSES] = rank_and_count()[1]
     if pretrained := settings.get("pretrained"):
         weights = Path(pretrained, WEIGHTS)
-        if weights.is_file():  # else it is told when they are loaded
+        if weights.is_file():  # else reported when they are loaded
             lasting[f"{weights} of SHA-256"] = sha256(weights)[:12]
     return lasting

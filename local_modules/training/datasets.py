@@ -1,4 +1,4 @@
-"""Manifests as SpeechBrain's datasets."""
+"""SpeechBrain datasets made from manifests."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,17 +23,18 @@ def make_datasets(
     hparams : dict
         The loaded hyperparameters.
     splits : mapping of str to list of Utterance
-        What the manifests hold.
+        The utterances of the manifests.
     cache : SpeechCache
-        Keeps decoded speech of `train` and `valid`, without data workers.
+        Keeps decoded speech of `train` and `valid`; unused with data workers.
 
     Returns
     -------
     datasets : dict
-        `train` gives crops; `valid`, `test` and `cohort`, which is the part of `train`
-        that scores beyond the cosine need, whole utterances, the longest first.
+        `train` gives crops; `valid`, `test` and `cohort` give whole utterances, the
+        longest first. `cohort` is the part of `train` used for score normalisation
+        and PLDA.
     train_reader : UtteranceReader
-        Of the crops.
+        Reads the crops.
     train_shards : ShardReader | None
         Where they are read from, if not from files.
     """
@@ -89,12 +90,12 @@ def make_dataset(
     utterances : sequence of Utterance
         What it holds.
     split : str
-        Those of `valid` and `test` are called by their paths, as in the trials; of the
-        others, a file may hold several.
+        In `valid` and `test`, utterances are named by path, as in the trials; in
+        others by ID, because a file may hold several.
     reader : UtteranceReader
-        What reads them.
+        Reads them.
     data_folder : str
-        Where their paths begin.
+        Root of their paths.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""The end of a run: its best epoch tested, and what it leaves."""
+"""The end of a run: tests its best epoch and writes its results."""
 
 import copy
 import json
@@ -30,8 +30,8 @@ def finish_run(
     old_model: torch.nn.Module | None,
     options: Mapping,
 ) -> dict:
-    """Tests the best epoch, makes of the training speakers what scores beyond the
-    cosine need, and writes the pictures, the model folder and, last, the metrics.
+    """Tests the best epoch, fits the scoring backend, and writes the plots, the model
+    folder and, last, the metrics.
 
     Arguments
     ---------
@@ -44,11 +44,11 @@ def finish_run(
     datasets : mapping of str to DynamicItemDataset
         `valid`, `test` and `cohort`.
     splits : mapping of str to sequence of Utterance
-        What the manifests hold.
+        The utterances of the manifests.
     old_model : torch.nn.Module | None
         What the run began with, to measure the drift from.
     options : mapping
-        Of the data loaders.
+        Options of the data loaders.
 
     Returns
     -------
@@ -58,7 +58,7 @@ def finish_run(
     Raises
     ------
     InputError
-        With --test_only, nothing is trained.
+        With --test_only, no epoch has been trained.
     """
     if brain.test_only:
         if not brain.checkpointer.find_checkpoint(min_key="eer"):
@@ -66,7 +66,7 @@ def finish_run(
                 f"--test_only: {hparams['save_folder']} has no checkpoint of a whole "
                 "epoch"
             )
-        brain.checkpointer.recover_if_possible()  # the latest knows all epochs
+        brain.checkpointer.recover_if_possible()  # the latest has all epochs
     # Evaluation loads the best checkpoint, and with it the history up to there.
     history = copy.deepcopy(hparams["history"])
     scores, embeddings = {}, {}
@@ -108,7 +108,7 @@ def _write(
     backend: Backend,
     drift: Mapping | None,
 ) -> dict:
-    """Writes what a run leaves; says where it is, and returns its metrics."""
+    """Writes a run's results, prints the summary, and returns the metrics."""
     folder = Path(hparams["output_folder"])
     metrics = {split: result[0] for split, result in scores.items()}
     metrics |= summary(hparams, history)

@@ -1,4 +1,4 @@
-"""What a run remembers about its epochs, over any number of restarts."""
+"""The record of a run's epochs, kept across restarts."""
 
 import json
 import time
@@ -12,7 +12,7 @@ from speechbrain.utils.checkpoints import (
 
 
 def best_row(epochs: Sequence[Mapping]) -> Mapping:
-    """The epoch with the lowest `valid_eer`, the later one of equals.
+    """The epoch with the lowest `valid_eer`, the latest on a tie.
 
     Example
     -------
@@ -46,11 +46,11 @@ class RunHistory:
         self._started = None
 
     def start_clock(self) -> None:
-        """Starts to count seconds, on top of those of earlier processes."""
+        """Starts counting seconds, on top of those of earlier processes."""
         self._started = time.monotonic()
 
     def stop_clock(self) -> None:
-        """Stops to count; what is saved and what is shown now agree to the bit."""
+        """Stops counting, so that saved and reported seconds agree exactly."""
         self._earlier_seconds, self._started = self.seconds, None
 
     @property
@@ -76,7 +76,7 @@ class RunHistory:
 
     @property
     def best_epoch(self) -> int:
-        """The number of `best_row`."""
+        """Number of the epoch of `best_row`."""
         return best_row(self.epochs)["epoch"]
 
     @mark_as_saver

@@ -1,4 +1,4 @@
-"""What a person sees of a run while it goes on: log lines, TensorBoard, curves."""
+"""The output of a run for its user: log lines, TensorBoard, plots, the summary."""
 
 import time
 from collections.abc import Mapping
@@ -16,8 +16,8 @@ SECONDS_BETWEEN_PLOTS = 60.0  # drawing takes about a second
 class RunReporter:
     """Writes `train_log.txt`, TensorBoard events and the curves of a run.
 
-    All are made from the rows of `RunHistory`, which come back with a checkpoint, so
-    an epoch that is trained again after a kill appears once.
+    All are made from the rows of `RunHistory`, which are restored with a checkpoint,
+    so an epoch that is trained again after a kill appears once.
 
     Arguments
     ---------
@@ -34,14 +34,14 @@ class RunReporter:
         self._plotted_at = time.monotonic()
 
     def report(self, epochs: list[dict], best_epoch: int) -> None:
-        """Adds the last of `epochs` to what is shown."""
+        """Reports the last of `epochs`."""
         with replacing(self.folder / "train_log.txt") as file:
             file.writelines(f"{log_line(row)}\n" for row in epochs)
         last = epochs[-1]
         print(log_line(last) + ("  (best)" if last["epoch"] == best_epoch else ""))
         new = [last]
         if self._writer is None:
-            # Every epoch again: a kill may have come before the last one's events.
+            # Write every epoch again: a kill may have lost the last one's events.
             new = epochs
             self._writer = SummaryWriter(
                 self.folder / "tensorboard", purge_step=epochs[0]["epoch"]
@@ -70,7 +70,7 @@ def draw_plots(folder: Path, history: RunHistory, scores: Mapping) -> None:
     Arguments
     ---------
     folder : Path
-        Where to.
+        Where they are written.
     history : RunHistory
         The epochs.
     scores : mapping
@@ -93,7 +93,7 @@ def draw_plots(folder: Path, history: RunHistory, scores: Mapping) -> None:
 
 
 def last_screen(folder: Path, metrics: Mapping) -> str:
-    """What a person reads at the end of a run."""
+    """The summary printed at the end of a run."""
     lines = [""]
     for split in ("valid", "test"):
         row = metrics[split]
@@ -124,7 +124,7 @@ def last_screen(folder: Path, metrics: Mapping) -> str:
 
 
 def drift_line(drift: Mapping) -> str:
-    """What became of embeddings that the model before has made.
+    """How well the old model's embeddings match the new one's, in one line.
 
     Example
     -------

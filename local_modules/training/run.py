@@ -35,7 +35,7 @@ from local_modules.training.continuing import (
 logger = get_logger(__name__)
 
 LABELS = "label_encoder.txt"
-# What a Brain looks up when it comes to it.
+# What a Brain looks up during training.
 OF_A_BRAIN = (
     "compute_features",
     "wav_augment",
@@ -61,13 +61,13 @@ SECONDS_TO_END = 120.0  # until a file server frees the lock of a machine that i
 
 @contextlib.contextmanager
 def claimed(hparams_file: str, overrides: Mapping) -> Iterator[None]:
-    """Keeps a run's folder for this process and its ranks: a second one would take the
-    checkpoint that the first is writing for what a kill has left.
+    """Locks a run's folder for this process and its ranks: a second process would take
+    a checkpoint that the first is writing for the remains of a kill.
 
     Raises
     ------
     InputError
-        Another has it, it can't be written, or it is that of the code.
+        Another process has it, it can't be written, or it is the folder of the code.
     """
     if not if_main_process():
         yield
@@ -106,8 +106,8 @@ def claimed(hparams_file: str, overrides: Mapping) -> Iterator[None]:
 def begin_run(
     hparams_file: str, run_opts: RunOptions, overrides: dict
 ) -> tuple[dict, str, dict, dict]:
-    """Prepares the corpus and the run's folder, in which an earlier start has to have
-    been the same run.
+    """Prepares the corpus and the run's folder, which may hold only an earlier start of
+    the same run.
 
     Arguments
     ---------
@@ -116,7 +116,7 @@ def begin_run(
     run_opts : speechbrain.utils.run_opts.RunOptions
         SpeechBrain's run options.
     overrides : dict
-        Values for its top-level keys; gets `n_speakers`.
+        Values for its top-level keys; `n_speakers` is added.
 
     Returns
     -------
@@ -141,10 +141,10 @@ def begin_run(
     if settings["batch_size"] * rank_and_count()[1] == 1:
         raise InputError("--batch_size 1: has to be 2 or more, for batch norm")
     if "n_speakers" in overrides:
-        raise InputError("--n_speakers: is counted; leave it out")
+        raise InputError("--n_speakers: is counted in the corpus; leave it out")
     for key in ("frozen_blocks", "distillation"):
         if settings.get(key) and not settings["pretrained"]:
-            raise InputError(f"--{key} {settings[key]}: is for a --pretrained model")
+            raise InputError(f"--{key} {settings[key]}: needs a --pretrained model")
     for key in ("noise_folder", "rir_folder"):
         if settings.get(key) and not settings.get("augment_prob", 1):
             logger.warning("--%s is not used: augment_prob is 0", key)
@@ -152,7 +152,7 @@ def begin_run(
         text = config.resolved_text(hparams_file, {**overrides, "n_speakers": 0})
         check_pretrained(settings["pretrained"], text)
     continues = has_begun(settings["save_folder"])
-    if continues:  # before another corpus takes the place of its manifests
+    if continues:  # before another corpus replaces its manifests
         check_continues(settings["output_folder"], hparams_file, overrides)
         check_same_options(run_opts, settings)
     begun_with = noted_corpus(settings["save_folder"]) if continues else None
@@ -164,7 +164,7 @@ def begin_run(
     if continues:
         check_same_corpus(settings["save_folder"], settings["manifest_folder"])
     else:
-        # Nothing is learnt yet, so an earlier start's numbering of speakers is void.
+        # Without a checkpoint, an earlier start's numbering of speakers is void.
         (Path(settings["save_folder"]) / LABELS).unlink(missing_ok=True)
     ddp_barrier()  # the first rank writes what the others have just read
 
@@ -172,7 +172,7 @@ def begin_run(
     _check_wiring(hparams_file, hparams, run_opts)
     if if_main_process():
         Path(hparams["output_folder"]).mkdir(parents=True, exist_ok=True)
-        # SpeechBrain's own way would leave half of it to a kill.
+        # Atomically, unlike SpeechBrain, where a kill may leave half a file.
         with replacing(Path(hparams["output_folder"], "hyperparams.yaml")) as file:
             file.write(hparams_text)
         if not continues:
@@ -182,14 +182,13 @@ def begin_run(
 
 
 def _check_wiring(hparams_file: str, hparams: Mapping, run_opts: RunOptions) -> None:
-    """Checks that a recipe is wired of what a Brain will look up, while nothing is lost
-    by it."""
+    """Checks that a recipe has what a Brain will look up, before any work is lost."""
     for key in OF_A_BRAIN:
-        hparams[key]  # what the recipe lacks is told
+        hparams[key]  # raises an error that names a missing key
     if not hasattr(hparams["compute_features"], "compute_STFT"):
         raise InputError(
-            f"{hparams_file}: its compute_features has no compute_STFT with the "
-            "hop_length, as SpeechBrain's has"
+            f"{hparams_file}: its compute_features has no compute_STFT with a "
+            "hop_length, as SpeechBrain's features have"
         )
     for key in run_opts["compile_module_keys"] or ():
         if key not in hparams["modules"]:

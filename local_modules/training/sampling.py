@@ -1,4 +1,4 @@
-"""In which order training sees the utterances."""
+"""The order in which training sees the utterances."""
 
 import random
 from collections import defaultdict
@@ -11,26 +11,25 @@ from local_modules.errors import InputError
 
 
 class PassSampler(ReproducibleRandomSampler):
-    """A random order anew for each pass over the data, which takes one epoch or
-    several: shorter epochs validate more often.
+    """A new random order for each pass over the data. A pass takes one or several
+    epochs: shorter epochs validate more often.
 
-    The order depends on the seed and the epoch alone, so a training that is continued
-    sees what it would have seen.
+    The order depends only on the seed and the epoch, so a resumed training sees the
+    same utterances.
 
     Arguments
     ---------
     data_source : Sized
         What to draw from.
     epochs_per_pass : int
-        How many epochs share a pass; what their number does not divide is left out of
-        a pass.
+        Epochs in a pass; the remainder of the division is left out of a pass.
     seed : int
         Seed of the order.
 
     Raises
     ------
     InputError
-        An epoch would have fewer than two utterances for a process, or a pass no
+        An epoch would have fewer than two utterances per process, or a pass no
         epochs.
 
     Example
@@ -48,8 +47,8 @@ class PassSampler(ReproducibleRandomSampler):
         most = len(data_source) // (2 * rank_and_count()[1])
         if not 1 <= epochs_per_pass <= most:
             raise InputError(
-                f"--epochs_per_pass {epochs_per_pass}: has to be from 1 to {most}, for "
-                f"each process wants two of the {len(data_source)} training utterances"
+                f"--epochs_per_pass {epochs_per_pass}: has to be from 1 to {most}; "
+                f"each process needs two of the {len(data_source)} training utterances"
             )
         super().__init__(data_source, seed=seed, epoch=1)
         self.epochs_per_pass = epochs_per_pass
@@ -71,9 +70,9 @@ class PassSampler(ReproducibleRandomSampler):
 
 
 class ShardSampler(PassSampler):
-    """A random order that reads few shards at a time: some are open, the next
-    utterance comes from one of them at random, and one that is used up makes room for
-    the next, so that what is far away can be fetched while others are read.
+    """A random order that reads few shards at a time: the next utterance comes from a
+    random open shard, and an exhausted shard is replaced by the next, so that remote
+    shards can be fetched while others are read.
 
     Arguments
     ---------
@@ -82,7 +81,7 @@ class ShardSampler(PassSampler):
     epochs_per_pass, seed
         As of `PassSampler`.
     n_open : int
-        How many shards are open.
+        Number of shards open at a time.
 
     Raises
     ------

@@ -1,7 +1,7 @@
 """Schedules as functions of the progress of training, from 0 to 1.
 
-They hold no state: whatever measures the progress (steps, minutes) and remembers it
-over a restart also fits them to a budget.
+They hold no state: the caller measures the progress (by steps or minutes) and keeps it
+across restarts, which also fits them to any budget.
 """
 
 import math
@@ -20,7 +20,7 @@ class WarmupCosine:
     Raises
     ------
     ValueError
-        All of the training or more would be warm-up, or less than nothing.
+        `warmup_share` is not in [0, 1).
 
     Example
     -------

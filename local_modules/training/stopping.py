@@ -8,23 +8,24 @@ import threading
 import time
 from collections.abc import Iterator
 
-# SLURM's and torchrun's is SIGTERM; sbatch --signal sends what it is told.
+# SLURM and torchrun send SIGTERM; sbatch --signal sends any, such as SIGUSR1.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
-SECONDS_TO_REPEAT = 2.0  # torchrun hands on a Ctrl-C that its processes get as well
+SECONDS_TO_REPEAT = 2.0  # torchrun forwards a Ctrl-C that its processes also get
 SECONDS_TO_OUTLIVE = 600  # longer than a validation
 
 
 @contextlib.contextmanager
 def noted_signals() -> Iterator[list[int]]:
-    """Notes these signals instead of obeying them, so that a program can come to where
-    it loses nothing; another one, later than torchrun's, is a `KeyboardInterrupt`.
+    """Notes these signals instead of obeying them, so that a program can stop where it
+    loses nothing. A second one raises `KeyboardInterrupt`, unless it comes so soon
+    that torchrun may have forwarded it.
 
-    Signals are the main thread's: in another one nothing is noted.
+    Only the main thread receives signals: in others, nothing is noted.
 
     Yields
     ------
     list of int
-        The signals that have come.
+        The signals received so far.
 
     Example
     -------
@@ -41,9 +42,9 @@ def noted_signals() -> Iterator[list[int]]:
         if first is None:
             first = time.monotonic()
             if os.environ.get("RANK", "0") == "0":
-                # Not by print, which this may have interrupted.
+                # Not print, which the signal may have interrupted.
                 told = b"\nStopping at a checkpoint; another Ctrl-C stops at once.\n"
-                with contextlib.suppress(OSError):  # tee has had the Ctrl-C too
+                with contextlib.suppress(OSError):  # Ctrl-C may have ended tee
                     os.write(sys.__stderr__.fileno(), told)
         elif time.monotonic() - first >= SECONDS_TO_REPEAT:
             raise KeyboardInterrupt
@@ -51,7 +52,7 @@ def noted_signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield noted
         return
-    # In the background of a script, Ctrl-C is for others.
+    # A program in the background of a script ignores Ctrl-C, and goes on ignoring it.
     numbers = [n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN]
     before = {number: signal.signal(number, note) for number in numbers}
     try:
@@ -64,13 +65,13 @@ def noted_signals() -> Iterator[list[int]]:
 def outlive_signals(worker: int = 0) -> None:
     """Lets a data worker outlive these signals, which a terminal or a scheduler sends
     to all processes: the training needs it until its checkpoint is written, and ends it
-    then. It outlives a SIGTERM by ten minutes, and none that comes later than
-    torchrun's: that is the training's.
+    then. It outlives a first SIGTERM by ten minutes; a later one, unless torchrun may
+    have forwarded it, comes from the training and ends it.
 
     Arguments
     ---------
     worker : int
-        Its number, as of a `worker_init_fn`.
+        Its number, as passed to a `worker_init_fn`.
     """
     first = None
 

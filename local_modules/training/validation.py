@@ -1,4 +1,4 @@
-"""What a split's embeddings are worth: its trials scored, and their error rates."""
+"""Scores the trials of a split, and measures their error rates."""
 
 from collections.abc import Mapping
 
@@ -25,9 +25,9 @@ def verify(
     Arguments
     ---------
     split : str
-        What messages call it.
+        Its name in messages.
     embeddings : mapping of str to torch.Tensor
-        By the names that the trials have, [emb_dim].
+        By the names in the trials, [emb_dim].
     trials : TrialList
         The trials.
     max_bad_share : float
@@ -45,8 +45,8 @@ def verify(
     Raises
     ------
     RunError
-        Too many recordings have none, nothing is left to score, or scores are not
-        finite.
+        Too many recordings have no embedding, no target or no non-target trial is
+        left, or scores are not finite.
 
     Example
     -------
@@ -68,13 +68,13 @@ def verify(
         if len(lost) > max_bad_share * len(names):
             raise RunError(
                 f"{told}; that is over max_bad_share {max_bad_share:.2%}: repair them "
-                "or raise max_bad_share, and the same command goes on"
+                "or raise max_bad_share, and the same command continues"
             )
         logger.warning(f"{told}; trials with them are left out")
     target, nontarget = score_trials(embeddings, trials)
     if not (len(target) and len(nontarget)):
         more = "raise --debug_batches" if is_debug else "repair the recordings"
-        raise RunError(f"{split}: of one kind of trials none can be scored; {more}")
+        raise RunError(f"{split}: no target or no non-target trials are left; {more}")
     try:
         return verification_rates(target, nontarget), target, nontarget
     except ValueError as error:

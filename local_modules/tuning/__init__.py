@@ -1,1 +1,1 @@
-"""The search for hyperparameters: what is searched, by whom, and what came of it."""
+"""Hyperparameter search: the search space, the workers and the results."""

@@ -1,4 +1,4 @@
-"""Pictures of a study: Optuna's own, and the curves of all trials over each other."""
+"""Pictures of a study: Optuna's own, and the curves of all trials overlaid."""
 
 import contextlib
 import copy
@@ -46,11 +46,11 @@ class Picture:
     Arguments
     ---------
     name : str
-        Of its files.
+        Name of its files.
     title : str
-        What stands over it.
+        Heading above it.
     how_to_read : str
-        One sentence.
+        One sentence on how to read it.
     figure : plotly.graph_objects.Figure
         The interactive form.
     draw : callable
@@ -65,7 +65,7 @@ class Picture:
 
 
 def view(study: optuna.Study, objectives: Sequence[str]) -> optuna.Study:
-    """A copy of a study for looking at: live trials only, rates in percent."""
+    """A copy of a study for display: live trials only, rates in percent."""
     factors = [OBJECTIVES[name].factor for name in objectives]
     shown = optuna.create_study(directions=study.directions)
     for trial in live_trials(study).values():
@@ -79,7 +79,7 @@ def view(study: optuna.Study, objectives: Sequence[str]) -> optuna.Study:
 
 
 def make_pictures(study: optuna.Study, objectives: Sequence[str]) -> list[Picture]:
-    """The pictures that a study has trials enough for.
+    """The pictures that a study has enough trials for.
 
     Arguments
     ---------
@@ -101,8 +101,8 @@ def make_pictures(study: optuna.Study, objectives: Sequence[str]) -> list[Pictur
         _optuna_s(
             "optimization_history",
             "The search",
-            "Each dot is a trial, the line the best so far: where it has gone flat, "
-            "more trials would bring little.",
+            "Each dot is a trial, the line the best so far: once it is flat, more "
+            "trials bring little.",
             shown,
             **options,
         )
@@ -112,9 +112,9 @@ def make_pictures(study: optuna.Study, objectives: Sequence[str]) -> list[Pictur
             0,
             _optuna_s(
                 "pareto_front",
-                "What can be had for what",
-                "No trial beats one of the marked ones in every objective: choose one "
-                "of them.",
+                "Trade-offs",
+                "No trial beats a marked one in every objective: choose one of the "
+                "marked ones.",
                 shown,
                 target_names=[OBJECTIVES[name].axis for name in objectives],
             ),
@@ -124,9 +124,9 @@ def make_pictures(study: optuna.Study, objectives: Sequence[str]) -> list[Pictur
         found.append(
             _optuna_s(
                 "param_importances",
-                "What mattered",
-                "How much the best tenth of the trials has in common in each parameter "
-                "(PED-ANOVA); one with a small share may be left at its default.",
+                "Importance of the parameters",
+                "How much each parameter sets the best tenth of the trials apart "
+                "(PED-ANOVA); one with a small share can stay at its default.",
                 shown,
                 **options,
             )
@@ -135,7 +135,7 @@ def make_pictures(study: optuna.Study, objectives: Sequence[str]) -> list[Pictur
             _optuna_s(
                 "slice",
                 "One parameter at a time",
-                "Every trial over the value of a parameter: low is good, and later "
+                "Every trial by its value of a parameter: lower is better; later "
                 "trials are darker.",
                 shown,
                 params=important[:N_IMPORTANT],
@@ -146,7 +146,7 @@ def make_pictures(study: optuna.Study, objectives: Sequence[str]) -> list[Pictur
             found.append(
                 _optuna_s(
                     "contour",
-                    "Two at a time",
+                    "Two parameters at a time",
                     "Where two parameters are good together; dots are trials, the rest "
                     "is interpolated.",
                     shown,
@@ -157,7 +157,7 @@ def make_pictures(study: optuna.Study, objectives: Sequence[str]) -> list[Pictur
         found.append(
             _optuna_s(
                 "parallel_coordinate",
-                "All at once",
+                "All parameters",
                 "Each line is a trial through all its parameters; dark lines are good.",
                 shown,
                 params=important,
@@ -168,7 +168,7 @@ def make_pictures(study: optuna.Study, objectives: Sequence[str]) -> list[Pictur
         found.append(
             _optuna_s(
                 "intermediate_values",
-                "Trials as they learnt",
+                "Trials during training",
                 f"The {label} at each tenth of a trial's budget; lines that end early "
                 "were pruned.",
                 shown,
@@ -177,7 +177,7 @@ def make_pictures(study: optuna.Study, objectives: Sequence[str]) -> list[Pictur
     found.append(
         _optuna_s(
             "timeline",
-            "When what ran",
+            "Timeline",
             "A bar for each trial, coloured by how it ended.",
             shown,
         )
@@ -186,7 +186,7 @@ def make_pictures(study: optuna.Study, objectives: Sequence[str]) -> list[Pictur
 
 
 def _important(shown: optuna.Study, target) -> list[str]:
-    """Parameters by their importance, or none if the trials don't tell."""
+    """Parameters by importance; none if the trials don't show it."""
     try:
         with _quiet():
             return list(optuna.importance.get_param_importances(shown, target=target))
@@ -196,7 +196,7 @@ def _important(shown: optuna.Study, target) -> list[str]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Optuna's pictures are experimental in part, and some ask whether low is good."""
+    """Ignores Optuna's warnings, such as that some of its pictures are experimental."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         warnings.simplefilter("ignore", UserWarning)
@@ -204,7 +204,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _optuna_s(name, title, how_to_read, shown, **options) -> Picture:
-    """One of Optuna's pictures, which has both forms under one name."""
+    """One of Optuna's pictures, which has both forms under the same name."""
 
     def draw():
         plotter = getattr(static, f"plot_{name}")
@@ -220,7 +220,7 @@ def _optuna_s(name, title, how_to_read, shown, **options) -> Picture:
         figure = getattr(interactive, f"plot_{name}")(shown, **options)
     figure.update_layout(title=None)
     if name == "intermediate_values":
-        figure.update_layout(showlegend=False)  # the lines say it when pointed at
+        figure.update_layout(showlegend=False)  # lines show it on hover
     return Picture(name, title, how_to_read, figure, draw)
 
 
@@ -230,7 +230,7 @@ def _tidy_optuna_s(name: str, figure: Figure, options: dict) -> None:
         figure.set_size_inches(1.5 * len(options["params"]), 5.5)
     legend = figure.axes[0].get_legend()
     if name == "intermediate_values" and legend is not None:
-        legend.remove()  # it has a line for each trial
+        legend.remove()  # it has an entry for each trial
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
             if axis.get_scale() == "log":
@@ -248,8 +248,8 @@ def _tick(axis: Axis) -> None:
 
 
 def _overlay(study, name, title, key, factor, axis, is_log) -> Picture:
-    """A curve of every trial over its budget, whose epochs may be longer or shorter
-    than those of others, the best one's in front."""
+    """A curve of every trial over its budget, because lengths of epochs differ; the
+    best trial is in front."""
     best = best_trial(study)
     curves = []  # of (front, colour, width, label, shares, values, is_pruned)
     for number, trial in live_trials(study).items():
@@ -265,7 +265,7 @@ def _overlay(study, name, title, key, factor, axis, is_log) -> Picture:
         is_pruned = trial.state == TrialState.PRUNED
         curves.append((*look, shares, values, is_pruned))
     curves.sort(key=lambda curve: curve[0])
-    # No error at all has no place on a logarithmic axis.
+    # A logarithmic axis cannot show an error rate of 0.
     lowest = min((v for *_, values, _ in curves for v in values), default=0)
     is_log = is_log and lowest > 0
 
@@ -316,7 +316,7 @@ def _overlay(study, name, title, key, factor, axis, is_log) -> Picture:
 
 
 def write_pictures(found: list[Picture], folder: Path) -> None:
-    """Writes each picture as PNG and as an HTML page of its own, all beside one copy of
+    """Writes each picture as PNG and as an HTML page; the pages share a copy of
     plotly."""
     folder.mkdir(parents=True, exist_ok=True)
     for picture in found:

@@ -1,7 +1,8 @@
-"""Training under somebody else's driver: SpeechBrain's `--hpopt` and `--hpopt_mode`.
+"""Training under another tuning framework, the driver: SpeechBrain's `--hpopt` and
+`--hpopt_mode`.
 
-SpeechBrain's own context reports also where nothing was asked for, and on every rank;
-here its reporters are used, and nothing else of it.
+SpeechBrain's own context reports even if not asked to, and on every rank; only its
+reporters are used here.
 """
 
 import os
@@ -24,14 +25,14 @@ MISSING = {
 
 @hpopt.hpopt_mode("optuna")
 class OptunaReporter(hpopt.HyperparameterOptimizationReporter):
-    """Reports into a trial of an Optuna study, which its driver has asked for and names
-    by the environment variables OPTUNA_STORAGE, OPTUNA_STUDY_NAME and
+    """Reports to a trial of an Optuna study, which the driver has begun and names in
+    the environment variables OPTUNA_STORAGE, OPTUNA_STUDY_NAME and
     OPTUNA_TRIAL_NUMBER.
 
     Arguments
     ---------
     objective_key : str
-        Key of the result that is the objective.
+        Key of the objective in the result.
     """
 
     @property
@@ -66,12 +67,12 @@ class OptunaReporter(hpopt.HyperparameterOptimizationReporter):
         if trial.state.name != "RUNNING":
             raise InputError(
                 f"OPTUNA_TRIAL_NUMBER {number}: is {trial.state.name} in study {name}; "
-                "the driver has to ask for one"
+                "the driver has to begin a new one with study.ask()"
             )
         if len(study.directions) != 1:
             raise InputError(
                 f"OPTUNA_STUDY_NAME {name}: has {len(study.directions)} objectives; "
-                "the EER is one"
+                "only the EER is reported"
             )
 
     def report_objective(self, result: Mapping) -> None:
@@ -80,7 +81,7 @@ class OptunaReporter(hpopt.HyperparameterOptimizationReporter):
         self._load_study().tell(number, result[self.objective_key])
 
     def _load_study(self):
-        import optuna  # takes a second that other trainings needn't spend
+        import optuna  # takes a second, and other trainings don't need it
 
         storage, name, _ = (os.environ[name] for name in OPTUNA_VARIABLES)
         return optuna.load_study(study_name=name, storage=storage)
@@ -92,7 +93,7 @@ class Driven:
     Arguments
     ---------
     overrides : dict
-        Of the command line; `hpopt` and `hpopt_mode` are taken out.
+        Overrides of the command line; `hpopt` and `hpopt_mode` are removed.
 
     Raises
     ------
@@ -105,7 +106,7 @@ class Driven:
         hpopt_file = overrides.pop("hpopt")
         mode = overrides.pop("hpopt_mode", "generic")
         if mode not in MODES:
-            raise InputError(f"--hpopt_mode {mode}: there are {', '.join(MODES)}")
+            raise InputError(f"--hpopt_mode {mode}: choose from {', '.join(MODES)}")
         reporter = hpopt.get_reporter(mode, objective_key="eer")
         is_generic = isinstance(
             reporter, hpopt.GenericHyperparameterOptimizationReporter
@@ -115,7 +116,7 @@ class Driven:
         if isinstance(reporter, OptunaReporter):
             reporter.check()
         self.reporter = reporter
-        # The generic reporter's is the time of the day, another one on each rank.
+        # The generic reporter's is the time of day, which differs between ranks.
         trial_id = ddp_broadcast(reporter.trial_id)
         self.overrides = {**_read(hpopt_file, trial_id), **overrides}
 

@@ -1,4 +1,4 @@
-"""What the processes of a study have in common."""
+"""The settings shared by the processes of a study."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from local_modules.distributed import rank_and_count
 from local_modules.tuning.search import Search
 from local_modules.tuning.storage import open_study
 
-# Where things lie and what a machine has room for may differ from machine to machine.
+# Paths, and what a machine has room for, may differ between machines.
 FREE_KEYS = {
     "data_folder",
     "output_folder",
@@ -25,7 +25,7 @@ FREE_KEYS = {
     "cache_gib",
     "checkpointer",  # holds such a folder
 }
-# SpeechBrain's run options that change what a training comes to.
+# SpeechBrain's run options that affect the result of a training.
 RUN_OPTIONS = {
     "precision",
     "eval_precision",
@@ -37,16 +37,16 @@ RUN_OPTIONS = {
 
 @dataclass(frozen=True)
 class Job:
-    """What the processes of a study have in common.
+    """The settings shared by the processes of a study.
 
     Arguments
     ---------
     recipe, search_file : str
         The recipe and what is searched in it.
     arguments : tuple of str
-        SpeechBrain's run options are taken from them.
+        Command-line arguments with SpeechBrain's run options.
     overrides : dict
-        For every trial; the proxy's are among them.
+        Overrides for every trial, including the proxy's.
     search : Search
         What is searched.
     folder : Path
@@ -56,13 +56,13 @@ class Job:
     storage : str | None
         URL of a database, or None for the journal in the folder.
     n_trials : int
-        When the study is complete.
+        Number of trials of a complete study.
     deadline : float | None
         Seconds since the epoch after which no trial but the first is begun.
     cache_gib : float
-        Decoded speech that a process keeps for all its trials.
+        GiB of decoded speech that a process keeps for all its trials.
     seed : int
-        Of the samplers.
+        Seed of the samplers.
     """
 
     recipe: str
@@ -79,12 +79,12 @@ class Job:
     seed: int
 
     def settings(self) -> dict:
-        """What the trials of a study have in common."""
+        """The settings shared by the trials of a study."""
         texts, run_opts = config.texts(self.recipe, self.overrides), self.run_opts()
         options = {name: run_opts[name] for name in sorted(RUN_OPTIONS)}
         return {
             "recipe": {k: v for k, v in texts.items() if k not in FREE_KEYS},
-            # A batch is one for each process.
+            # Each process has a batch of its own.
             "option": {**options, "processes": rank_and_count()[1]},
             "searched": {
                 key: optuna.distributions.distribution_to_json(distribution)
@@ -99,8 +99,8 @@ class Job:
         return parse_command_line(arguments)[1]
 
     def command(self, recipe: str) -> list[str]:
-        """Trains a recipe as the trials are: on as many processes, and with the run
-        options that a training's outcome depends on."""
+        """The command that trains a recipe like the trials: on as many processes, and
+        with the run options that affect the result."""
         n_processes = rank_and_count()[1]
         words, names = ["python"], RUN_OPTIONS
         if n_processes > 1:

@@ -1,4 +1,4 @@
-"""What came of a study: its best trial, the table of trials, a recipe made of it."""
+"""The results of a study: its best trial, the table of trials, the best recipe."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from local_modules.tuning.study import EPOCHS, SLOT, failure_reason, live_trials
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial | None:
-    """The complete trial with the lowest first objective, the earlier one of equals."""
+    """The complete trial with the lowest first objective, the earliest on a tie."""
     complete = [
         trial
         for trial in live_trials(study).values()
@@ -26,7 +26,7 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
 
 
 def objective_text(name: str, value: float) -> str:
-    """An objective's value as people read it.
+    """An objective's value as shown to users.
 
     Example
     -------
@@ -38,7 +38,7 @@ def objective_text(name: str, value: float) -> str:
 
 
 def spread_text(values: Sequence[float], factor: float, unit: str) -> str:
-    """The mean of several values, and their standard deviation if there are two.
+    """The mean of values and, for two or more, their standard deviation.
 
     Example
     -------
@@ -63,7 +63,7 @@ def params_text(params: Mapping) -> str:
 
 
 def value_text(value) -> str:
-    """A parameter's value, to three digits."""
+    """A parameter's value, to three significant digits."""
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
@@ -83,8 +83,8 @@ def trial_line(trial: FrozenTrial, objectives: tuple[str, ...]) -> str:
 
 
 def seconds_taken(trial: FrozenTrial) -> float | None:
-    """How long a trial has trained, over all its attempts: Optuna knows the last one
-    only, which is told of a trial without an epoch; None if it hasn't ended either."""
+    """How long a trial has trained, over all its attempts. Without an epoch, the time
+    of the last attempt, which is what Optuna knows; None if that has not ended."""
     if epochs := trial.user_attrs.get(EPOCHS):
         return epochs[-1]["seconds"]
     return trial.duration.total_seconds() if trial.duration else None
@@ -92,7 +92,7 @@ def seconds_taken(trial: FrozenTrial) -> float | None:
 
 def latest_value(trial: FrozenTrial, objective: str) -> float | None:
     """An objective after the last epoch of a trial that has no value; None if it has no
-    epoch, or its epochs don't tell."""
+    epoch, or epochs don't have that objective."""
     epochs = trial.user_attrs.get(EPOCHS, ())
     return epochs[-1].get(OBJECTIVES[objective].by_epoch) if epochs else None
 
@@ -143,7 +143,7 @@ def write_trial_table(
 def write_recipe(
     hparams_file: str, overrides: Mapping, output_folder: str, title: str, path: Path
 ) -> None:
-    """Writes a complete recipe file: another one with some values of its own.
+    """Writes a complete recipe file: another one with some values replaced.
 
     Arguments
     ---------
@@ -163,7 +163,7 @@ def write_recipe(
     tree = yaml.load(Path(hparams_file).read_text(encoding="utf-8"))
     for key, value in overrides.items():
         tree[key] = value
-    # In quotes, for a study may be called anything.
+    # In quotes, because a study may have any name.
     tree["output_folder"] = yaml.load(f"a: !ref {json.dumps(output_folder)}")["a"]
     with replacing(path) as file:
         file.write(f"# {title}\n")

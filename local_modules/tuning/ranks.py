@@ -1,5 +1,5 @@
-"""Trials under `torchrun`, each a training on several processes: the first rank holds
-the study, the others train along."""
+"""Trials under `torchrun`, each a training on several processes: the first rank runs
+the study, the others follow its trainings."""
 
 import signal
 import sys
@@ -15,23 +15,23 @@ from local_modules.tuning.job import Job
 from local_modules.tuning.study import live_trials
 from local_modules.tuning.worker import Worker
 
-LONGEST_WAIT = timedelta(days=7)  # for the first rank's next word
+LONGEST_WAIT = timedelta(days=7)  # for the first rank's next message
 SECONDS_TO_MEET = 60.0
 
 
 class Ranks:
     """The processes of `torchrun` as one trainer.
 
-    What is said between them is the first rank's: the settings of a training, and after
-    each epoch whether it goes on.
+    Only the first rank sends: the settings of a training, and after each epoch whether
+    it continues.
 
     Arguments
     ---------
     job : Job
         The study.
     train : callable
-        `train_speaker.train`, with whatever it does between ranks in the default
-        process group, which has to be there.
+        `train_speaker.train`; it communicates in the default process group, which has
+        to exist.
     """
 
     def __init__(self, job: Job, train: Callable[..., dict]):
@@ -51,18 +51,17 @@ class Ranks:
         Raises
         ------
         RunError
-            The ranks have lost each other, by an error that one of them alone may have
-            met.
+            The ranks are out of step, after an error that perhaps not all have met.
         """
         worker = Worker(self.job, 0, self.train)
         for _ in worker.run():
             yield live_trials(worker.study)
             if self._is_broken:
                 raise RunError(
-                    f"{self.job.folder}: a trial has failed in a way that not all "
-                    "ranks need to have met; the same command continues after it, and "
-                    "does so by itself with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 "
-                    "torchrun --max-restarts 3"
+                    f"{self.job.folder}: a trial has failed, perhaps not on all ranks; "
+                    "the same command continues after it, and does so automatically "
+                    "with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --max-restarts "
+                    "3"
                 )
 
     def train(
@@ -100,9 +99,9 @@ class Ranks:
         return metrics
 
     def follow(self) -> None:
-        """On the other ranks: trains what the first rank says, until it says that it is
-        done."""
-        # Python does not hear of a Ctrl-C while it waits for another rank.
+        """On the other ranks: runs the trainings that the first rank sends, until it
+        says that it is done."""
+        # Python does not handle a Ctrl-C while it waits for another rank.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         run_opts, cache = self.job.run_opts(), SpeechCache(self.job.cache_gib)
 
@@ -122,7 +121,7 @@ class Ranks:
 
     def dismiss(self) -> None:
         """On the first rank: lets the others end, unless they are in the middle of a
-        training, where they hear nothing: `torchrun` ends them."""
+        training and can't receive this: then `torchrun` ends them."""
         if not self._is_broken:
             self._broadcast(None)
 
@@ -132,8 +131,8 @@ class Ranks:
         return box[0]
 
     def _meet(self) -> bool:
-        """Whether all ranks have met an error, and not this one alone, for which the
-        others wait in the middle of a training."""
+        """Whether all ranks have met an error; if only this one has, the others wait
+        for it in the middle of a training."""
         try:
             torch.distributed.monitored_barrier(
                 self._group, timedelta(seconds=SECONDS_TO_MEET)

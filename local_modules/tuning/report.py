@@ -43,7 +43,7 @@ def write_report(
     recipe : str
         The YAML file that the search began with.
     command : str
-        Trains the best recipe.
+        Command that trains the best recipe.
     pictures : list of Picture
         In the order of the page.
     retrained : mapping | None
@@ -108,7 +108,7 @@ def _summary(live: Mapping[int, FrozenTrial], recipe: str, search: Search) -> st
     proxy = ", ".join(f"{key} {value}" for key, value in search.proxy.items())
     return (
         f"{len(live)} trials of {recipe}: {', '.join(counts)}; {seconds / 60:.0f} "
-        f"minutes of trials. A trial has {proxy or 'the full length'}."
+        f"minutes of trials. Settings of trials: {proxy or 'as in full training'}."
     )
 
 
@@ -136,7 +136,7 @@ def _cards(live, best: FrozenTrial, search: Search) -> list[dict]:
                 "kind": "gain",
                 "title": "Gained",
                 "value": f"{100 * gain:.0f} %",
-                "text": "of that",
+                "text": "relative to trial 0",
             },
         ]
     return cards
@@ -145,15 +145,15 @@ def _cards(live, best: FrozenTrial, search: Search) -> list[dict]:
 def _confidence(live, retrained) -> str:
     n_complete = sum(trial.state == TrialState.COMPLETE for trial in live.values())
     text = (
-        f"The best of {n_complete} complete trials is chosen on the validation "
-        "speakers, and flattered by it."
+        f"The best of {n_complete} complete trials was chosen on the validation "
+        "speakers, so its result there is optimistic."
     )
     if retrained:
-        return f"{text} What is left of the gain on test stands below."
+        return f"{text} How much of the gain remains on test is shown below."
     return (
-        f"{text} How much of the gain is real, the same command with --retrain tells: "
-        "it trains the best and the recipe's own values in full, with several seeds, "
-        "and tests both."
+        f"{text} To see how much of the gain is real, repeat the command with "
+        "--retrain: it trains the best and the recipe's own values in full, with "
+        "several seeds, and tests both."
     )
 
 
@@ -177,7 +177,7 @@ def _retrained(retrained: Mapping, live, best: FrozenTrial, search: Search) -> d
         )
         gains[split] = 1 - other / own if own else 0.0
     text = (
-        f"Trained in full, its values gain {100 * gains['valid']:.0f} % of the EER on "
+        f"Trained in full, its values lower the EER by {100 * gains['valid']:.0f} % on "
         f"valid and {100 * gains['test']:.0f} % on test."
     )
     first = live[0]  # one that was pruned has a value too
@@ -191,8 +191,8 @@ def _retrained(retrained: Mapping, live, best: FrozenTrial, search: Search) -> d
         lost = 100 * (searched - gains["test"])
         if lost > 0:
             text += (
-                f" {lost:.0f} points of the gain were the luck of the choice, or hold "
-                "for short trainings only."
+                f" {lost:.0f} points of the gain were luck in the choice, or hold only "
+                "for short trainings."
             )
     return {"rows": rows, "text": text}
 

@@ -1,4 +1,4 @@
-"""From the best of a search to a result: full trainings over several seeds."""
+"""Full trainings after a search, over several seeds."""
 
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -23,21 +23,19 @@ def retrain(
     run_opts,
     train: Callable[..., dict],
 ) -> dict:
-    """Trains each system in full with each seed, and reads `test`.
+    """Trains each system in full with each seed, and tests it.
 
     Arguments
     ---------
     hparams_file : str
         The recipe.
     systems : mapping of str to tuple
-        By name, the number of the trial that it comes from and the overrides that make
-        it.
+        By name, the number of the trial that it comes from, and its overrides.
     seeds : iterable of int
-        One training of each recipe for each.
+        Each system is trained once with each.
     path : Path
-        JSON file that gets what is returned, after every seed what there is by then.
-        `retrained/trial_<number>/<seed>/` beside it gets a training; those that are
-        finished there are not done again.
+        JSON file for what is returned, updated after every seed. A training goes to
+        `retrained/trial_<number>/<seed>/` beside it; finished ones are not repeated.
     run_opts : speechbrain.utils.run_opts.RunOptions
         SpeechBrain's run options.
     train : callable
@@ -52,7 +50,7 @@ def retrain(
     Raises
     ------
     InputError
-        What is finished or begun there was trained with other settings.
+        A training there was begun with other settings.
     """
     results = {
         name: {
@@ -64,14 +62,14 @@ def retrain(
         }
         for name, (number, _) in systems.items()
     }
-    # Seed by seed, so that an early end compares as many of one as of the other.
+    # Seed by seed, so that if it ends early, each system has as many trainings.
     for seed in seeds:
         for name, (number, overrides) in systems.items():
-            print(f"\nIn full: {name}, trial {number}, seed {seed}", flush=True)
+            print(f"\nFull training: {name}, trial {number}, seed {seed}", flush=True)
             output = str(path.with_suffix("") / f"trial_{number}" / str(seed))
             own = {"seed": seed, "output_folder": output}
             if Path(output, SETTINGS).exists():
-                # Not of another length either, for all are to be alike.
+                # The length may not differ either, so that all are comparable.
                 free = FREE_KEYS - BUDGET_KEYS
                 check_continues(output, hparams_file, {**overrides, **own}, free)
             done = Path(output) / METRICS

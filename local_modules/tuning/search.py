@@ -1,4 +1,5 @@
-"""The search file: which keys of a recipe are searched, where, how and for what."""
+"""The search file: which keys of a recipe are searched, in which ranges, how, and for
+which objectives."""
 
 import json
 import math
@@ -32,20 +33,20 @@ KEYS = PLAIN | {"sampler_seed", "sampler", "pruner"}
 
 @dataclass(frozen=True)
 class Objective:
-    """A metric that a trial may be judged by.
+    """A metric that trials can be judged by.
 
     Arguments
     ---------
     by_epoch : str | None
-        Which figure of an epoch's row it is; None where epochs don't tell.
+        Its key in an epoch's row; None if epochs don't have it.
     untrained : float | None
-        What a row would say before the first epoch: an untrained network guesses.
+        Its value before the first epoch: an untrained network guesses.
     factor : float
-        Makes of it what people read.
+        Converts it to the unit shown.
     text : str
-        How they read it.
+        Format of the converted value.
     axis : str
-        How a picture calls it.
+        Label of the axis in plots.
     """
 
     by_epoch: str | None
@@ -69,16 +70,16 @@ OBJECTIVES = {
 
 @dataclass(frozen=True)
 class Search:
-    """What a search file says, checked against the recipe.
+    """The content of a search file, checked against the recipe.
 
     Arguments
     ---------
     n_trials : int
-        How many trials the study has in the end.
+        Number of trials of a complete study.
     objectives : tuple of str
         Names of `OBJECTIVES`, all to be minimised.
     proxy : dict
-        Overrides that make a trial of a full training.
+        Overrides that turn a full training into a trial.
     space : dict
         Optuna distribution by top-level key of the recipe.
     defaults : dict
@@ -93,12 +94,12 @@ class Search:
 
 
 def search_file_of(hparams_file: str) -> str:
-    """The search file that lies beside a recipe, under its name.
+    """The search file of a recipe: `search/` beside it, with the same name.
 
     Raises
     ------
     InputError
-        There is the recipe, but no such file.
+        The recipe exists, but no such file.
 
     Example
     -------
@@ -109,8 +110,8 @@ def search_file_of(hparams_file: str) -> str:
     search_file = recipe.parent / "search" / recipe.name
     if recipe.is_file() and not search_file.is_file():
         raise InputError(
-            f"{hparams_file}: there is no {search_file}; --search FILE says what is "
-            "searched"
+            f"{hparams_file}: there is no {search_file}; --search FILE names a search "
+            "file"
         )
     return str(search_file)
 
@@ -126,12 +127,12 @@ def read_search(
     Arguments
     ---------
     search_file : str or os.PathLike
-        HyperPyYAML as `hparams/search/conformer.yaml`.
+        HyperPyYAML like `hparams/search/conformer.yaml`.
     hparams_file : str
         The recipe.
     overrides : mapping
         Keys of the recipe set for every training; they are not searched, and the
-        proxy's count before them.
+        proxy's take precedence.
     objectives : sequence of str
         In place of the file's `objective`.
 
@@ -151,11 +152,13 @@ def read_search(
         objectives = (objectives,)
     for name in objectives or [None]:
         if not isinstance(name, str) or name not in OBJECTIVES:
-            raise InputError(f"objective {name!r}: there are {', '.join(OBJECTIVES)}")
+            raise InputError(f"objective {name!r}: choose from {', '.join(OBJECTIVES)}")
     objectives = tuple(objectives)
     n_trials = tree["trials"]
     if not isinstance(n_trials, int) or n_trials < 1:
-        raise InputError(f"{search_file}: trials: {n_trials!r} is no number above 0")
+        raise InputError(
+            f"{search_file}: trials: {n_trials!r} is not a whole number above 0"
+        )
     proxy = tree["proxy"]
     config.check_overrides(hparams_file, proxy, f"{search_file}: proxy: ")
     known, place = read_plain(hparams_file), f"{search_file}: space: "
@@ -180,8 +183,8 @@ def read_search(
             continue
         if not _contains(distribution, values[key]):
             raise InputError(
-                f"{place}: {values[key]!r}, the value of {hparams_file}, is the first "
-                f"trial, and not in {distribution_text(distribution)}"
+                f"{place}: {values[key]!r}, the value in {hparams_file} and in the "
+                f"first trial, is not in {distribution_text(distribution)}"
             )
         space[key] = distribution
     if not space:
@@ -198,7 +201,7 @@ def make_sampler_and_pruner(
     Arguments
     ---------
     search_file : str or os.PathLike
-        As of `read_search`.
+        As for `read_search`.
     seed : int
         Becomes `sampler_seed`.
 
@@ -210,7 +213,7 @@ def make_sampler_and_pruner(
     Raises
     ------
     InputError
-        One of them can't be made of the values given.
+        One of them can't be made from the values given.
     """
     try:
         with open(search_file, encoding="utf-8") as file:
@@ -222,13 +225,13 @@ def make_sampler_and_pruner(
         ("pruner", optuna.pruners.BasePruner),
     ):
         if not isinstance(tree[key], base):
-            raise InputError(f"{search_file}: {key}: is none of optuna.{key}s")
+            raise InputError(f"{search_file}: {key}: is not one of optuna.{key}s")
     return tree["sampler"], tree["pruner"]
 
 
 def suggest(trial: optuna.Trial, space: Mapping[str, BaseDistribution]) -> dict:
-    """A value for each key of the space, from the sampler or as the trial was put
-    back with."""
+    """A value for each key of the space, from the sampler or as the trial was queued
+    with."""
     values = {}
     for key, distribution in space.items():
         if isinstance(distribution, CategoricalDistribution):
@@ -247,10 +250,10 @@ def suggest(trial: optuna.Trial, space: Mapping[str, BaseDistribution]) -> dict:
 
 
 def _load(search_file) -> Mapping:
-    # Without objects: the numbers can be checked whatever the sampler is.
+    # Without making objects: numbers can be checked whatever the sampler is.
     tree = read_plain(str(search_file))
     try:
-        # The parser's own kinds of number and list become Python's.
+        # The parser's own types of number and list become Python's.
         plain = {k: json.loads(json.dumps(v)) for k, v in tree.items() if k in PLAIN}
     except TypeError as error:  # an object, a date
         raise InputError(f"{search_file}: {one_line(error)}") from None
@@ -259,14 +262,16 @@ def _load(search_file) -> Mapping:
         raise InputError(f"{search_file}: {key}: is missing")
     for key in ("proxy", "space"):
         if not isinstance(plain[key], Mapping):
-            raise InputError(f"{search_file}: {key}: is no mapping of keys to values")
+            raise InputError(
+                f"{search_file}: {key}: is not a mapping of keys to values"
+            )
     return plain
 
 
 def _distribution(place: str, entry) -> BaseDistribution:
     kind = entry.get("type") if isinstance(entry, Mapping) else None
     if not isinstance(kind, str) or kind not in TYPES:
-        raise InputError(f"{place}: type {kind!r}: there are {', '.join(TYPES)}")
+        raise InputError(f"{place}: type {kind!r}: choose from {', '.join(TYPES)}")
     make, needed, optional = TYPES[kind]
     given = {name: value for name, value in entry.items() if name != "type"}
     config.check_keys(given, needed | optional, f"{place}: ", f"type {kind}")
@@ -276,16 +281,16 @@ def _distribution(place: str, entry) -> BaseDistribution:
         number = int if kind == "int" else (int, float)
         value = given[name]
         if not isinstance(value, number) or isinstance(value, bool):
-            raise InputError(f"{place}: {name}: {value!r} is no {kind}")
+            raise InputError(f"{place}: {name}: {value!r} is not of type {kind}")
         if not math.isfinite(value):
             raise InputError(f"{place}: {name}: {value!r} is not finite")
     if not isinstance(given.get("log", False), bool):
         raise InputError(f"{place}: log: {given['log']!r} is neither True nor False")
     if kind == "categorical" and not isinstance(given["choices"], list):
-        raise InputError(f"{place}: choices: {given['choices']!r} is no list")
+        raise InputError(f"{place}: choices: {given['choices']!r} is not a list")
     for choice in given.get("choices", ()):
         if not isinstance(choice, (str, int, float, type(None))):
-            raise InputError(f"{place}: choices: {choice!r} is no plain value")
+            raise InputError(f"{place}: choices: {choice!r} is not a plain value")
     if "choices" not in given and given["low"] >= given["high"]:
         raise InputError(
             f"{place}: low {given['low']} is not below high {given['high']}"
@@ -318,7 +323,7 @@ def _contains(distribution: BaseDistribution, value) -> bool:
 
 
 def distribution_text(distribution: BaseDistribution) -> str:
-    """Where a parameter is searched, in a few words."""
+    """The range of a parameter, in a few words."""
     if isinstance(distribution, CategoricalDistribution):
         return ", ".join(map(str, distribution.choices))
     has_steps = distribution.step not in (None, 1)

@@ -1,5 +1,5 @@
-"""Where a study is stored: a journal in its folder, or a database that many machines
-reach, which may be away for a while."""
+"""Where a study is stored: a journal in its folder, or a database that several machines
+share and that may be unavailable for a while."""
 
 import functools
 import os
@@ -30,7 +30,7 @@ POINTER = "storage.txt"  # in a study's folder: where the study is
 HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 40
 CREATIONS = 10  # tries to create the tables of a database
-OUTAGE_SECONDS = 300  # how long a database may be away, for a restart
+OUTAGE_SECONDS = 300  # how long a database may be unavailable, as in a restart
 
 
 def open_study(
@@ -77,7 +77,7 @@ def open_study(
         RuntimeError,
     ) as error:
         where = folder / JOURNAL if storage is None else f"--storage {storage}"
-        # Optuna tells a database's error as its cause.
+        # Optuna gives a database's error as the cause of its own.
         words = str(error.__cause__ or error).strip().splitlines()[0]
         raise InputError(f"{where}: can't be opened ({words})") from None
     if len(study.directions) != n_objectives:
@@ -89,7 +89,7 @@ def open_study(
 
 
 def point_to_storage(storage: str | None, folder: Path) -> None:
-    """Notes in a study's folder where the study is, for whoever opens it."""
+    """Notes in a study's folder where the study is stored."""
     with replacing(folder / POINTER) as file:
         file.write(f"{_place(storage)}\n")
 
@@ -108,18 +108,17 @@ def _check_pointer(storage: str | None, folder: Path) -> None:
 def _place(storage: str | None) -> str:
     if storage is None:
         return JOURNAL
-    # The file is for others to read, a password isn't.
-    url = make_url(storage)._replace(password=None)  # set() knows no None
+    # Others may read the file, but not the password.
+    url = make_url(storage)._replace(password=None)  # set() ignores None
     return url.difference_update_query(["password"]).render_as_string()
 
 
 class _JournalLock:
-    """A lock for Optuna's journal that the system frees with its process. Optuna's own
-    is a link in the file system, which stays behind a process killed meanwhile.
+    """A lock for Optuna's journal that the system releases when its process ends.
+    Optuna's own is a link in the file system, which outlasts a killed process.
 
-    Whoever gets it to write first takes away the half of a line that such a process, or
-    a disk that was full, has left at the end: the next line would become one with it,
-    which nobody could read.
+    Acquiring it removes an incomplete last line, left by a killed process or a full
+    disk: the next line would be appended to it and be unreadable.
     """
 
     def __init__(self, path: Path, journal: Path):
@@ -160,15 +159,15 @@ def _database(url: str) -> optuna.storages.RDBStorage:
                 heartbeat_stale_trial_callback=put_back,
             )
         except (IntegrityError, ProgrammingError):
-            # Two may create the tables at the same time, and one finds them there.
+            # Two may create the tables at the same time; one then fails.
             if n_left == 0:
                 raise
         time.sleep(1.0)
 
 
 def _patient(method):
-    """A storage's method that waits while the database is away, for example for a
-    restart, so that no trial fails for it."""
+    """A storage's method that waits while the database is unavailable, as in a restart,
+    so that no trial fails because of it."""
 
     @functools.wraps(method)
     def call(*args, **kwargs):
@@ -177,7 +176,7 @@ def _patient(method):
             try:
                 return method(*args, **kwargs)
             except (DBAPIError, StorageInternalError) as error:
-                # The last, where it went away between two queries of a transaction.
+                # The last if the outage came between two queries of a transaction.
                 outage = (OperationalError, InterfaceError, PendingRollbackError)
                 causes = (error, error.__cause__)
                 is_outage = any(isinstance(cause, outage) for cause in causes)
@@ -189,7 +188,7 @@ def _patient(method):
 
 
 class _PatientStorage(optuna.storages.RDBStorage):
-    """A database whose every use while a study goes on is patient."""
+    """A database whose methods used during a study wait for the end of an outage."""
 
 
 for _name in (

@@ -1,9 +1,9 @@
-"""A study in its storage: which trials there are, whose turn it is, and what becomes of
-a trial whose process was killed.
+"""A study in its storage: its trials, the turns of its processes, and the recovery of
+trials whose process was killed.
 
-A trial that was interrupted or killed is put back: Optuna has it as failed, and a new
-one that waits carries on with its parameters, its folder and its checkpoint. All that
-is counted here is counted by slot: the number that people see, and the folder's name.
+A trial that was interrupted or killed is put back: for Optuna it has failed, and a new,
+waiting one continues with its parameters, its folder and its checkpoint. Trials are
+counted by slot: the number that users see, and the folder's name.
 """
 
 import contextlib
@@ -24,21 +24,21 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from local_modules.errors import InputError
 
 MAX_ATTEMPTS = 3
-BEGINNING_SECONDS = 300  # within which a trial under way has noted so
+BEGINNING_SECONDS = 300  # within which a trial under way has set BEGUN
 
 # User attributes of a trial.
 SLOT = "slot"
 REASON = "reason"  # why it failed; absent if its process was killed
 SURPLUS = "the study had its trials"  # a reason
 ATTEMPTS = "attempts"  # begun since it last finished an epoch
-BEGUN = "begun"  # its own number, once under way; one put back has another's at first
-EPOCHS = "epochs"  # rows of what it has finished
+BEGUN = "begun"  # its own number, once under way; one put back first has the old one's
+EPOCHS = "epochs"  # rows of its finished epochs
 
 
 def has_ended(trial: FrozenTrial) -> bool:
-    """Whether a live trial will not go on. One that has failed without a reason is put
-    back, unless its process was killed again and again within one epoch: that may be
-    its own doing."""
+    """Whether a live trial will not continue. One that has failed without a reason is
+    put back, unless its process was killed `MAX_ATTEMPTS` times within one epoch: the
+    trial may be the cause."""
     if trial.state == TrialState.FAIL:
         attempts = trial.user_attrs.get(ATTEMPTS, 0)
         return REASON in trial.user_attrs or attempts >= MAX_ATTEMPTS
@@ -46,7 +46,7 @@ def has_ended(trial: FrozenTrial) -> bool:
 
 
 def put_back(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Lets a failed trial wait for another turn, unless it has ended."""
+    """Queues a failed trial again, unless it has ended."""
     if not has_ended(trial):
         with experimental():
             RetryHeartbeatStaleTrialCallback()(study, trial)
@@ -58,8 +58,8 @@ def begin_attempt(study: optuna.Study, trial: optuna.Trial) -> int | None:
     Returns
     -------
     int | None
-        Its slot; None for a trial that two have put back at the same time and that the
-        other one runs.
+        Its slot; None for the second copy of a trial that two processes have put back
+        at the same time.
     """
     numbers = {live.number: slot for slot, live in live_trials(study).items()}
     if trial.number not in numbers:
@@ -75,12 +75,12 @@ def begin_attempt(study: optuna.Study, trial: optuna.Trial) -> int | None:
 
 
 def forgive_attempt(trial: optuna.Trial) -> None:
-    """Notes that an attempt ends at a person's wish."""
+    """Does not count an attempt that ends for a reason outside the trial."""
     trial.set_user_attr(ATTEMPTS, trial.user_attrs[ATTEMPTS] - 1)
 
 
 def replaced_numbers(trials: Iterable[FrozenTrial]) -> set[int]:
-    """Numbers of the trials that have been put back, which others carry on with."""
+    """Numbers of the trials that have been put back, and that others continue."""
     return {
         number
         for trial in trials
@@ -94,14 +94,14 @@ def _counts(trial: FrozenTrial, replaced: Collection[int]) -> bool:
 
 
 class WithoutReplaced:
-    """A study as its pruner has to see it: what a trial had reached before it was put
-    back would compete with it a second time, as another trial as good. Optuna's
-    HyperbandPruner looks into the storage by itself, and still sees such trials.
+    """A study as its pruner has to see it, without trials that have been put back:
+    they would compete with their own continuation. Optuna's HyperbandPruner reads the
+    storage directly, and still sees them.
 
     Arguments
     ---------
     study : optuna.Study
-        The study; all else is asked of it.
+        The study, to which everything else is delegated.
     """
 
     def __init__(self, study: optuna.Study):
@@ -118,10 +118,10 @@ class WithoutReplaced:
 
 
 def live_trials(study: optuna.Study) -> dict[int, FrozenTrial]:
-    """The trial that counts of each slot, in the order of the slots.
+    """The trial that counts in each slot, in the order of the slots.
 
     A trial gets the first free slot when it begins, and keeps it over any number of
-    attempts; one that hasn't begun is given here what it would get.
+    attempts; one that has not begun is listed in the slot it would get.
     """
     trials = study.get_trials(deepcopy=False)
     replaced = replaced_numbers(trials)
@@ -141,35 +141,35 @@ def live_trials(study: optuna.Study) -> dict[int, FrozenTrial]:
 
 
 def is_surplus(study: optuna.Study, trial: optuna.Trial, n_trials: int) -> bool:
-    """Whether a trial just begun is one too many: two processes, on machines that
-    share nothing but the storage, may begin the last one at the same time, and one may
-    wait that is beyond a smaller number of trials than before."""
+    """Whether a trial just begun is one too many: machines that share only the storage
+    may begin the last one at the same time, and a waiting one may be beyond an
+    `n_trials` that was lowered."""
     live = list(live_trials(study).values())
     return trial.number not in {one.number for one in live[:n_trials]}
 
 
 def claim(study: optuna.Study, attribute: str, settings: Mapping) -> None:
-    """Writes down what a study is of, if it is of this; see `check_claim`."""
+    """Stores the settings of a study after `check_claim`."""
     check_claim(study, attribute, settings)
     study.set_user_attr(attribute, settings)
 
 
 def check_claim(study: optuna.Study, attribute: str, settings: Mapping) -> None:
-    """Checks that a study is of this, or nobody has written down yet what it is of.
+    """Checks that a study was begun with these settings, or has none stored yet.
 
     Arguments
     ---------
     study : optuna.Study
         The study.
     attribute : str
-        Where it is written, one of the study's own.
+        User attribute of the study that stores them.
     settings : mapping
-        Values that JSON can hold, by what they are.
+        Values that JSON can hold, by name.
 
     Raises
     ------
     InputError
-        The study was begun with others.
+        The study was begun with other settings.
     """
     settings = json.loads(json.dumps(settings))
     earlier = study.user_attrs.get(attribute)
@@ -185,7 +185,7 @@ def check_claim(study: optuna.Study, attribute: str, settings: Mapping) -> None:
 
 
 def _first_difference(before: Mapping, now: Mapping) -> tuple:
-    """The first key with another value, and the values; "nothing" where it isn't."""
+    """The first key that differs, and its values; "nothing" where it is missing."""
     pairs = {k: (before.get(k, "nothing"), now.get(k, "nothing")) for k in before | now}
     return next((key, *pair) for key, pair in pairs.items() if pair[0] != pair[1])
 
@@ -194,8 +194,8 @@ def enqueue_defaults(study: optuna.Study, defaults: Mapping) -> None:
     """Makes the recipe's own values the first trial."""
     if not study.get_trials(deepcopy=False):
         # Two machines may do so at the same time: with its slot, one of them counts.
-        # As study.enqueue_trial does, and with a place outside of GridSampler's grid,
-        # which takes for granted that every trial has one.
+        # As study.enqueue_trial does, and with a place outside GridSampler's grid,
+        # because that sampler expects every trial to have one.
         attributes = {"fixed_params": dict(defaults), "grid_id": -1, "search_space": {}}
         study.add_trial(
             create_trial(
@@ -207,13 +207,13 @@ def enqueue_defaults(study: optuna.Study, defaults: Mapping) -> None:
 
 
 class Turnstile:
-    """Lets the processes of one machine into a study one at a time, and knows by locks
-    which trials of a journal have lost theirs.
+    """Lets the processes of one machine into a study one at a time, and finds by locks
+    the trials of a journal that have lost their process.
 
     Arguments
     ---------
     folder : Path
-        The study's folder, of this machine.
+        The study's folder on this machine.
     """
 
     def __init__(self, folder: Path):
@@ -223,8 +223,8 @@ class Turnstile:
         self._first_seen = {}  # seconds, by number of a trial that has not begun
 
     def trial_lock(self, number: int) -> FileLock:
-        """The lock that the process of a slot holds; the system frees it with the
-        process, however that ends."""
+        """The lock that the process of a slot holds; the system releases it however
+        the process ends."""
         folder = self.folder / "trials" / str(number)
         folder.mkdir(parents=True, exist_ok=True)
         return FileLock(folder / ".lock")
@@ -238,7 +238,7 @@ class Turnstile:
         with self.turn:
             if is_journal(study):
                 for trial in study.get_trials(states=(TrialState.RUNNING,)):
-                    # Without a slot it was killed while it was its turn.
+                    # Without a slot, it was killed during its turn.
                     number = trial.user_attrs.get(SLOT)
                     if number is None or self._is_free(number):
                         self._fail(study, trial)
@@ -246,14 +246,14 @@ class Turnstile:
                 with experimental():
                     optuna.storages.fail_stale_trials(study)
                 # One killed before its first heartbeat never gets stale.
-                # The clocks of machines differ: what counts is how long it is seen.
+                # Machines' clocks differ: what counts is how long it is seen here.
                 now = time.monotonic()
                 for trial in study.get_trials(states=(TrialState.RUNNING,)):
                     seen = now - self._first_seen.setdefault(trial.number, now)
                     has_begun = trial.user_attrs.get(BEGUN) == trial.number
                     if not has_begun and seen > BEGINNING_SECONDS:
                         self._fail(study, trial)
-            # Also those that somebody failed and was killed before putting back.
+            # Also those that a process failed and was killed before putting back.
             for trial in live_trials(study).values():
                 if trial.state == TrialState.FAIL and not has_ended(trial):
                     put_back(study, trial)
@@ -267,8 +267,8 @@ class Turnstile:
 
     @staticmethod
     def _fail(study: optuna.Study, trial: FrozenTrial) -> None:
-        # It may have finished meanwhile. Not by study.tell: a sampler hears of a trial
-        # where it ran.
+        # It may have finished meanwhile. Not by study.tell, which would call the
+        # sampler: that is for the process in which the trial ran.
         with contextlib.suppress(UpdateFinishedTrialError):
             study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
@@ -286,8 +286,8 @@ def failure_reason(trial: FrozenTrial) -> str:
 
 @contextlib.contextmanager
 def experimental() -> Iterator[None]:
-    """Heartbeats and what follows from them are of Optuna's experimental parts; the
-    version is pinned."""
+    """Ignores Optuna's warnings that heartbeats are experimental; the version is
+    pinned."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         yield

@@ -48,12 +48,12 @@ def run_workers(
     Raises
     ------
     RunError
-        A process ended by itself, or is killed before it begins a trial, again and
-        again.
+        A process has failed, or processes are repeatedly killed before they begin a
+        trial.
     """
     study, turnstile = job.open_study(), Turnstile(job.folder)
     stop = CONTEXT.Event()
-    # A device with a number, as cuda:1, is the one that a person wants.
+    # A numbered device, such as cuda:1, is the user's choice.
     deals_gpus = ":" not in str(job.run_opts()["device"])
 
     def start(index):
@@ -92,15 +92,15 @@ def run_workers(
 
 
 def _last_words(log: Path) -> str:
-    """The last line of what a worker has printed, its error."""
+    """The last line of a worker's output, its error."""
     text = log.read_text(errors="replace") if log.exists() else ""
     return "".join(f": {line}" for line in text.splitlines()[-1:])
 
 
 @contextmanager
 def _interrupts_ignored() -> Iterator[None]:
-    """A process begun here ignores Ctrl-C until it is ready for it, so that none ends
-    in the traceback of an import."""
+    """A process started here ignores Ctrl-C until it is ready for it, so that none ends
+    with the traceback of an import."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -110,8 +110,8 @@ def _interrupts_ignored() -> Iterator[None]:
 
 @contextmanager
 def _environment(index: int, n_workers: int, deals_gpus: bool) -> Iterator[None]:
-    """What a process has to find before it imports torch: its share of the cores, and
-    one of the GPUs, dealt round."""
+    """The environment that a process needs before it imports torch: its share of the
+    cores, and one of the GPUs, assigned in turn."""
     before = dict(os.environ)
     n_threads = max(1, cpu_count() // n_workers)
     os.environ.setdefault("OMP_NUM_THREADS", str(n_threads))

@@ -1,4 +1,4 @@
-"""What a process of a study does: one trial after the other."""
+"""The work of a process of a study: one trial after another."""
 
 import contextlib
 import gc
@@ -54,17 +54,17 @@ from local_modules.tuning.study import (
     live_trials,
 )
 
-BEST_OF_A_TRIAL = ("valid_eer", "valid_min_dcf", "train_accuracy")  # TensorBoard's
+BEST_OF_A_TRIAL = ("valid_eer", "valid_min_dcf", "train_accuracy")  # for TensorBoard
 SECONDS_BETWEEN_LOOKS = 2.0  # at trials that others have under way
-STEPS = 10  # that the pruner knows of a trial: tenths of its budget
-MAX_FAILURES = 3  # in a row: then it is more than the doing of each
-# Until a file server frees the lock of a machine that is gone, or one that was taken
-# for dead is through with its epoch.
+STEPS = 10  # of a trial that the pruner sees: tenths of its budget
+MAX_FAILURES = 3  # in a row: then the cause is not the single trial
+# Until a file server frees the lock of a machine that is gone, or a process taken for
+# dead has finished its epoch.
 SECONDS_TO_LET_GO = 600.0
 
 
 def run_process(job: Job, index: int, train: Callable[..., dict], stop: Event) -> None:
-    """Runs trials in a process of its own until the study is complete; what they print
+    """Runs trials in a process of its own until the study is complete; their output
     goes to its `log_file`. It is started with Ctrl-C ignored.
 
     Arguments
@@ -76,7 +76,7 @@ def run_process(job: Job, index: int, train: Callable[..., dict], stop: Event) -
     train : callable
         `train_speaker.train`.
     stop : multiprocessing.Event
-        Set where a Ctrl-C may have come too early to be noticed.
+        Set when the study ends, in case Ctrl-C came too early to be noticed.
     """
     path = log_file(job, index)
     path.parent.mkdir(exist_ok=True)
@@ -94,7 +94,7 @@ def run_process(job: Job, index: int, train: Callable[..., dict], stop: Event) -
 
 
 def log_file(job: Job, index: int) -> Path:
-    """What a process of this machine prints."""
+    """The file for the output of a process of this machine."""
     return job.folder / "logs" / f"{socket.gethostname()}-{index}.log"
 
 
@@ -118,8 +118,8 @@ class Worker:
         self.cache = SpeechCache(job.cache_gib)
         self.turnstile = Turnstile(job.folder)
         self.study = job.open_study()
-        # Never again the values that an earlier start, another worker or, with a
-        # database, another start or machine has drawn.
+        # Draw other values than earlier starts, other workers and, with a database,
+        # other machines.
         trials = self.study.get_trials(deepcopy=False)
         n_begun = sum(trial.state != TrialState.WAITING for trial in trials)
         start = f"{socket.gethostname()} {os.getpid()}" if job.storage else ""
@@ -130,15 +130,15 @@ class Worker:
             job.search_file, int(key.generate_state(1)[0])
         )
         if isinstance(sampler, optuna.samplers.GridSampler):
-            # Its seed numbers the points, for all that draw from the grid.
+            # Its seed orders the grid, which has to be the same for all workers.
             sampler, _ = make_sampler_and_pruner(job.search_file, job.seed)
         self.study.sampler = sampler
         self.n_failures = 0  # since a trial was complete or pruned
-        self.last_step = -1  # of the trial under way that the pruner knows
+        self.last_step = -1  # of the trial under way, reported to the pruner
 
     def run(self) -> Iterator[None]:
-        """Runs trials until the study is complete, those of others included: they may
-        be put back, as one is that Ctrl-C interrupts here.
+        """Runs trials until the study is complete, including those of other processes,
+        which may be put back, as on Ctrl-C.
 
         Yields
         ------
@@ -148,10 +148,10 @@ class Worker:
         Raises
         ------
         RunError
-            Trial after trial has failed here, or another process has a trial and
-            doesn't let go of it. Whatever is raised, the trial under way is put back.
+            Several trials in a row have failed here, or another process does not
+            release a trial. Whatever is raised, the trial under way is put back.
         """
-        # What is imported stays: no collection of a trial's garbage looks it through.
+        # What is imported stays: garbage collection after a trial need not search it.
         gc.freeze()
         try:
             yield from self._run_trials()
@@ -164,7 +164,7 @@ class Worker:
     def _run_trials(self) -> Iterator[None]:
         job = self.job
         while True:
-            # Whoever has the turn looks and begins: no other one draws the same.
+            # Looking and beginning take one turn: no other process draws the same.
             with contextlib.ExitStack() as turn:
                 turn.enter_context(self.turnstile.turn)
                 self.turnstile.recover(self.study)
@@ -186,8 +186,8 @@ class Worker:
         return self.job.deadline is not None and time.time() >= self.job.deadline
 
     def _has_drawn_all(self) -> bool:
-        """Whether nothing is left of a grid, which its sampler would begin again, or
-        another sampler has called it a day, as BruteForceSampler does."""
+        """Whether a grid is exhausted, which its sampler would begin again, or the
+        sampler has stopped the study, as BruteForceSampler does."""
         if self.study._stop_flag:
             return True
         sampler = self.study.sampler
@@ -219,7 +219,7 @@ class Worker:
                     raise _TrialFailed(SURPLUS)
                 lock = self.turnstile.trial_lock(number)
                 if not is_journal(self.study):
-                    # One taken for dead may still hold it, and nobody waits for that.
+                    # A process taken for dead may hold it; others need not wait.
                     turn.close()
                 folder = Path(lock.lock_file).parent
                 try:
@@ -237,9 +237,9 @@ class Worker:
             try:
                 self.study.optimize(objective, n_trials=1, catch=(_TrialFailed,))
             except (ValueError, UpdateFinishedTrialError):
-                # Taken for dead while the machine slept or the database was away: it
-                # has been put back, and somebody carries on with it. Or the database
-                # had the outcome, and went away before it said so.
+                # Taken for dead while the machine slept or the database was down: it
+                # has been put back, and another process continues it. Or the database
+                # stored the outcome, and went down before it confirmed that.
                 if not begun or not self._stored(begun[0]).state.is_finished():
                     raise
             if begun:
@@ -249,7 +249,7 @@ class Worker:
             torch.cuda.empty_cache()
 
     def _stored(self, trial: optuna.Trial) -> FrozenTrial:
-        """What the storage has of a trial by now."""
+        """A trial as it is in the storage now."""
         return self.study._storage.get_trial(trial._trial_id)
 
     def _objective(self, trial: optuna.Trial, folder: Path) -> list[float]:
@@ -260,7 +260,7 @@ class Worker:
             if not np.isfinite(values).all():
                 raise RunError(f"the objective is {values}")
         except UpdateFinishedTrialError:
-            raise  # no failure: it is another's by now
+            raise  # no failure: another process has the trial now
         except optuna.TrialPruned:
             self.n_failures = 0
             raise
@@ -268,7 +268,7 @@ class Worker:
             forgive_attempt(trial)
             raise
         except Exception as error:
-            # What is this machine's own doing leaves no reason: it is tried again.
+            # A fault of this machine leaves no reason: the trial is tried again.
             if is_disk_full(error):
                 forgive_attempt(trial)
                 raise
@@ -303,7 +303,7 @@ class Worker:
                 raise KeyboardInterrupt
             for step, value in self._unreported(epochs):
                 trial.report(value, step)
-                # The others are compared with the recipe's own values to the end.
+                # The recipe's own values run to the end, for comparison.
                 if self._should_prune(trial) and trial.user_attrs[SLOT] != 0:
                     raise optuna.TrialPruned
 
@@ -317,14 +317,14 @@ class Worker:
         )
 
     def _should_prune(self, trial: optuna.Trial) -> bool:
-        """What the pruner says, which it also notes for the trials to come."""
+        """The pruner's decision, which it also notes for later trials."""
         reported = self._stored(trial)
         return self.study.pruner.prune(WithoutReplaced(self.study), reported)
 
     def _unreported(self, epochs: list[dict]) -> Iterator[tuple[int, float]]:
-        """The steps and figures that this attempt hasn't reported to the pruner yet. It
-        has to be asked after each: of two trials that it prunes, the sampler takes for
-        better the one with the later report. Optuna knows no pruning by several
+        """The steps and values that this attempt has not reported to the pruner yet.
+        The pruner has to be asked after each: of two pruned trials, the sampler takes
+        the one with the later report for better. Optuna does not prune by several
         objectives."""
         first, *others = (OBJECTIVES[name] for name in self.job.search.objectives)
         if not others and first.by_epoch is not None:
@@ -334,7 +334,7 @@ class Worker:
                     yield step, value
 
     def _close(self, trial: FrozenTrial) -> None:
-        """A trial that has ended keeps its figures, not its checkpoints."""
+        """Writes a trial's figures when it has ended, and removes its checkpoints."""
         reason = trial.user_attrs.get(REASON)
         if trial.state == TrialState.FAIL and reason in (None, SURPLUS):
             return  # put back, or another's
@@ -344,7 +344,7 @@ class Worker:
             best = best_row(epochs)
             metrics = {f"best/{name}": best[name] for name in BEST_OF_A_TRIAL}
             with SummaryWriter(folder / "tensorboard") as writer:
-                # TensorBoard knows no None.
+                # TensorBoard accepts no None.
                 params = {
                     k: str(v) if v is None else v for k, v in trial.params.items()
                 }
@@ -352,21 +352,21 @@ class Worker:
 
 
 def by_budget(epochs: Sequence[Mapping], objective: Objective) -> dict[int, float]:
-    """What is known of a trial at each tenth of its budget, so that one whose epochs
-    take long is compared with what others have reached in the same time.
+    """A trial's objective at each tenth of its budget, so that a trial with long epochs
+    is compared with what others have reached in the same time.
 
     Arguments
     ---------
     epochs : sequence of mapping
         Rows of `RunHistory`.
     objective : Objective
-        One that epochs tell of.
+        One that is known after each epoch.
 
     Returns
     -------
     dict
-        Its figure after the latest epoch so far, by tenths from the first on: what took
-        longer for its first epoch had nothing to show until then.
+        By tenth from 1, its value after the latest epoch by then; before the first
+        epoch, `objective.untrained`.
 
     Example
     -------
@@ -378,18 +378,18 @@ def by_budget(epochs: Sequence[Mapping], objective: Objective) -> dict[int, floa
     known: dict[int, float] = {}
     latest = objective.untrained
     for row in epochs:
-        # Shares such as 3 / 10 are a little less than they should be.
+        # Shares such as 3 / 10 may be rounded down.
         step = int(STEPS * row["budget_used"] + 1e-6)
         known |= dict.fromkeys(range(len(known) + 1, step), latest)
         if step > 0:
-            # What the pruner has been told stays.
+            # What the pruner has seen stays.
             known.setdefault(step, row[objective.by_epoch])
         latest = row[objective.by_epoch]
     return known
 
 
 def objective_value(metrics: dict, objective: str) -> float:
-    """What a trial's metrics say of one of `OBJECTIVES`."""
+    """The value of one of `OBJECTIVES` in a trial's metrics."""
     rates = metrics["valid"]
     return float(rates[objective] if objective in rates else metrics[objective])
 

@@ -1,4 +1,4 @@
-"""Turns CN-Celeb1, with CN-Celeb2 where it is there, into manifests and trial lists.
+"""Turns CN-Celeb1, and CN-Celeb2 if present, into manifests and trial lists.
 
 See README.md beside this file for the layout.
 """
@@ -32,7 +32,7 @@ def prepare(
 ) -> None:
     """Writes `{train,valid,test}.csv` and `{valid,test}_trials.txt`.
 
-    Returns at once where they were written from the same recordings with the same
+    Returns immediately if they were written from the same recordings with the same
     settings.
 
     Arguments
@@ -44,7 +44,7 @@ def prepare(
     corpus_seed : int
         Seed of the speakers held out for validation and of the trials drawn.
     trials : str, optional
-        Another list than `eval/lists/trials.lst`, of the same format.
+        A list to use instead of `eval/lists/trials.lst`, in the same format.
     valid_share : float
         Share of the training speakers to hold out for validation.
     min_seconds : float
@@ -108,5 +108,5 @@ def _read_speakers(path: Path) -> set[str]:
 
 
 def _id_of_name(name: str) -> str:
-    """`id00800-enroll` and `test/id00800-singing-01-005.wav`, whose file is a .flac."""
+    """The ID for `id00800-enroll` or `test/id00800-singing-01-005.wav` (a .flac)."""
     return os.path.splitext(name)[0] if "/" in name else f"enroll/{name}"

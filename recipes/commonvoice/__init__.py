@@ -1,3 +1,3 @@
 """Common Voice."""
 
-LICENCE = "CC0; nobody may try to find out who the speakers are"
+LICENCE = "CC0; it is forbidden to identify the speakers"

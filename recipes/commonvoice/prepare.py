@@ -30,7 +30,7 @@ def prepare(
 ) -> None:
     """Writes `{train,valid,test}.csv` and `{valid,test}_trials.txt`.
 
-    Returns at once where they were written from the same recordings with the same
+    Returns immediately if they were written from the same recordings with the same
     settings.
 
     Arguments
@@ -75,7 +75,7 @@ def prepare(
 def _read_table(path: Path) -> Iterator[Recording | Skipped]:
     try:
         with open(path, encoding="utf-8", newline="") as file:
-            # Sentences hold quotation marks that quote nothing.
+            # Quotation marks in sentences have no meaning.
             reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
             missing = {"client_id", "path"} - {*(reader.fieldnames or ())}
             if missing:

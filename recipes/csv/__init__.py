@@ -1,3 +1,3 @@
-"""Somebody else's SpeechBrain manifests."""
+"""SpeechBrain manifests of another recipe."""
 
 LICENCE = "that of the recordings' owner"

@@ -1,4 +1,4 @@
-"""Takes SpeechBrain manifests that another recipe has written.
+"""Uses SpeechBrain manifests that another recipe has written.
 
 See README.md beside this file for the columns and for which file is which split.
 """
@@ -42,7 +42,7 @@ def prepare(
 ) -> None:
     """Writes `{train,valid,test}.csv` and `{valid,test}_trials.txt`.
 
-    Returns at once where they were written from the same recordings with the same
+    Returns immediately if they were written from the same recordings with the same
     settings.
 
     Arguments
@@ -125,7 +125,7 @@ def _read_manifest(root: Path, path: Path, split: str) -> Iterator[Recording]:
 
 
 def _stretch(row: dict[str, str], where: str) -> Samples | None:
-    """The samples that a row is about; None for all, where it does not say."""
+    """The samples of a row; None for the whole file, if it does not say."""
     start, stop = row.get("start"), row.get("stop")
     if not start and not stop:
         return None

@@ -26,16 +26,16 @@ _SynthCallback = ctypes.CFUNCTYPE(
 
 
 class Espeak:
-    """One eSpeak NG synthesiser with a data folder of its own.
+    """One eSpeak NG synthesiser with its own data folder.
 
     eSpeak reads a voice from a file in its data folder and lists a few hundred
     voices at most. The folder here is therefore private, holds English only and
     one variant file, which is rewritten for every utterance. Its short path also
-    keeps clear of the 160 characters that eSpeak allows.
+    stays within the 160 characters that eSpeak allows.
 
-    The library keeps its state in globals that outlive even `espeak_Terminate`
-    (where flutter and roughness stand), so it is loaded anew for every utterance:
-    0.3 ms that make an utterance depend on nothing said before.
+    The library keeps state, such as flutter and roughness, in globals that outlive
+    even `espeak_Terminate`. It is therefore loaded anew for every utterance, which
+    takes 0.3 ms, so that no utterance depends on earlier ones.
 
     Arguments
     ---------
@@ -61,7 +61,7 @@ class Espeak:
             import espeakng_loader
         except ImportError:
             raise InputError(
-                "espeakng_loader is missing: the demo corpus is spoken by it; "
+                "espeakng_loader is missing: it synthesises the demo corpus; "
                 "pip install espeakng-loader"
             ) from None
         self._home = tempfile.TemporaryDirectory(prefix="espeak-", dir=parent)
@@ -88,9 +88,9 @@ class Espeak:
             What is said.
         variant : str
             An eSpeak voice variant file, without `breath`: that noise reads
-            memory never written to and differs from process to process.
+            uninitialised memory and differs between processes.
         language : str
-            The voice file that the variant is laid over, such as `gmw/en-US`.
+            The voice file that the variant modifies, such as `gmw/en-US`.
         rate : int
             Words per minute, 80 to 450.
 

@@ -29,7 +29,7 @@ from recipes.demo.sentences import SPLITS, draw_sentence
 from recipes.demo.session import draw_session
 from recipes.demo.voices import SAMPLE_RATE, Voice, add_breath, draw_voice, fit_tract
 
-VERSION = 1  # raised whenever the same settings would give other audio
+VERSION = 1  # raised whenever the same settings would give different audio
 SECONDS = (2.0, 4.5)  # an utterance outside is drawn again
 
 _SETTINGS = "corpus.json"
@@ -39,7 +39,7 @@ _PARTIAL = ".partial-"
 
 @dataclass(frozen=True)
 class Speaker:
-    """One speaker to be: whose streams, and how many utterances."""
+    """A speaker to synthesise: the key of the random streams, and the utterances."""
 
     seed: int
     split: str
@@ -48,11 +48,11 @@ class Speaker:
 
     @property
     def name(self) -> str:
-        """As in the manifests: the same in every corpus of this seed."""
+        """The name in the manifests, the same in every corpus of this seed."""
         return f"{self.split}{self.index:04d}"
 
     def stream(self, *utterance: int) -> np.random.Generator:
-        """The random numbers of the speaker, or of one utterance (from 1)."""
+        """The random generator of the speaker, or of one utterance (from 1)."""
         key = (self.seed, SPLITS.index(self.split), self.index, *utterance)
         return np.random.default_rng(key)
 
@@ -73,9 +73,9 @@ def prepare(
 ) -> None:
     """Synthesise the demo corpus where it is missing, and write its manifests.
 
-    The same settings give the same bytes, however many processes worked on them
-    and however often they were interrupted: a speaker's folder appears whole or
-    not at all, and what is there is kept.
+    The same settings give the same bytes, whatever the number of processes and of
+    interruptions: a speaker's folder appears complete or not at all, and existing
+    folders are kept.
 
     Arguments
     ---------
@@ -86,10 +86,10 @@ def prepare(
         Where `train.csv`, `valid.csv`, `test.csv` and `metadata.csv`
         (`speaker,split,sex`) go.
     corpus_seed : int
-        Another seed, another corpus.
+        Each seed gives a different corpus.
     train_speakers : int
-        Speakers of the training split. Those of the others stay the same
-        whatever this is.
+        Speakers of the training split. Those of the other splits do not depend
+        on it.
     valid_speakers : int
         Speakers of the validation split.
     test_speakers : int
@@ -102,7 +102,7 @@ def prepare(
     Raises
     ------
     InputError
-        If `data_folder` holds a corpus of other settings, or a number of
+        If `data_folder` holds a corpus with other settings, or a number of
         speakers or utterances is below two.
     RunError
         If the audio cannot be written.
@@ -118,7 +118,7 @@ def prepare(
     for key, count in counts.items():
         if count < 2:
             raise InputError(
-                f"{key}: {count} is too few for the demo corpus: 2 or more"
+                f"{key}: {count} is too few for the demo corpus; the minimum is 2"
             )
     settings = {"version": VERSION, "seed": corpus_seed, **counts}
     speakers = [
@@ -142,14 +142,14 @@ def prepare(
 
 
 def _claim(data: Path, settings: dict[str, int]) -> None:
-    """Write down what the folder is for, or check that it is for this."""
+    """Write the folder's settings to a file, or check that they are the same."""
     path = data / _SETTINGS
     if not path.exists():
         with replacing(path) as file:
             json.dump(settings, file, indent=2)
     if json.loads(path.read_text()) != settings:
         raise InputError(
-            f"{data}: holds a demo corpus of other settings (see {path.name}): "
+            f"{data}: holds a demo corpus with other settings (see {path.name}): "
             "choose another --data_folder or delete this one"
         )
 
@@ -159,14 +159,14 @@ def _missing(data: Path, speakers: Iterable[Speaker]) -> list[Speaker]:
 
 
 def _synthesise(data: Path, speakers: list[Speaker]) -> None:
-    """Speak what is missing, a process for each core, a speaker at a time."""
+    """Synthesise what is missing, with one process per core, by speaker."""
     for left_over in data.glob(f"{_PARTIAL}*"):
         shutil.rmtree(left_over)
     missing = _missing(data, speakers)
     size = speakers[0].utterances
     done = len(speakers) - len(missing)
     with (
-        # Both belong to the parent: a worker that Ctrl-C ends has no time to tidy up.
+        # Both belong to the parent: a worker ended by Ctrl-C has no time to clean up.
         tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=data) as partial,
         tempfile.TemporaryDirectory(prefix="espeak-") as voices,
         tqdm(
@@ -176,7 +176,7 @@ def _synthesise(data: Path, speakers: list[Speaker]) -> None:
             initial=done * size,
             smoothing=0.05,
         ) as progress,
-        # Leaving the block ends the workers, whether all is done or Ctrl-C came.
+        # Leaving the block ends the workers, when all is done or after Ctrl-C.
         multiprocessing.Pool(cpu_count(), _ignore_interrupt) as pool,
     ):
         record = functools.partial(_record_speaker, data, partial, voices)
@@ -190,7 +190,7 @@ def _ignore_interrupt() -> None:
 
 
 def _record_speaker(data: Path, partial: str, voices: str, speaker: Speaker) -> None:
-    """Record all utterances of a speaker; the folder appears when all are there."""
+    """Record all utterances of a speaker; the folder appears when all are done."""
     voice = speaker.voice()
     with Espeak(voices) as espeak:
         folder = Path(partial, speaker.name)
@@ -199,7 +199,7 @@ def _record_speaker(data: Path, partial: str, voices: str, speaker: Speaker) -> 
             for number in range(1, speaker.utterances + 1):
                 text, wave = _record_utterance(espeak, voice, speaker, number)
                 path = folder / f"{number:03d}.wav"
-                # To memory first: of a full disk, libsndfile doesn't say so.
+                # To memory first: libsndfile doesn't report a full disk.
                 file = io.BytesIO()
                 soundfile.write(file, wave, SAMPLE_RATE, "PCM_16", format="WAV")
                 path.write_bytes(file.getvalue())
@@ -230,7 +230,7 @@ def _record_utterance(
 def _write_manifests(
     data: Path, save: Path, speakers: list[Speaker], corpus_seed: int
 ) -> None:
-    """Gather the speakers' transcripts, so that nothing is written too early."""
+    """Write the manifests, once the transcripts of all speakers are read."""
     transcripts = {one: _read_transcript(data, one) for one in speakers}
     with _csv(save / "metadata.csv", "speaker", "split", "sex") as rows:
         rows.writerows((one.name, one.split, one.voice().sex) for one in speakers)

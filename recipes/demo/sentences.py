@@ -1,4 +1,4 @@
-"""A small grammar of English: millions of sentences, none of them borrowed."""
+"""A small grammar of English, which gives millions of original sentences."""
 
 import zlib
 
@@ -6,7 +6,7 @@ import numpy as np
 
 SPLITS = ("train", "valid", "test")
 
-# A word in capitals is a rule, drawn again wherever it stands.
+# A word in capitals is a rule, expanded anew wherever it occurs.
 PHRASES = {
     "SENTENCE": (
         "WHEN the WHO PAST the QUALITY THING WHERE",
@@ -126,10 +126,10 @@ GRAMMAR = {**PHRASES, **{rule: words.split() for rule, words in WORDS.items()}}
 
 
 def draw_sentence(split: str, rng: np.random.Generator) -> str:
-    """Draw a sentence that only this split may say.
+    """Draw a sentence that only this split may use.
 
-    The text itself decides by its checksum which split it belongs to, so no text
-    is ever said in two of them.
+    A text's checksum decides which split it belongs to, so no text is used in two
+    of them.
 
     Arguments
     ---------
@@ -155,7 +155,7 @@ def draw_sentence(split: str, rng: np.random.Generator) -> str:
 
 
 def split_of(text: str) -> str:
-    """The split that a text belongs to; a third of all texts each.
+    """The split that a text belongs to; each has a third of all texts.
 
     Example
     -------

@@ -1,4 +1,4 @@
-"""What lies between a mouth and a file: room, channel, noise and level."""
+"""Simulated recording conditions: room, channel, noise and level."""
 
 from dataclasses import dataclass
 
@@ -6,7 +6,7 @@ import numpy as np
 
 SAMPLE_RATE = 16000
 SNR_DB = (5.0, 25.0)
-PEAK = 0.95  # of full scale; the level gives way where it would be exceeded
+PEAK = 0.95  # of full scale; the level is lowered if it would be exceeded
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def draw_session(rng: np.random.Generator) -> Session:
     Returns
     -------
     session : Session
-        One in eight is band-limited as a telephone line is.
+        One in eight is band-limited like a telephone line.
 
     Example
     -------

@@ -1,4 +1,4 @@
-"""Drawing a speaker, and telling eSpeak NG how this speaker sounds."""
+"""Draws speakers, and describes their voices to eSpeak NG."""
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -24,8 +24,8 @@ ACCENTS = (
 
 # Share of speakers, median pitch in Hz and its spread, median vocal-tract scale
 # and its spread (spreads are of the logarithm). The scale is that of all
-# resonances against eSpeak's own voice, a man's: women's vocal tracts are some
-# 15 % shorter, children's some 25 %. The groups overlap as people do.
+# resonances relative to eSpeak's own voice, a man's: women's vocal tracts are about
+# 15 % shorter, children's about 25 %. The groups overlap as in people.
 GROUPS = {
     "male": (0.45, 118, 0.17, 0.98, 0.055),
     "female": (0.45, 205, 0.14, 1.14, 0.055),
@@ -72,7 +72,7 @@ class Voice:
     timbre: tuple[str, ...]
 
     def vary(self, rng: np.random.Generator) -> "Voice":
-        """The speaker in one utterance: nobody sounds the same twice.
+        """The speaker's voice in one utterance: nobody sounds the same twice.
 
         Arguments
         ---------
@@ -82,8 +82,8 @@ class Voice:
         Returns
         -------
         voice : Voice
-            With a pitch, a tempo, a breath and an intonation of the moment, and
-            a vocal tract that rounded lips or a raised larynx change a little.
+            With another pitch, tempo, breath and intonation, and a vocal tract
+            that differs a little, as with rounded lips or a raised larynx.
         """
         return replace(
             self,
@@ -154,18 +154,18 @@ def draw_voice(rng: np.random.Generator) -> Voice:
 
 
 def fit_tract(wave: np.ndarray, tract: float) -> np.ndarray:
-    """Play a waveform of eSpeak's vocal tract through one of another length.
+    """Change the length of the vocal tract in a waveform of eSpeak's.
 
-    eSpeak's own formant scaling leaves the fricatives alone, which are recordings.
+    eSpeak's own formant scaling does not change the fricatives, which are recordings.
     A change of playing speed moves every resonance, as a shorter or longer vocal
-    tract does; the pitch and the rate given to eSpeak make up for the rest.
+    tract does; the pitch and the rate given to eSpeak compensate for the rest.
 
     Arguments
     ---------
     wave : np.ndarray
         eSpeak's samples at 22 050 Hz, shape [time].
     tract : float
-        Factor on all frequencies, above 0.73: below, 8 kHz is more than eSpeak has.
+        Factor on all frequencies, above 0.73: below, eSpeak's audio ends under 8 kHz.
 
     Returns
     -------

@@ -2,7 +2,7 @@
 
 The folder is `DIR/<speaker>/**/<audio>`, or `DIR/<split>/<speaker>/**/<audio>`. The
 first folder below a speaker's is a recording session. See README.md beside this file
-for what becomes of splits and trial lists.
+for splits and trial lists.
 """
 
 import os
@@ -36,7 +36,7 @@ def prepare(
 ) -> None:
     """Writes `{train,valid,test}.csv` and `{valid,test}_trials.txt`.
 
-    Returns at once where they were written from the same recordings with the same
+    Returns immediately if they were written from the same recordings with the same
     settings.
 
     Arguments
@@ -82,7 +82,7 @@ def prepare(
 
 
 def _split_folders(root: Path, paths: Sequence[str]) -> dict[str, str]:
-    """Says which split each split folder holds; nothing where there are none."""
+    """The split of each split folder; empty if there are none."""
     folders = [name for name in SPLIT_FOLDERS if (root / name).is_dir()]
     depth = 2 if folders else 1
     if all(path.count("/") < depth for path in paths):
@@ -115,7 +115,7 @@ def _split_folders(root: Path, paths: Sequence[str]) -> dict[str, str]:
 def _list(
     paths: Sequence[str], split_of_folder: dict[str, str]
 ) -> tuple[list[Recording], list[Skipped]]:
-    """Says whose each recording is, and of which split and session."""
+    """The recordings, with their speakers, splits and sessions."""
     at = 1 if split_of_folder else 0  # where the speaker is in a path
     recordings, skipped = [], []
     for path in paths:
@@ -133,7 +133,7 @@ def _list(
 def _check_folders(
     recordings: Sequence[Recording], split_of_folder: dict[str, str]
 ) -> None:
-    """Names the folder that is at fault, which later is a split."""
+    """Checks the splits under their folders' names, for the message."""
     of_folder = {f"{folder}/": [] for folder in split_of_folder}
     if of_folder:
         for recording in recordings:

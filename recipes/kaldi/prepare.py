@@ -33,7 +33,7 @@ def prepare(
 ) -> None:
     """Writes `{train,valid,test}.csv` and `{valid,test}_trials.txt`.
 
-    Returns at once where they were written from the same recordings with the same
+    Returns immediately if they were written from the same recordings with the same
     settings.
 
     Arguments
@@ -141,7 +141,7 @@ def _read_folder(root: Path, folder: Path, split: str) -> Iterator[Recording | S
 
 
 def _read_names(path: Path) -> dict[str, str]:
-    """Whose, or of which session, each utterance is."""
+    """The speaker, or the session, of each utterance."""
     return {utterance: intern(name) for _, utterance, name in _read(path)}
 
 
@@ -157,7 +157,7 @@ def _read_segments(path: Path) -> Iterator[tuple[str, str, Seconds]]:
 
 
 def _read(path: Path) -> Iterator[tuple[str, str, str]]:
-    """Yields the place of each line, its first column and the rest."""
+    """Yields the location of each line, its first column and the rest."""
     seen = set()
     try:
         with open(path, encoding="utf-8") as file:
@@ -167,7 +167,7 @@ def _read(path: Path) -> Iterator[tuple[str, str, str]]:
                 if not columns:
                     continue
                 if len(columns) == 1:
-                    raise InputError(f"{where}: {columns[0]} has nothing beside it")
+                    raise InputError(f"{where}: {columns[0]} has no value")
                 if columns[0] in seen:
                     raise InputError(f"{where}: repeats {columns[0]}")
                 seen.add(columns[0])

@@ -34,7 +34,7 @@ def prepare(
 ) -> None:
     """Writes `{train,valid,test}.csv` and `{valid,test}_trials.txt`.
 
-    Returns at once where they were written from the same recordings with the same
+    Returns immediately if they were written from the same recordings with the same
     settings.
 
     Arguments

@@ -1,6 +1,6 @@
 """Turns VoxCeleb1, VoxCeleb2 or both into manifests and trial lists.
 
-An utterance is `id10001/<video>/00001.wav` wherever below the data folder it lies. See
+An utterance is `id10001/<video>/00001.wav`, anywhere below the data folder. See
 README.md beside this file.
 """
 
@@ -61,7 +61,7 @@ def prepare(
     """Writes `{train,valid,test}.csv` and `{valid,test}_trials.txt`.
 
     VoxCeleb2's m4a files are converted to FLAC in `data_folder/converted`, which takes
-    hours; stopped, it continues. Returns at once where all is done.
+    hours and can be interrupted. Returns immediately if all is done.
 
     Arguments
     ---------
@@ -78,8 +78,7 @@ def prepare(
         `veri_test.txt` in the data folder is used where it exists, and otherwise
         trials are drawn from the 40 test speakers of VoxCeleb1.
     valid_share : float
-        Share of all speakers, those of the test among them, to hold out for
-        validation.
+        Share of all speakers, including test speakers, to hold out for validation.
     min_seconds : float
         Shortest recording to use, seconds.
     max_bad_share : float
@@ -113,7 +112,7 @@ def prepare(
     if all_of_1 and str(parts) == "1":
         raise InputError(
             f"{list_path}: tests on speakers of all VoxCeleb1, which leaves none to "
-            "train on with parts 1; take --parts 2, or the list veri_test2.txt"
+            "train on with parts 1; use --parts 2, or the list veri_test2.txt"
         )
     path_of, skipped = _find(root)
     if all_of_1:
@@ -140,8 +139,8 @@ def prepare(
         if part == 2 and tests_of_2:
             beside = f", only {len(tests_of_2)} utterances in a folder of its test"
         raise InputError(
-            f"data_folder {root}: parts is {parts}, and nothing of VoxCeleb{part} is "
-            f"there to train on{beside}; add VoxCeleb{part} dev or take other parts"
+            f"data_folder {root}: parts is {parts}, and there is nothing of VoxCeleb"
+            f"{part} to train on{beside}; add VoxCeleb{part} dev or use other parts"
         )
     if not any(one[:7] in tested for one in path_of):
         raise InputError(
@@ -158,7 +157,7 @@ def prepare(
 
 
 def _part(utterance_id: str) -> int:
-    """VoxCeleb1 has the numbers from 10001 on, VoxCeleb2 those below."""
+    """The part of an utterance: VoxCeleb1 has numbers from 10001, VoxCeleb2 below."""
     return 1 if utterance_id >= "id10001" else 2
 
 
@@ -172,10 +171,10 @@ def _read_list(path: Path) -> TrialList:
         if not LISTED.fullmatch(name):
             raise InputError(
                 f"{path}: names {name}; a list of VoxCeleb1 has names such as "
-                "id10270/x6uYqmx31kE/00001.wav (those of the first release, with the "
-                "speakers' names in them, are out of use: take veri_test2.txt)"
+                "id10270/x6uYqmx31kE/00001.wav (lists of the first release, with the "
+                "speakers' names in them, are obsolete: use veri_test2.txt)"
             )
-    kind = N_TRIALS.get(len(trials), "no list that is known by its length")
+    kind = N_TRIALS.get(len(trials), "not a known list, by its length")
     logger.info("%s: %d trials, %s", path, len(trials), kind)
     return trials
 
@@ -185,7 +184,7 @@ def _speakers(trials: TrialList) -> set[str]:
 
 
 def _find(root: Path) -> tuple[dict[str, str], list[Skipped]]:
-    """The file of each utterance; one that libsndfile reads where there are two."""
+    """The file of each utterance; if there are two, one that libsndfile reads."""
     found: dict[str, str] = {}
     skipped = []
     for path in find_audio(root, LAYOUT, SUFFIXES):
@@ -209,7 +208,7 @@ def _is_m4a(path: str) -> bool:
 
 
 def _convert(root: Path, path_of: dict[str, str]) -> list[Skipped]:
-    """Converts what is m4a, and puts the new files in the place of the old."""
+    """Converts m4a files, and replaces their paths by those of the new files."""
     to_convert = {one: path for one, path in path_of.items() if _is_m4a(path)}
     bad = convert(root, to_convert)
     paths_of_bad = {skipped.path for skipped in bad}

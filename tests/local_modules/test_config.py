@@ -25,7 +25,7 @@ class TestOverrides:
     @pytest.mark.parametrize("key", ["loss", "opt_class", "modules"])
     def test_objects_are_no_values(self, key):
         text = message(check_overrides, CONFORMER, {key: "AdditiveMarginSoftmax"})
-        assert text.startswith(f"--{key}: is no value but what {CONFORMER} is wired of")
+        assert text.startswith(f"--{key}: is not a plain value in {CONFORMER}; ")
 
     @pytest.mark.parametrize(
         ("key", "nearest"),
@@ -92,7 +92,7 @@ def test_file_without_keys(tmp_path, content):
     path = tmp_path / "list.yaml"
     path.write_text(content)
     text = message(check_overrides, str(path), {})
-    assert text == f"{path}: is no mapping of keys to values"
+    assert text == f"{path}: is not a mapping of keys to values"
 
 
 class TestPlainValues:

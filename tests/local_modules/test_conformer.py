@@ -393,7 +393,7 @@ def test_shortest_utterance(subsampling):
         assert mask[0].any()
         assert frames.isfinite().all()
 
-    message = f"an utterance has {least - 1} frames, the least is {least}"
+    message = f"an utterance has {least - 1} frames, the minimum is {least}"
     with pytest.raises(RuntimeError, match=message):
         model(torch.randn(2, least - 1, N_MELS))
     with pytest.raises(RuntimeError, match=message):

@@ -87,7 +87,7 @@ def test_unknown_corpus_names_the_known(settings):
     assert {"folder", "demo"} <= set(known)
     with pytest.raises(InputError) as error:
         prepare_corpus(settings | {"corpus": "voxceleb9"})
-    assert str(error.value) == f"--corpus voxceleb9: there are {', '.join(known)}"
+    assert str(error.value) == f"--corpus voxceleb9: is none of {', '.join(known)}"
 
 
 @pytest.mark.parametrize("corpus", ["demo", "librispeech", "commonvoice"])
@@ -138,7 +138,7 @@ def test_what_was_begun_keeps_its_manifests(settings, tmp_path, voices_folder):
     # Elsewhere there have to be some of them.
     with pytest.raises(InputError) as error:
         prepare_corpus({**settings, "data_folder": str(tmp_path)}, begun_with)
-    told = f"--data_folder {tmp_path}: has not the recordings that this was begun with"
+    told = f"--data_folder {tmp_path}: lacks the recordings that this was begun with"
     assert str(error.value).startswith(told)
     prepare_corpus({**settings, "data_folder": "x", "shards": "shards"}, begun_with)
     # Where they are not what it was begun with, they are made anew.

@@ -122,8 +122,8 @@ def test_names_with_spaces_that_can_be_parted_in_two_ways(tmp_path):
         ("1 ann/1.wav", "has 2 columns; it must be `label enrol_path test_path`"),
         ("1", "has 1 columns"),
         ("1 ann/1.wav ann/2.wav 0.7", "has 4 columns"),
-        ("1 ann/1.wav ann/3.wav", "ann/3.wav is no utterance of this split"),
-        ("1 /data/ann/1.wav ann/2.wav", "/data/ann/1.wav is no utterance"),
+        ("1 ann/1.wav ann/3.wav", "ann/3.wav is not in this split"),
+        ("1 /data/ann/1.wav ann/2.wav", "/data/ann/1.wav is not in this split"),
         ("1 ./ann/1.wav ann/2.wav", "data folder, such as ann/1.wav"),
     ],
 )

@@ -455,9 +455,7 @@ def test_trial_of_another_split(named, save):
     path = named / "trials.txt"
     path.write_text(path.read_text() + "0 dev/e00/0.wav train/t00/0.wav\n")
     message = failure(InputError, named, save)
-    assert message.startswith(
-        f"{path}:4: train/t00/0.wav is no utterance of this split"
-    )
+    assert message.startswith(f"{path}:4: train/t00/0.wav is not in this split")
 
 
 def test_trials_that_do_not_exist(data, save):

@@ -178,9 +178,9 @@ def test_segments(corpus, caplog):
     [
         ("wav.scp", "x sph2pipe -f wav x.sph |", "x is a command, sph2pipe -f"),
         ("wav.scp", "x data.ark:123", "x lies in an archive"),
-        ("wav.scp", "x", "x has nothing beside it"),
+        ("wav.scp", "x", "x has no value"),
         ("wav.scp", "s0-0 y.wav", "repeats s0-0"),
-        ("utt2session", "s0-0", "s0-0 has nothing beside it"),
+        ("utt2session", "s0-0", "s0-0 has no value"),
         ("segments", "x s0-0 0.0", "must be `utterance recording start end`"),
         ("segments", "x s0-0 0.0 nan", "must be `utterance recording start end`"),
     ],

@@ -137,10 +137,10 @@ def test_parts(vox, caplog):
 def test_a_part_of_which_nothing_is_there(vox):
     vox.add(*utterances("vox2/test/aac", 17, 61, suffix="flac"))
     message = vox.failure(prepare, parts="1+2")
-    assert "parts is 1+2, and nothing of VoxCeleb2 is there to train on" in message
+    assert "parts is 1+2, and there is nothing of VoxCeleb2 to train on" in message
     assert "only 8 utterances in a folder of its test; add VoxCeleb2 dev" in message
     shutil.rmtree(vox.data / "vox1/dev")
-    assert "parts is 1, and nothing of VoxCeleb1 is there" in vox.failure(prepare)
+    assert "parts is 1, and there is nothing of VoxCeleb1" in vox.failure(prepare)
 
 
 def test_the_test_of_voxceleb2_is_told_by_its_own_folder(vox):
@@ -181,7 +181,7 @@ def test_names_of_the_first_release(vox):
     )
     message = vox.failure(prepare)
     assert message.startswith(f"{path}: names Eartha_Kitt/")
-    assert "take veri_test2.txt" in message
+    assert "use veri_test2.txt" in message
 
 
 def test_no_test_speaker(corpus):
@@ -298,5 +298,5 @@ def test_no_ffmpeg(vox, monkeypatch):
     monkeypatch.setenv("PATH", str(vox.data))
     message = vox.failure(prepare, parts=2)
     assert "1 recordings, such as vox2/dev/aac/id00012/" in message
-    assert "no ffmpeg on the PATH; install it" in message
+    assert "ffmpeg is not on the PATH; install it" in message
     prepared(vox, parts=1)

@@ -255,7 +255,7 @@ def test_it_is_kept_in_a_folder(backend, tmp_path, test_trials):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"mean": torch.full((16,), torch.nan)}, "mean has values that are no finite"),
+        ({"mean": torch.full((16,), torch.nan)}, "mean has values that are not finite"),
         ({"plda.residual": torch.tensor([[torch.inf]])}, "plda.residual has values"),
         ({"cohort": torch.eye(16)[:1]}, r"mean is \[16\] and cohort \[1, 16\]; they"),
         ({"cohort": torch.eye(8)}, r"mean is \[16\] and cohort \[8, 8\]; they have to"),

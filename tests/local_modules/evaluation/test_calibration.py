@@ -118,7 +118,7 @@ def test_perfect_separation_and_a_constant_measure_stay_finite(constant, n):
 @pytest.mark.parametrize(
     "measures, labels, message",
     [
-        ({"score": np.zeros(3)}, np.ones(3, bool), "one kind"),
+        ({"score": np.zeros(3)}, np.ones(3, bool), "only one kind"),
         ({"score": np.zeros(3)}, np.array([True, False]), "3 rows for 2 labels"),
         ({"score": np.array([0.0, np.nan])}, np.array([True, False]), "not finite"),
     ],
@@ -150,7 +150,7 @@ def test_it_is_kept_in_a_file(tmp_path):
     ]
     for text in ("", "[]", '{"weights": {}}', '{"other": 1}', *mistaken):
         (tmp_path / "bad.json").write_text(text)
-        with pytest.raises(InputError, match="bad.json: is no calibration"):
+        with pytest.raises(InputError, match="bad.json: is not a calibration"):
             Calibration.load(tmp_path / "bad.json")
 
 

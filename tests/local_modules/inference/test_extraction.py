@@ -210,7 +210,7 @@ def test_bad_files_are_named_and_the_others_embedded(model, store, files, tmp_pa
     found, failures = embed_files(model, [*bad, *files], store)
     assert set(found) == set(files)
     assert set(failures) == {*bad}
-    assert failures[headless] == "can't be decoded: does not say what it holds"
+    assert failures[headless] == "can't be decoded: raw audio without a header"
     assert all(reason and "\n" not in reason for reason in failures.values())
     np.testing.assert_allclose(
         found[files[2]].vector, alone(model, files[2]), atol=1e-5
@@ -220,8 +220,8 @@ def test_bad_files_are_named_and_the_others_embedded(model, store, files, tmp_pa
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (np.nan, "holds samples that are no numbers"),
-        (-np.inf, "holds samples that are no numbers"),
+        (np.nan, "holds NaN or infinite samples"),
+        (-np.inf, "holds NaN or infinite samples"),
         (1e30, "holds samples too large for an embedding"),
     ],
 )
@@ -290,7 +290,7 @@ def test_a_file_that_breaks_off_is_not_scored(model, store, files, tmp_path):
     short = tmp_path / "short.wav"
     short.write_bytes(Path(files[0]).read_bytes()[:-5000])
     _, failures = embed_files(model, [short], store)
-    assert failures[short].startswith("breaks off after ")
+    assert failures[short].startswith("is truncated to ")
 
 
 def test_two_processes_use_one_store(model, store, files, tmp_path):

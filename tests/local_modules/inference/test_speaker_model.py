@@ -14,7 +14,7 @@ from tests.random_models import write_model
 @pytest.mark.parametrize("name", ["nothing", "empty"])
 def test_no_model_is_one_line(name, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match="is no speaker model") as error:
+    with pytest.raises(InputError, match="is not a speaker model") as error:
         SpeakerModel(str(tmp_path / name))
     assert "\n" not in str(error.value)
 

@@ -126,17 +126,17 @@ def test_what_can_not_be_read(spoken, tmp_path):
         "empty.wav": (b"", "is empty"),
         "text.wav": (b"these are words\n" * 50, "can't be decoded"),
         "header.wav": (good[:40], "can't be decoded|holds no samples"),
-        "cut.wav": (good[: len(good) // 2], "breaks off after 49 %"),
-        "cut.flac": (flac[: len(flac) // 2], "can't be decoded|breaks off"),
+        "cut.wav": (good[: len(good) // 2], "is truncated to 49 %"),
+        "cut.flac": (flac[: len(flac) // 2], "can't be decoded|is truncated"),
         "noise.ogg": (bytes(range(256)) * 40, "can't be decoded"),
-        "a.raw": (bytes(1000), "can't be decoded: does not say what it holds"),
+        "a.raw": (bytes(1000), "can't be decoded: raw audio without a header"),
     }
     for name, (octets, words) in files.items():
         (tmp_path / name).write_bytes(octets)
         with pytest.raises(InputError, match=words):
             read_speech(tmp_path / name, RATE)
     cases = [
-        (write(tmp_path / "nan.wav", nan, subtype="FLOAT"), "no numbers"),
+        (write(tmp_path / "nan.wav", nan, subtype="FLOAT"), "holds NaN or infinite samples"),
         (write(tmp_path / "8.wav", np.stack([spoken] * 8, 1)), "has 8 channels"),
         (write(tmp_path / "slow.wav", spoken, 1), "sample rate of 1 Hz"),
         (write(tmp_path / "fast.wav", spoken, 384_000), "sample rate of 384000 Hz"),
@@ -145,7 +145,7 @@ def test_what_can_not_be_read(spoken, tmp_path):
         (tmp_path / "nothing.wav", "No such file"),
     ]
     os.mkfifo(tmp_path / "pipe")
-    cases.append((tmp_path / "pipe", "no regular file"))
+    cases.append((tmp_path / "pipe", "not a regular file"))
     for path, words in cases:
         with pytest.raises(InputError, match=words) as error:
             read_speech(path, RATE)

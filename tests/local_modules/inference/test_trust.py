@@ -345,7 +345,7 @@ def test_a_pickle_among_the_labels_is_not_loaded_as_weights(
         "        label_encoder: classifier.ckpt\n"
         "    custom_hooks: {}\n"
     )
-    with pytest.raises(InputError, match="is no speaker model"):
+    with pytest.raises(InputError, match="is not a speaker model"):
         SpeakerModel(str(folder))
     assert not marker.exists()
     with tensors_only(), pytest.raises(pickle.UnpicklingError):
@@ -482,7 +482,7 @@ def test_broken_safetensors(kind, marker, tmp_path):
     else:
         pickled = pickle.dumps(Payload(marker))
         path.write_bytes(b"no tensors" if kind == "words" else pickled)
-    assert "classifier.safetensors: is no file of tensors" in refusal(folder, marker)
+    assert "classifier.safetensors: is not a file of tensors" in refusal(folder, marker)
 
 
 def test_what_is_beside_the_model_runs_nothing_either(marker, tmp_path):
@@ -507,8 +507,8 @@ def test_a_backend_of_another_model_is_one_line(tmp_path):
     with pytest.raises(InputError) as error:
         SpeakerModel(str(source))
     assert str(error.value) == (
-        f"{source}: its backend.safetensors is of embeddings of 9 numbers; the model "
-        "makes 8"
+        f"{source}: its backend.safetensors is for embeddings of 9 numbers; the "
+        "model's have 8"
     )
 
 

@@ -129,7 +129,7 @@ def test_a_full_disk_is_a_run_that_failed(tmp_path):
 
 def test_a_place_for_no_file_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="is no file of voices"):
+    with pytest.raises(InputError, match="is not a voices file"):
         VoiceStore(tmp_path / "file" / "voices.db", "f", "m")
 
 

@@ -32,5 +32,5 @@ def test_this_machine_needs_none_and_may_have_one(monkeypatch):
 
 @pytest.mark.parametrize("host", ["", "no such host", "256.1.1.1", "a" * 80])
 def test_what_is_no_host(host):
-    with pytest.raises(InputError, match="is no address"):
+    with pytest.raises(InputError, match="is not an address"):
         find_address(host, 80)

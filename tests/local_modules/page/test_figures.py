@@ -68,7 +68,7 @@ def test_near_on_the_map_is_near_in_truth():
     assert len(dots) == 7
     shares = pdist(dots) / pdist(vectors)
     np.testing.assert_allclose(shares, shares[0], rtol=1e-3)
-    assert "100 % of what tells" in "".join(texts(draw_map(names, vectors[:6])))
+    assert "100 % of the variance" in "".join(texts(draw_map(names, vectors[:6])))
 
 
 @pytest.mark.parametrize(

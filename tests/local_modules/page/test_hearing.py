@@ -14,7 +14,7 @@ from local_modules.page.hearing import hear
         ("quiet", "too quiet"),
         ("short", "s of speech; 0.5 s are needed"),
         ("noise", "no speech in its 2.0 s"),
-        ("long", "121 s long; here 120 s are the most"),
+        ("long", "121 s long; the maximum is 120 s"),
         ("broken", "can't be read. Save it as WAV"),
         ("headless", "can't be read. Save it as WAV"),
     ],
@@ -31,7 +31,7 @@ def test_a_recording_of_no_use_is_told_as_a_person_needs_it(
 
 @pytest.mark.parametrize("path", [None, "gone since.wav"])
 def test_nothing_at_all(path, verifier):
-    with pytest.raises(InputError, match="Yours: is not here yet"):
+    with pytest.raises(InputError, match="Yours: is missing"):
         hear(verifier, path, "Yours")
 
 

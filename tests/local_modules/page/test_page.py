@@ -90,7 +90,7 @@ def test_a_person_with_a_microphone(serving, open_page, words):
 
     compare = page.get_by_role("button", name="Is it the same person?")
     compare.click()
-    expect(page.get_by_text("First recording: is not here yet")).to_be_visible()
+    expect(page.get_by_text("First recording: is missing")).to_be_visible()
 
     drop(one, words["test0"][0])
     other.get_by_role("button", name="Record", exact=True).click()
@@ -126,7 +126,7 @@ def test_a_person_with_a_microphone(serving, open_page, words):
     expect(page.get_by_alt_text("map of the voices")).to_be_visible()
 
     page.get_by_role("tab", name="People").click()
-    page.get_by_label("Who is to be forgotten").click()
+    page.get_by_label("Person to remove").click()
     page.get_by_role("option", name=EVIL).click()
     page.get_by_role("button", name="Remove", exact=True).click()
     expect(people.get_by_text(EVIL)).to_have_count(0)

@@ -133,14 +133,14 @@ def test_what_a_list_names_may_be_short(tmp_path):
 def test_samples_without_a_header_are_skipped(tmp_path):
     (tmp_path / "a.raw").write_bytes(bytes(16000))
     ((_, result),) = read_headers(tmp_path, [Recording("u", "a.raw", "s")], 0.0)
-    assert result == Skipped("a.raw", "cannot be decoded: does not say what it holds")
+    assert result == Skipped("a.raw", "cannot be decoded: raw audio without a header")
 
 
 def test_a_flac_that_does_not_say_how_long_it_is(tmp_path):
     write_streamed_flac(tmp_path / "a.flac", np.zeros(16000), 16000)
     assert soundfile.info(tmp_path / "a.flac").frames > 2**62
     ((_, result),) = read_headers(tmp_path, [Recording("u", "a.flac", "s")], 0.5)
-    reason = "does not say how long it is; convert it again"
+    reason = "does not declare its length; convert it again"
     assert result == Skipped("a.flac", reason)
 
 

@@ -181,10 +181,10 @@ def test_recordings_that_are_repaired_are_packed(packed, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{}", "no index"),
+        ("{}", "not an index"),
         ('{"settings": {}, "shards": [{"name": "a"}]}', "sha256"),
         ('{"settings": {}, "shards": [{"name": "a.tar", "sha256": "../x", '
-         '"members": {}}]}', "no SHA-256"),
+         '"members": {}}]}', "not a SHA-256"),
     ],
 )  # fmt: skip
 def test_what_is_no_index_is_one_line(content, words, tmp_path):

@@ -245,6 +245,6 @@ def test_a_full_disk_is_one_line_and_no_checkpoint(tmp_path):
     output = program.output()
     assert program.status == 1 and "Traceback" not in output, output
     (line,) = output.splitlines()
-    assert line.startswith(f"train.py: {tmp_path}: a checkpoint can't be written, as ")
+    assert line.startswith(f"train.py: {tmp_path}: a checkpoint can't be written: the ")
     assert line.endswith("); make room, and the same command continues")
     assert WholeCheckpointer(tmp_path).find_checkpoint().path == older.path

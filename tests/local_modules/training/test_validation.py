@@ -45,5 +45,5 @@ def test_of_a_debug_run_most_are_lost_on_purpose(trials, embeddings):
 def test_nothing_is_left_of_one_kind(trials, embeddings):
     few = {name: embeddings[name] for name in NAMES[2:5]}
     few.pop("b2")
-    with pytest.raises(RunError, match="test: of one kind of trials none can be"):
+    with pytest.raises(RunError, match="test: no target or no non-target trials"):
         verify("test", few, trials, max_bad_share=1.0)

@@ -126,13 +126,13 @@ def test_what_retraining_says_of_the_gain(tmp_path):
     text = visible(write(make_study(8), tmp_path, RETRAINED)[1])
     # Means of 3 and 7 % on valid, 6 and 8 % on test; 9 and 10 % in the search.
     assert "the best trial gained 10 % over the recipe's own" in text
-    assert "gain 57 % of the EER on valid and 25 % on test" in text
+    assert "lower the EER by 57 % on valid and 25 % on test" in text
     assert "luck" not in text  # nothing was lost
     assert "6.00 ± 1.41 %" in text
     assert "best (trial 1)" in text and "defaults (trial 0)" in text
     worse = {**RETRAINED, "best": {**RETRAINED["best"], "test_eer": [0.07, 0.09]}}
     text = visible(write(make_study(8), tmp_path, worse)[1])
-    assert "0 % on test. 10 points of the gain were the luck" in text
+    assert "0 % on test. 10 points of the gain were luck" in text
     # Points of another objective are none of the EER.
     study = make_study(8, ("n_parameters", "eer"))
     text = visible(write(study, tmp_path, worse, ("n_parameters", "eer"))[1])
@@ -148,7 +148,7 @@ def test_a_first_trial_that_was_pruned_is_no_measure_of_the_gain(tmp_path):
     assert live_trials(study)[0].values == [0.3]  # of its last epoch
     text = visible(write(study, tmp_path, RETRAINED)[1])
     assert "In the search" not in text and "luck" not in text
-    assert "gain 57 % of the EER on valid and 25 % on test" in text
+    assert "lower the EER by 57 % on valid and 25 % on test" in text
 
 
 def test_more_objectives_than_can_be_drawn(tmp_path):

@@ -125,7 +125,7 @@ def test_the_proxy_counts_before_the_command_line(tmp_path):
         ("{lr: {type: [float], low: 0.001, high: 1}}", ["type ['float']"]),
         ("{n_blocks: {type: float, low: 2, high: 6}}", ["n_blocks", "an integer"]),
         ("{emb_dim: {type: categorical, choices: [256, big]}}", ["big", "an integer"]),
-        ("{emb_dim: {type: categorical, choices: abc}}", ["'abc'", "no list"]),
+        ("{emb_dim: {type: categorical, choices: abc}}", ["'abc'", "not a list"]),
         ("{lr: {type: float, low: -0.1, high: 0.1}}", ["lr -0.1", "0 or more"]),
         (
             "{crop_seconds: {type: categorical, choices: [2.0, 0.01]}}",
@@ -253,8 +253,8 @@ def test_a_grid_of_one_beside_the_defaults(tmp_path):
     [
         ("trials: !ref <n>", "not JSON serializable"),
         ("trials: 2024-01-05", "not JSON serializable"),
-        ("objective: null", "objective None: there are eer"),
-        ("objective: 3", "objective 3: there are eer"),
+        ("objective: null", "objective None: choose from eer"),
+        ("objective: 3", "objective 3: choose from eer"),
     ],
 )
 def test_what_is_no_plain_value_is_one_line(line, words, tmp_path):
@@ -270,7 +270,7 @@ def test_what_is_no_plain_value_is_one_line(line, words, tmp_path):
 def test_what_is_no_text_is_one_line(tmp_path):
     path = tmp_path / "s.yaml"
     path.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="s.yaml: is no UTF-8 text"):
+    with pytest.raises(InputError, match="s.yaml: is not UTF-8 text"):
         read_search(path, RECIPE, {})
 
 
@@ -278,7 +278,7 @@ def test_what_is_no_text_is_one_line(tmp_path):
 def test_choices_are_plain_values(choice, tmp_path):
     space = f"{{lr: {{type: categorical, choices: [0.002, {choice}]}}}}"
     path = written(tmp_path / "s.yaml", space)
-    with pytest.raises(InputError, match="choices: .* is no plain value"):
+    with pytest.raises(InputError, match="choices: .* is not a plain value"):
         read_search(path, RECIPE, {})
 
 
