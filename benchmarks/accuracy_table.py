@@ -106,7 +106,7 @@ def tables(rows: Mapping[str, Summary], parts: list[str]) -> str:
 
 def picture(rows: Mapping[str, Summary], path: Path) -> None:
     """Draws the validation EER over the minutes: a thin line for each seed, a thick one
-    for their mean, as long as all of them last."""
+    for their mean, over the stretch that all of them cover."""
     figure = Figure(figsize=(9, 5), layout="constrained")
     axes = figure.subplots()
     lowest = 1.0

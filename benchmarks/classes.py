@@ -9,8 +9,8 @@ additive-angular-margin loss, with the mean of the gradients over the ranks for 
 whole matrix; without an optimizer (Adam would add two numbers to each weight). Memory
 is the growth of a process up to its peak; time is the CPU time of a process, because
 the machine may be shared, the median of the steps after the first. Sizes for which both
-processes would need more than --gib are left out; 10 million speakers are extrapolated
-from the two largest sizes measured.
+processes together would need more than --gib are left out; 10 million speakers are
+extrapolated from the two largest sizes measured.
 """
 
 import argparse

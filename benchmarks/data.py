@@ -245,7 +245,7 @@ def speed_table(folder: Path, rounds: int) -> str:
         ]
         for name, (read, augment) in medians.items()
     ]
-    heading = ["crops of 3 s per second, one core", "read", "and augmented", "times"]
+    heading = ["crops of 3 s per second, one core", "read", "and augmented", "ratio"]
     return markdown(heading, rows)
 
 

@@ -85,7 +85,7 @@ class Identifier:
         self, store: VoiceStore, voice: Voice, top: int = 5, prior: float = 0.5
     ) -> Answer:
         """Finds the enrolled voices nearest to a recording by cosine, and scores those
-        with the model's backend.
+        with the model's backend, or by the cosine if it has no calibration.
 
         Arguments
         ---------

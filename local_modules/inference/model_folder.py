@@ -146,12 +146,16 @@ def _in_place_at_once(folder: Path) -> Iterator[Path]:
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     yield part
-    for path in part.iterdir():
-        put_on_disk(path)
+    for path in folder.iterdir() if folder.exists() else ():
+        # The user's, such as .git: a model has no subfolders.
+        if path.is_symlink() and path.is_dir():
+            (part / path.name).symlink_to(os.readlink(path))
+        elif path.is_dir():
+            shutil.copytree(path, part / path.name, symlinks=True)
+    for path in part.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            put_on_disk(path)
     if folder.exists():
-        for path in folder.iterdir():
-            if path.is_dir():  # the user's, such as .git: a model has none
-                shutil.copytree(path, part / path.name, symlinks=True)
         # Moved away before it is deleted: a deletion can be interrupted.
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)

@@ -184,7 +184,7 @@ def onnx_graph(model: SpeakerModel) -> onnx.ModelProto:
     except torch.onnx.errors.OnnxExporterError as error:
         raise RunError(f"{model.source}: can't be exported: {_reason(error)}") from None
     proto = program.model_proto
-    # They hold the paths of every node's source code on this machine.
+    # A node's metadata hold the path of its source code on this machine.
     for node in proto.graph.node:
         del node.metadata_props[:]
     _name_dimensions(proto)

@@ -50,7 +50,7 @@ class FoldedSTFT(nn.Module):
             window /= math.sqrt(stft.n_fft)
         self.register_buffer("window", window.float())
         # Samples 1, 2, ... of a frame have a mirror image; sample 0 has none, nor has
-        # the middle one if their number is even.
+        # the middle one if n_fft is even.
         self.n_pairs = (stft.n_fft - 1) // 2
         middle = range(self.n_pairs + 1, stft.n_fft - self.n_pairs)
         places = torch.tensor([*range(1, self.n_pairs + 1), 0, *middle])

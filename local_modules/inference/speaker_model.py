@@ -162,14 +162,17 @@ def kept_beside(source: str | os.PathLike, name: str) -> Path:
     -------
     Path
         Beside the model's folder, because a new training replaces that folder; for a
-        model from the hub, or if the place is not writable, in results/ with the
-        model's name as a prefix.
+        model from the hub, or if that place or an existing file there is not writable,
+        in results/ with the model's name as a prefix.
     """
     folder = Path(source).resolve()
     if folder.is_dir():
         beside = folder.parent / name
-        if os.access(beside if beside.exists() else folder.parent, os.W_OK):
+        is_theirs = beside.exists() and not os.access(beside, os.W_OK)
+        if os.access(folder.parent, os.W_OK) and not is_theirs:
             return beside
+        if is_theirs:
+            logger.warning(f"{beside}: can't be written to; not used")
         source = folder.relative_to(folder.anchor)
     return Path("results") / f"{str(source).replace('/', '--')}.{name}"
 

@@ -100,7 +100,7 @@ class ListeningModel(SpeakerModel):
 
 
 class Verifier:
-    """A trained model with its backend for scoring.
+    """A trained model and its backend for scoring, if it has one.
 
     Arguments
     ---------
@@ -148,8 +148,8 @@ class Verifier:
 
     def directions(self, vectors: np.ndarray) -> torch.Tensor:
         """Embeddings [count, emb_dim] as the search and the map compare them: with the
-        cohort's mean subtracted, if the model has it, and of length one. The score of a
-        `Verdict` is computed from unmodified embeddings."""
+        mean of the validation recordings subtracted, if the model has it, and of length
+        one. For the `score` of a `Verdict`, no mean is subtracted."""
         mean = None if self.backend is None else self.backend.mean
         return subtract_mean(torch.from_numpy(vectors), mean)
 

@@ -130,7 +130,11 @@ class VoiceStore:
         InputError
             The name is empty or has an unprintable character; or the file has another
             model's voices by now.
+        ValueError
+            The file was opened without a fingerprint.
         """
+        if self._fingerprint is None:
+            raise ValueError("of which model the voices are is not known")
         if not name.strip() or not name.isprintable():
             raise InputError(f"{name!r}: is not a name to enrol")
         today = date.today().isoformat()

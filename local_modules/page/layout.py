@@ -84,8 +84,9 @@ def build(answers: Answers, model_name: str) -> gradio.Blocks:
             answers.parts.footnote(
                 f"WAV, FLAC, OGG or MP3, up to {MAX_SECONDS} s and {MAX_MEGABYTES} MB. "
                 f"Recordings stay on the machine that serves this page and are deleted "
-                f"after {SECONDS_KEPT // 60} minutes; of people enrolled, only the "
-                f"model's embeddings are kept. Model {model_name}."
+                f"after {SECONDS_KEPT // 60} minutes; of people enrolled, "
+                f"embeddings are kept, with the name, the date, and the duration and "
+                f"level of each recording. Model {model_name}."
             )
         )
 

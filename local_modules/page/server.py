@@ -103,8 +103,7 @@ def make_app(
     password : str | None
         The password to enter first, if any.
     names : sequence of str | None
-        Host names that a browser may use for it; None for any. This prevents DNS
-        rebinding.
+        Host names that a browser may use for it, against DNS rebinding; None for any.
 
     Returns
     -------

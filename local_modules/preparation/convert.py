@@ -113,7 +113,7 @@ def _convert(ffmpeg: str, source: Path, target: Path) -> str | None:
         return None
     part = target.with_name(f".{target.name}.part")
     command = [ffmpeg, "-nostdin", "-loglevel", "error", "-y"]
-    # A truncated file is not used: with -xerror, it gives an exit status.
+    # A truncated file is not used: with -xerror, ffmpeg ends with an error status.
     command += ["-xerror", "-i", source, "-vn"]
     command += ["-ac", "1", "-ar", str(SAMPLE_RATE), "-threads", "1"]
     command += ["-f", "flac", "-sample_fmt", "s16", part]

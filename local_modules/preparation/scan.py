@@ -50,7 +50,7 @@ def find_audio(
     Raises
     ------
     InputError
-        If the folder does not exist, has no audio, or can't be read in part.
+        If the folder does not exist, has no audio, or a part of it can't be read.
     """
     check_folder(root, layout, key)
     audio: list[str] = []

@@ -100,7 +100,7 @@ class Corpus:
     recordings : list of Recording
         The utterances of all splits. A split without any is held out of `train`.
     skipped : list of Skipped
-        Audio that can't be used, judging by its path.
+        Audio that can't be used, as known before headers are read.
     lists : dict of str to TrialFile
         Trial lists by split.
     test_speakers : collection of str

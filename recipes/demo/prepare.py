@@ -39,7 +39,8 @@ _PARTIAL = ".partial-"
 
 @dataclass(frozen=True)
 class Speaker:
-    """A speaker to synthesise: the key of the random streams, and the utterances."""
+    """A speaker to synthesise: the key of its random streams, and its number of
+    utterances."""
 
     seed: int
     split: str

@@ -462,11 +462,14 @@ def test_what_people_keep_in_a_folder_stays(conformer, tmp_path):
         assert content(tmp_path / "model") == content(conformer.folder)
         (tmp_path / "disk" / ".git").mkdir()
         (tmp_path / "disk" / ".git" / "HEAD").write_text("ref: refs/heads/main")
+        (tmp_path / "disk" / "corpus").symlink_to(tmp_path)
         conformer.write(tmp_path / "model")
         assert (tmp_path / "model").is_symlink()
         head = tmp_path / "disk" / ".git" / "HEAD"
         assert head.read_text() == "ref: refs/heads/main"
+        assert (tmp_path / "disk" / "corpus").readlink() == tmp_path
         shutil.rmtree(head.parent)
+        (tmp_path / "disk" / "corpus").unlink()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "model"]
 
 

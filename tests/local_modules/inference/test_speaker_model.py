@@ -42,6 +42,9 @@ def test_what_is_kept_of_a_model_in_a_place_that_cannot_be_written_to(
     monkeypatch.setattr(os, "access", lambda path, mode: path != theirs)
     assert kept_beside(folder, "voices.db") == kept
     assert kept_beside(folder, "other.db").parent == tmp_path / "run"
+    # Nor where SQLite could not make its journal.
+    monkeypatch.setattr(os, "access", lambda path, mode: path != theirs.parent)
+    assert kept_beside(folder, "voices.db") == kept
 
 
 def test_a_runs_folder_is_not_its_model(tmp_path):

@@ -136,7 +136,10 @@ def test_what_can_not_be_read(spoken, tmp_path):
         with pytest.raises(InputError, match=words):
             read_speech(tmp_path / name, RATE)
     cases = [
-        (write(tmp_path / "nan.wav", nan, subtype="FLOAT"), "holds NaN or infinite samples"),
+        (
+            write(tmp_path / "nan.wav", nan, subtype="FLOAT"),
+            "holds NaN or infinite samples",
+        ),
         (write(tmp_path / "8.wav", np.stack([spoken] * 8, 1)), "has 8 channels"),
         (write(tmp_path / "slow.wav", spoken, 1), "sample rate of 1 Hz"),
         (write(tmp_path / "fast.wav", spoken, 384_000), "sample rate of 384000 Hz"),

@@ -85,6 +85,18 @@ def test_a_file_without_voices_is_any_models(tmp_path):
         VoiceStore(path, "g", "n")
 
 
+def test_who_only_looks_claims_no_file(tmp_path):
+    path = tmp_path / "voices.db"
+    with VoiceStore(path) as store:
+        assert store.enrolled() == []
+        with pytest.raises(ValueError, match="of which model"):
+            store.add("ann", [VOICE])
+    with VoiceStore(path, "f", "m") as store:
+        store.add("ann", [VOICE])
+    with VoiceStore(path) as store:
+        store.remove("ann")
+
+
 def test_every_change_is_another_state(tmp_path):
     one, other = (VoiceStore(tmp_path / "voices.db", "f", "m") for _ in range(2))
     states = [one.state()]
