@@ -87,7 +87,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add(
         "--metadata",
         metavar="CSV",
-        help="with a column path: results by each of its other columns",
+        help="with a column path: results by its other columns; a column speaker is "
+        "for the intervals",
     )
     add(
         "--mean_of_scores",
@@ -170,8 +171,9 @@ def usable(
     labels = trials.labels[kept]
     if labels.all() or not labels.any():
         raise InputError(
-            f"{options.trials}: {len(kept)} of {len(trials)} trials can be scored, all "
-            f"of one kind; the first that can't: {complaints[0]}"
+            f"{options.trials}: {len(kept)} of {len(trials)} trials can be scored, "
+            "not both target and non-target ones; the first that can't: "
+            f"{complaints[0]}"
         )
     enrol, test = ([side[i] for i in kept] for side in (trials.enrol, trials.test))
     return TrialList(labels, enrol, test, [trials.lines[i] for i in kept]), complaints
@@ -296,7 +298,7 @@ def evaluate(options: argparse.Namespace) -> dict:
     if metadata and metadata.keys().isdisjoint(paths):
         raise InputError(
             f"--metadata {options.metadata}: has no recording of the trials; column "
-            f"path has to name them as --trials does, such as {printable(paths[0])}"
+            f"path has to name them as the lists do, such as {printable(paths[0])}"
         )
     embedded, backends, failures = {}, {}, {}
     for source in options.models:

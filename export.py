@@ -138,7 +138,10 @@ def error_rates(
         print(f"{folder / path}: {reason}; {counted}")
     scored = trial_rows(usable, trials)[0]
     if len(set(trials.labels[scored])) < 2:
-        raise InputError(f"{counted}, too many for these trials; {GIVE_TRIALS}")
+        raise InputError(
+            f"{counted}, so target or non-target trials are missing; {GIVE_TRIALS} of "
+            "others"
+        )
     rates = {}
     for name, embedded in found.items():
         vectors = {p: torch.tensor(embedded[p].vector) for p in usable}

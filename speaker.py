@@ -150,7 +150,10 @@ def open_voices(
 
     path = options.voices or kept_beside(options.model, VOICES)
     if not (makes_one or Path(path).exists()):
-        raise InputError(f"nobody is enrolled in {path}: there is no such file")
+        raise InputError(
+            f"nobody is enrolled in {path}: there is no such file; --voices FILE names "
+            "another"
+        )
     if verifier is None:
         return VoiceStore(path)
     return VoiceStore(path, verifier.model.fingerprint, options.model)
@@ -276,7 +279,11 @@ def parse(argv: list[str]) -> argparse.Namespace:
         *(of_store, with_prior),
         example="serve --port 8000",
     )
-    add("--host", default="127.0.0.1", help="others than this machine need a password")
+    add(
+        "--host",
+        default="127.0.0.1",
+        help="address to listen on; other machines need a password",
+    )
     add("--port", type=int, default=7860, help="0: any free one")
     try:
         options = parser.parse_args(argv)
@@ -306,7 +313,7 @@ def load(options: argparse.Namespace) -> "Verifier":
 
 def answer(options: argparse.Namespace) -> None:
     """Runs a command and prints its result."""
-    # Voices can be listed and removed even if their model is gone.
+    # With --voices, they can be listed and removed even if their model is gone.
     needs_model = options.run not in (list_voices, remove)
     # SpeechBrain prints what it loads.
     with contextlib.redirect_stdout(sys.stderr):

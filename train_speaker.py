@@ -77,7 +77,7 @@ class SpeakerBrain(RepeatableBrain):
         """Waveforms to speaker embeddings, [batch, 1, emb_dim]."""
         batch = batch.to(self.device, non_blocking=True)
         if stage == sb.Stage.TRAIN:
-            # In bf16, filters add noise, and GPUs have no Fourier transform.
+            # In bf16, filters add noise, and a GPU can't compute Fourier transforms.
             with torch.autocast(self.device_type, enabled=False):
                 wavs, lens = self.hparams.wav_augment(*batch.sig)
             feats = self.modules.compute_features(wavs)
@@ -150,7 +150,7 @@ class SpeakerBrain(RepeatableBrain):
             if n_left < (2 if rank_and_count()[1] == 1 else 1):
                 raise RunError(
                     f"{', '.join(lost[:3])}: only {n_left} recording(s) of a batch can "
-                    "be decoded, and batch norm needs two: repair the recordings, or "
+                    "be decoded, too few for batch norm: repair the recordings, or "
                     "start another run with a larger --batch_size"
                 )
         if len(self.lost) > self.hparams.max_bad_share * self.n_train:

@@ -85,7 +85,11 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--search", help="search space and settings; default: search/RECIPE.yaml")
+    add(
+        "--search",
+        help="search space and settings; default: the file of the recipe's name in "
+        "search/ beside it",
+    )
     add("--trials", type=int, help="total number of trials of the study")
     add("--objective", type=lambda text: text.split(","), help="eer, min_dcf, ...")
     add("--study", help="its name; default: the recipe's")
@@ -153,7 +157,7 @@ def first_screen(job: Job, n_workers: int, n_done: int) -> str:
     minutes = search.proxy.get("train_time_limit_minutes")
     n_left = max(0, job.n_trials - n_done)
     if minutes is None:
-        takes = "shown by the progress bar after the first trials"
+        takes = "unknown before the first trials, whose lines give their minutes"
     else:
         in_all = math.ceil(n_left / n_workers) * minutes
         if job.deadline is not None:  # trials started by then run to their end
@@ -374,7 +378,7 @@ def retrain_best(
     systems = {"defaults": (0, full)}
     if best.user_attrs[SLOT] != 0:
         systems["best"] = (best.user_attrs[SLOT], {**full, **best.params})
-    # Of two such commands at a time, the second reuses the trainings of the first.
+    # Of two such commands at the same time, the second reuses the first's trainings.
     with FileLock(job.folder / ".retrain.lock"):
         retrain(
             job.recipe,

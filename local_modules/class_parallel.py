@@ -261,7 +261,7 @@ class _SplitCosines(torch.autograd.Function):
         cosines[right] = -torch.inf
         # In place, to hold this matrix only once.
         hardest = cosines.amax(dim=1)
-        peak = hardest.clamp(min=-1.0)  # -inf without other rows here
+        peak = hardest.clamp(min=-1.0)  # hardest is -inf without other rows here
         exponentials = cosines.sub_(peak.unsqueeze(1)).mul_(scale).exp_()
         log_sum = scale * peak + exponentials.sum(dim=1).log()
         target, hardest, log_sums = _over_ranks(target, hardest, log_sum)

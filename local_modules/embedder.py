@@ -107,8 +107,8 @@ class UnpaddedEmbedder(nn.Module):
 
 
 class FrameStatistics(nn.Module):
-    """Means of frames and standard deviations of frames and deltas, under one linear
-    map: the approach before neural networks.
+    """Means of frames, and standard deviations of frames, deltas and delta-deltas,
+    under one linear map: the approach before neural networks.
 
     Arguments
     ---------

@@ -63,7 +63,8 @@ def exit_status(
     try:
         command()
     except InputError as error:
-        # Under torchrun, user errors are printed once per machine.
+        # Under torchrun, user errors are printed once per machine; errors of a run by
+        # every rank, because one alone may have met them.
         if is_first or isinstance(error, RunError):
             print(f"{program}: {error}", file=sys.stderr)
         return error.exit_status

@@ -18,7 +18,7 @@ def replacing(path: str | os.PathLike, binary: bool = False) -> Iterator[IO]:
     """Opens a file that replaces `path` once it is complete.
 
     Readers of `path` see the old file or the new one, also after a kill or a power
-    cut, and two processes may write the same path at a time.
+    cut, and two processes may write the same path at the same time.
 
     Arguments
     ---------

@@ -60,10 +60,10 @@ def read_trials(
         The recordings that may be compared, relative to the data folder; None for any.
     bad_lines : list of str | None
         Gets a message for each unusable line, which is left out. If None, the first
-        such line raises it.
+        such line raises an InputError.
     is_name : callable | None
-        Whether a text names a recording or a model, to separate names with spaces;
-        default: whether it is in `known_paths`.
+        Whether a text names a recording or a model, to split lines of names with
+        spaces; default: whether it is in `known_paths`.
 
     Returns
     -------
@@ -296,8 +296,8 @@ def draw_trials_within(
     speaker_of : mapping of str to str
         The speaker of each recording, by its path.
     group_of : mapping of str to str
-        The group of each recording, by its path. A group without trials of both kinds
-        is left out.
+        The group of each recording, by its path. A group that lacks
+        target or non-target trials is left out.
     seed : int
         Seed of the draw.
     session_of : mapping of str to str | None

@@ -110,7 +110,10 @@ def test_enroll_identify_list_remove(here, words, capsys):
     error = capsys.readouterr().err
     assert "model  results/run/model\n" in error
     path = Path("results/run/voices.db").resolve()
-    assert error.endswith(f"nobody is enrolled in {path}: there is no such file\n")
+    assert error.endswith(
+        f"nobody is enrolled in {path}: there is no such file; --voices FILE names "
+        "another\n"
+    )
     assert run("list", "--voices", "typo.db") == run("remove", "ann") == 2
     assert not path.exists() and not Path("typo.db").exists()
     capsys.readouterr()

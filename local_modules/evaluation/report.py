@@ -81,7 +81,7 @@ def operating_points(systems: Mapping[str, Mapping]) -> list[str]:
     return [
         f"{f'{name}: ' if len(calibrated) > 1 else ''}"
         f"If {100 * p:.0f} % of the claims are true and both errors cost the same, "
-        f"accept log-likelihood ratios from {metrics[f'threshold_{p}']:.2f}: "
+        f"accept log-likelihood ratios of {metrics[f'threshold_{p}']:.2f} or more: "
         f"{100 * metrics[f'far_{p}']:.2f} % of the false claims are accepted, "
         f"{100 * metrics[f'frr_{p}']:.2f} % of the true ones rejected."
         for name, metrics in calibrated.items()

@@ -201,8 +201,8 @@ def groups_by_metadata(
     -------
     dict
         By column and value, the rows of the trials whose recordings all have that
-        value, and as `different` the others; int64 arrays. Columns with one value or
-        more than `MAX_VALUES` are left out.
+        value, and as `different` the others; int64 arrays. Columns with only one
+        value, or with more than `MAX_VALUES`, are left out.
     """
     columns = dict.fromkeys(key for row in metadata.values() for key in row)
     found = {}

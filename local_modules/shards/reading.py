@@ -65,8 +65,8 @@ class ShardReader:
     def __init__(self, location: str, manifest: Path, cache: str | Path):
         if location.startswith(PIPE) and "{}" not in location:
             raise InputError(
-                f"--shards {location}: {{}} has to stand for the file name, as in "
-                "pipe:cat DIR/{}"
+                f"--shards {location}: has no {{}}; put it in place of the file name, "
+                "as in pipe:cat DIR/{}"
             )
         self.location = location
         self.cache = Path(cache)
@@ -74,7 +74,7 @@ class ShardReader:
         name = f"{manifest.stem}.json"
         path = Path(location) / name
         if not self.is_local:
-            # Named by location: another one's may be needed at the same time.
+            # Named by location: another location's may be needed at the same time.
             key = hashlib.sha256(location.encode()).hexdigest()[:16]
             path = self.cache / f"{key}-{name}"
             self.cache.mkdir(parents=True, exist_ok=True)

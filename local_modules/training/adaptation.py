@@ -179,8 +179,8 @@ def drift(
     Returns
     -------
     dict
-        `cosine`, the mean over recordings, of old against new embedding; equal error
-        rates, fractions: `eer_old` of the old model, and `eer_across` where the
+        `cosine` between the old and the new embedding, averaged over recordings; equal
+        error rates, fractions: `eer_old` of the old model, and `eer_across` where the
         enrolment is the old model's and the test the new one's.
     """
     cosines = [F.cosine_similarity(before[p], after[p], dim=-1) for p in before]

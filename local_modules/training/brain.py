@@ -117,8 +117,8 @@ class RepeatableBrain(sb.Brain):
 
     def count(self, loss, correct):
         """Collects a batch's loss and correct classifications from all ranks, because a
-        checkpoint has to hold those of the whole batch, and with them whether a rank
-        has received a signal to stop."""
+        checkpoint has to hold those of the whole batch; also whether a rank has
+        received a signal to stop."""
         others = correct.new_tensor([correct.numel(), len(self.signals)], dtype=int)
         figures = torch.stack([loss.detach(), correct.sum(), *others])
         figures = ddp_all_reduce(figures, ReduceOp.SUM).tolist()
@@ -254,7 +254,7 @@ class RepeatableBrain(sb.Brain):
             return
         for name, module in self.modules.items():
             if split := split_classifiers(module):
-                # Without --compile, which keeps no order of communication of ranks.
+                # Without --compile, which may reorder communication between ranks.
                 (self.modules[name],) = split
             elif any(parameter.requires_grad for parameter in module.parameters()):
                 self.modules[name] = DistributedDataParallel(

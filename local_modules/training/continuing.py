@@ -22,8 +22,7 @@ FREE_KEYS = BUDGET_KEYS | {
     "num_workers",
     "valid_batch_size",
     "cache_gib",
-    "data_folder",  # what is read from it is compared by `check_same_corpus`
-    "shards",
+    "data_folder",  # `check_same_corpus` compares the manifests made from it
     "shard_cache",
     "skip_prep",
     "max_bad_share",
@@ -34,7 +33,7 @@ FREE_KEYS = BUDGET_KEYS | {
 
 
 def has_begun(save_folder: str) -> bool:
-    """Whether a run has a checkpoint to continue from."""
+    """Whether a run has written a checkpoint, even an incomplete one."""
     return any(Path(save_folder).glob("CKPT*"))
 
 
@@ -69,9 +68,10 @@ def check_continues(
     present_tree = load_plain(hparams_file, text)
     # Keys precede the objects made from them: the first difference is the cause.
     for key in dict.fromkeys((*earlier_tree, *present_tree)):
-        if key in free_keys:
-            continue
         values = earlier_tree.get(key), present_tree.get(key)
+        # Shards may have moved; without them, the order of utterances is another one.
+        if key in free_keys or (key == "shards" and None not in values):
+            continue
         for where, before, now in differences(*values, key):
             raise InputError(
                 f"{output_folder}: holds a run with {where} {before}, not {now}; "

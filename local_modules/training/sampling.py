@@ -22,7 +22,7 @@ class PassSampler(ReproducibleRandomSampler):
     data_source : Sized
         What to draw from.
     epochs_per_pass : int
-        Epochs in a pass; the remainder of the division is left out of a pass.
+        Epochs in a pass, of equally many utterances; those left over are left out.
     seed : int
         Seed of the order.
 

@@ -1,7 +1,7 @@
 """Schedules as functions of the progress of training, from 0 to 1.
 
-They hold no state: the caller measures the progress (by steps or minutes) and keeps it
-across restarts, which also fits them to any budget.
+They hold no state: the caller measures the progress as a share of its budget of steps
+or minutes, which fits them to any budget, and keeps it across restarts.
 """
 
 import math

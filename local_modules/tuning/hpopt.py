@@ -1,4 +1,4 @@
-"""Training under another tuning framework, the driver: SpeechBrain's `--hpopt` and
+"""Training under a driver other than tune.py: SpeechBrain's `--hpopt` and
 `--hpopt_mode`.
 
 SpeechBrain's own context reports even if not asked to, and on every rank; only its
@@ -72,7 +72,7 @@ class OptunaReporter(hpopt.HyperparameterOptimizationReporter):
         if len(study.directions) != 1:
             raise InputError(
                 f"OPTUNA_STUDY_NAME {name}: has {len(study.directions)} objectives; "
-                "only the EER is reported"
+                "it has to have one, the EER"
             )
 
     def report_objective(self, result: Mapping) -> None:

@@ -62,7 +62,7 @@ def retrain(
         }
         for name, (number, _) in systems.items()
     }
-    # Seed by seed, so that if it ends early, each system has as many trainings.
+    # Seed by seed: if it ends early, all systems have equally many trainings.
     for seed in seeds:
         for name, (number, overrides) in systems.items():
             print(f"\nFull training: {name}, trial {number}, seed {seed}", flush=True)

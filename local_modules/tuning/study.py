@@ -31,7 +31,7 @@ SLOT = "slot"
 REASON = "reason"  # why it failed; absent if its process was killed
 SURPLUS = "the study had its trials"  # a reason
 ATTEMPTS = "attempts"  # begun since it last finished an epoch
-BEGUN = "begun"  # its own number, once under way; one put back first has the old one's
+BEGUN = "begun"  # its own number, once under way; until then one put back has another's
 EPOCHS = "epochs"  # rows of its finished epochs
 
 
@@ -220,7 +220,7 @@ class Turnstile:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.turn = FileLock(folder / ".turn.lock")
-        self._first_seen = {}  # seconds, by number of a trial that has not begun
+        self._first_seen = {}  # running trials, monotonic seconds by number
 
     def trial_lock(self, number: int) -> FileLock:
         """The lock that the process of a slot holds; the system releases it however
@@ -253,7 +253,7 @@ class Turnstile:
                     has_begun = trial.user_attrs.get(BEGUN) == trial.number
                     if not has_begun and seen > BEGINNING_SECONDS:
                         self._fail(study, trial)
-            # Also those that a process failed and was killed before putting back.
+            # Also those failed by a process that was killed before it put them back.
             for trial in live_trials(study).values():
                 if trial.state == TrialState.FAIL and not has_ended(trial):
                     put_back(study, trial)

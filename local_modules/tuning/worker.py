@@ -137,8 +137,8 @@ class Worker:
         self.last_step = -1  # of the trial under way, reported to the pruner
 
     def run(self) -> Iterator[None]:
-        """Runs trials until the study is complete, including those of other processes,
-        which may be put back, as on Ctrl-C.
+        """Runs trials until the study is complete. Waits for those of other processes
+        too: one that is interrupted, as by Ctrl-C, is put back, and may run here.
 
         Yields
         ------
@@ -365,8 +365,9 @@ def by_budget(epochs: Sequence[Mapping], objective: Objective) -> dict[int, floa
     Returns
     -------
     dict
-        By tenth from 1, its value after the latest epoch by then; before the first
-        epoch, `objective.untrained`.
+        By tenth k from 1, its value after the first epoch that ended from k to k + 1
+        tenths, else after the latest one before; until the first epoch,
+        `objective.untrained`.
 
     Example
     -------

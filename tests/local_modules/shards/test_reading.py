@@ -119,7 +119,7 @@ def test_what_fails_once_is_fetched_again(packed, tmp_path, monkeypatch, caplog)
         ("{address}/none", "train.json cannot be fetched .*404"),
         ("http://127.0.0.1:1", "train.json cannot be fetched"),
         ("pipe:cat {folder}/none/{{}}", "train.json cannot be fetched .*status 1"),
-        ("pipe:cat {folder}", "{} has to stand"),
+        ("pipe:cat {folder}", "has no {}; put it"),
     ],
 )
 def test_a_wrong_place_is_named(location, words, packed, server, tmp_path):

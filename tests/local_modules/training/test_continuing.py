@@ -102,6 +102,23 @@ def test_a_hash_within_a_text_is_no_remark(run):
     )
 
 
+def test_shards_may_move_but_not_come_or_go(run):
+    """With them, utterances have another order, also within an epoch."""
+    place = Path(run) / "hyperparams.yaml"
+    for before, now, is_same in (
+        ("/a", "http://b", True),
+        ("/a", None, False),
+        (None, "/a", False),
+    ):
+        given = {"lr": 0.01, "shards": before}
+        place.write_text(resolved_text(CONFORMER, given | {"n_speakers": 3}))
+        given["shards"] = now
+        if is_same:
+            check_continues(run, CONFORMER, given)
+        else:
+            assert "shards" in message(check_continues, run, CONFORMER, given)
+
+
 def test_removed_key(run, tmp_path):
     other = tmp_path / "other.yaml"
     text = Path(CONFORMER).read_text(encoding="utf-8")
