@@ -64,11 +64,11 @@ def test_numbers_stand_beneath_their_headings():
 def test_each_operating_point_says_who_passes_and_who_is_refused():
     assert operating_points({"a": RATIOS, "b": COSINE}) == [
         "If 1 % of the claims are true and both errors cost the same, accept "
-        "log-likelihood ratios of 4.61 or more: 0.04 % of the false claims are accepted, "
-        "25.00 % of the true ones rejected.",
+        "log-likelihood ratios of 4.61 or more: 0.04 % of the false claims are "
+        "accepted, 25.00 % of the true ones rejected.",
         "If 5 % of the claims are true and both errors cost the same, accept "
-        "log-likelihood ratios of 2.94 or more: 3.21 % of the false claims are accepted, "
-        "12.57 % of the true ones rejected.",
+        "log-likelihood ratios of 2.94 or more: 3.21 % of the false claims are "
+        "accepted, 12.57 % of the true ones rejected.",
     ]
     assert operating_points({"a": COSINE}) == []
     named = operating_points({"a": RATIOS, "b": RATIOS})
