@@ -13,7 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from local_modules.errors import InputError, LineParser, exit_status
+from local_modules.errors import InputError, LineParser, add_trust, exit_status
 from local_modules.evaluation.backend import CALIBRATED, STATISTICS, cosines
 from local_modules.evaluation.confidence import speakers_of
 from local_modules.files import check_is_folder, check_writable, writing_to
@@ -48,12 +48,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--data_folder", required=True, metavar="DIR", help="root folder of its paths")
     add("--output_folder", required=True, metavar="FOLDER", help="the model to write")
     add("--device", default="cpu")
-    add(
-        "--trust",
-        action="store_true",
-        help="load the model unchecked, with the code in its folder: only for one that "
-        "you made or audited yourself",
-    )
+    add_trust(parser)
     return parser.parse_args(argv)
 
 

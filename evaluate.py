@@ -22,6 +22,7 @@ import torch
 from local_modules.errors import (
     InputError,
     LineParser,
+    add_trust,
     check_positive,
     exit_status,
     printable,
@@ -113,12 +114,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add("--batch_seconds", type=float, default=120.0, help="speech per batch")
     add("--device", default="cpu")
-    add(
-        "--trust",
-        action="store_true",
-        help="load models unchecked, with the code in their folders: only for those "
-        "that you made or audited yourself",
-    )
+    add_trust(parser)
     options = parser.parse_args(argv)
     check_positive(options, "resamples", "window_seconds", "batch_seconds")
     if options.mean_of_scores and options.enrolment is None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import onnx
 import torch
 
-from local_modules.errors import InputError, LineParser, exit_status
+from local_modules.errors import InputError, LineParser, add_trust, exit_status
 from local_modules.files import check_is_folder, check_writable, replacing, writing_to
 from local_modules.inference.embedding_store import EMBEDDINGS, EmbeddingStore
 from local_modules.inference.extraction import embed_list
@@ -52,12 +52,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--format", required=True, choices=["onnx"])
     add("--quantize", choices=["int8"], help="smaller; prints the change in EER")
     add("--output", metavar="FILE", help="default: MODEL.onnx or MODEL.int8.onnx")
-    add(
-        "--trust",
-        action="store_true",
-        help="load the model unchecked, with the code in its folder: only for one that "
-        "you made or audited yourself",
-    )
+    add_trust(parser)
     add("--trials", metavar="LIST", help="for --quantize; default: the model's own")
     add("--data_folder", metavar="DIR", help="root folder of the paths in LIST")
     options = parser.parse_args(argv)

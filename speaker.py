@@ -23,6 +23,7 @@ from local_modules.errors import (
     InputError,
     LineParser,
     RunError,
+    add_trust,
     exit_status,
     printable,
 )
@@ -207,12 +208,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
         "SpeechBrain loads; default: the latest under results/",
     )
     shared.add_argument("--device", default="cpu")
-    shared.add_argument(
-        "--trust",
-        action="store_true",
-        help="load the model unchecked, with the code in its folder: only for one that "
-        "you made or audited yourself",
-    )
+    add_trust(shared)
     shared.add_argument("--json", action="store_true", help="print JSON")
     of_store = argparse.ArgumentParser(add_help=False)
     of_store.add_argument(

@@ -160,3 +160,13 @@ class LineParser(argparse.ArgumentParser):
         """Raises the error, after the name of the subcommand, if any."""
         _, _, command = self.prog.partition(" ")
         raise InputError(f"{command}: {message}" if command else message)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Adds the option of all programs that load models."""
+    parser.add_argument(
+        "--trust",
+        action="store_true",
+        help="load models unchecked, with the code in their folders: only for those "
+        "that you made or audited yourself",
+    )

@@ -220,7 +220,7 @@ class Turnstile:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.turn = FileLock(folder / ".turn.lock")
-        self._first_seen = {}  # running trials, monotonic seconds by number
+        self._first_seen = {}  # monotonic seconds, by number of a trial not begun
 
     def trial_lock(self, number: int) -> FileLock:
         """The lock that the process of a slot holds; the system releases it however
@@ -249,9 +249,10 @@ class Turnstile:
                 # Machines' clocks differ: what counts is how long it is seen here.
                 now = time.monotonic()
                 for trial in study.get_trials(states=(TrialState.RUNNING,)):
+                    if trial.user_attrs.get(BEGUN) == trial.number:
+                        continue
                     seen = now - self._first_seen.setdefault(trial.number, now)
-                    has_begun = trial.user_attrs.get(BEGUN) == trial.number
-                    if not has_begun and seen > BEGINNING_SECONDS:
+                    if seen > BEGINNING_SECONDS:
                         self._fail(study, trial)
             # Also those failed by a process that was killed before it put them back.
             for trial in live_trials(study).values():
