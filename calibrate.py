@@ -119,7 +119,7 @@ def calibrate(options: argparse.Namespace) -> None:
     )
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line.
 
     Returns
@@ -127,9 +127,8 @@ def main(argv: list[str] | None = None) -> int:
     int
         Exit status: 0, 1 for a full disk, 2 for wrong usage, 130 for Ctrl-C.
     """
-    argv = sys.argv[1:] if argv is None else argv
     return exit_status("calibrate.py", lambda: calibrate(parse(argv)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -396,7 +396,7 @@ def write(
     print(f"scores    {folder / 'scores.csv'}")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line.
 
     Returns
@@ -404,9 +404,8 @@ def main(argv: list[str] | None = None) -> int:
     int
         Exit status: 0, 1 for a full disk, 2 for wrong usage, 130 for Ctrl-C.
     """
-    argv = sys.argv[1:] if argv is None else argv
     return exit_status("evaluate.py", lambda: evaluate(parse(argv)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -177,7 +177,7 @@ def export(options: argparse.Namespace) -> None:
     print(f"{options.output}: {options.output.stat().st_size / 2**20:.1f} MiB")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line.
 
     Returns
@@ -186,10 +186,9 @@ def main(argv: list[str] | None = None) -> int:
         Exit status: 0, 1 for a graph that differs from the model, 2 for wrong usage,
         130 for Ctrl-C.
     """
-    argv = sys.argv[1:] if argv is None else argv
     nothing = "Nothing was written."
     return exit_status("export.py", lambda: export(parse(argv)), stopped=nothing)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -46,7 +46,7 @@ def run(argv: list[str]) -> None:
     print(f"manifests  {settings['manifest_folder']}")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line.
 
     Returns
@@ -55,9 +55,8 @@ def main(argv: list[str] | None = None) -> int:
         Exit status: 0, 1 for too many bad recordings, 2 for wrong usage, 130 for
         Ctrl-C.
     """
-    argv = sys.argv[1:] if argv is None else argv
     return exit_status("prepare.py", lambda: run(argv))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -186,18 +186,6 @@ def latest_model() -> str:
     return str(max(found, key=lambda path: path.stat().st_mtime))
 
 
-@contextlib.contextmanager
-def nothing_is_garbage():
-    """For imports: they create hundreds of thousands of lasting objects, which the
-    collector scans again and again, for a fifth of the time."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
     """The command and its options."""
     shared = argparse.ArgumentParser(add_help=False)
@@ -297,8 +285,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 def load(options: argparse.Namespace) -> "Verifier":
     """The model to use."""
-    with nothing_is_garbage():
-        from local_modules.inference.verification import Verifier
+    # Imports create hundreds of thousands of lasting objects, which the collector would
+    # scan again and again, for a fifth of the time.
+    gc.disable()
+    from local_modules.inference.verification import Verifier
+
+    gc.freeze()
+    gc.enable()
     verifier = Verifier(options.model, options.device, options.trust)
     if getattr(options, "prior", 0.5) != 0.5 and not verifier.is_calibrated:
         raise InputError(
@@ -321,7 +314,7 @@ def answer(options: argparse.Namespace) -> None:
     print(json.dumps(found) if options.json else text)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line.
 
     Returns
@@ -329,10 +322,9 @@ def main(argv: list[str] | None = None) -> int:
     int
         Exit status: 0, 1 if nothing could be done, 2 for wrong usage, 130 for Ctrl-C.
     """
-    argv = sys.argv[1:] if argv is None else argv
     stopped = "The same command continues." if argv[:1] == ["embed"] else ""
     return exit_status("speaker.py", lambda: answer(parse(argv)), stopped)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -434,7 +434,7 @@ def run(argv: list[str]) -> None:
             train(hparams_file, run_opts, overrides)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line.
 
     Returns
@@ -442,9 +442,8 @@ def main(argv: list[str] | None = None) -> int:
     int
         Exit status: 0, 1 for a failed run, 2 for wrong usage, 130 for Ctrl-C.
     """
-    argv = sys.argv[1:] if argv is None else argv
     return exit_status("train_speaker.py", lambda: run(argv))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

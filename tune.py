@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Searches the hyperparameters of a recipe for the lowest equal error rate.
 
-    python tune.py [hparams/conformer.yaml] [--trials 50] [--workers 1] [--retrain]
+    python tune.py [hparams/conformer.yaml] [--n_trials 50] [--workers 1] [--retrain]
                    [--key value ...]
 
 Each trial is a short training with other values, judged by the equal error rate (EER)
@@ -80,8 +80,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         usage=f"tune.py [{RECIPE}] [options] [--key value ...]",
         description=__doc__.splitlines()[0],
         epilog="--key value: as for train_speaker.py, for every training; in trials, "
-        "the proxy of the search file takes precedence. A trial list, the recipe's own "
-        "key trials, goes into its YAML",
+        "the proxy of the search file takes precedence",
         allow_abbrev=False,
     )
     add = parser.add_argument
@@ -90,7 +89,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
         help="search space and settings; default: the file of the recipe's name in "
         "search/ beside it",
     )
-    add("--trials", type=int, help="total number of trials of the study")
+    add("--n_trials", type=int, help="total number of trials of the study")
     add("--objective", type=lambda text: text.split(","), help="eer, min_dcf, ...")
     add("--study", help="its name; default: the recipe's")
     add("--storage", help="URL of a database, for many machines")
@@ -108,7 +107,7 @@ def parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
     n_files = int(bool(argv) and not argv[0].startswith("-"))
     recipe, argv = argv[:n_files], argv[n_files:]
     options, rest = parser.parse_known_args(argv)
-    check_positive(options, "trials", "workers", "timeout", "retrain")
+    check_positive(options, "n_trials", "workers", "timeout", "retrain")
     options.recipe = recipe[0] if recipe else RECIPE
     options.search = options.search or search_file_of(options.recipe)
     return options, rest
@@ -143,7 +142,7 @@ def make_job(options: argparse.Namespace, rest: list[str]) -> tuple[Job, dict]:
         folder=folder,
         name=name,
         storage=options.storage,
-        n_trials=options.trials or search.n_trials,
+        n_trials=options.n_trials or search.n_trials,
         deadline=None if minutes is None else time.time() + 60 * minutes,
         cache_gib=values["cache_gib"],
         seed=values["seed"],
@@ -390,7 +389,7 @@ def retrain_best(
         )
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line.
 
     Returns
@@ -399,10 +398,9 @@ def main(argv: list[str] | None = None) -> int:
         Exit status: 0, 1 for a failed study, 2 for wrong usage, 130 for Ctrl-C.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    argv = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "tune.py", *argv])
     return exit_status("tune.py", lambda: tune(argv), f"To continue: {command}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

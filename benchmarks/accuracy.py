@@ -338,11 +338,10 @@ def show(results: Mapping[str, dict], plan: Plan, options: argparse.Namespace) -
     picture(summaries, plan.folder / "accuracy.png")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
     return exit_status("benchmarks/accuracy.py", lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -60,11 +60,6 @@ class Row:
         """The settings of its recipe, by key."""
         return as_lines(read_plain(self.recipe_file))
 
-    @property
-    def keys(self) -> set[str]:
-        """The keys of its recipe that can be set."""
-        return set(self.settings)
-
 
 def read_rows(path: str) -> dict[str, Row]:
     """The rows of a table by their names.
@@ -127,7 +122,7 @@ def make_plan(options: argparse.Namespace, rows: Mapping[str, Row]) -> Plan:
     """Checks the options, and prepares the corpus."""
     first = next(iter(rows.values()))
     _, run_opts, given = parse_command_line([first.recipe_file, *options.rest])
-    known = {row.name: row.keys for row in rows.values()}
+    known = {row.name: row.settings for row in rows.values()}
     config.check_keys(given, set().union(*known.values()), "--", options.table)
     corpus = config.plain_values(
         first.recipe_file, {k: given[k] for k in given.keys() & known[first.name]}
@@ -145,7 +140,7 @@ def make_plan(options: argparse.Namespace, rows: Mapping[str, Row]) -> Plan:
         if key in given:
             raise InputError(f"--{key}: is set by the benchmark; leave it out")
     for row in rows.values():
-        told = {key: v for key, v in {**given, **own}.items() if key in row.keys}
+        told = {key: v for key, v in {**given, **own}.items() if key in row.settings}
         config.check_overrides(row.recipe_file, told)
     shared = {key: corpus[key] for key in ("corpus", "data_folder")}
     values, flags = {**given, **own, **shared}, given_flags(run_opts)
@@ -206,6 +201,6 @@ def given_flags(run_opts) -> list[str]:
 def row_values(row: Row, seed: int, plan: Plan) -> dict:
     """Values for a training: those for all rows that its recipe has, and its own."""
     values = {**plan.values, "seed": seed}
-    values = {key: value for key, value in values.items() if key in row.keys}
+    values = {key: value for key, value in values.items() if key in row.settings}
     folder = plan.folder / row.name / f"{seed}"
     return values | row.values | {"output_folder": str(folder)}

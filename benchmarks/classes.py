@@ -28,7 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.measuring import markdown, peak_mib  # noqa: E402
+from benchmarks.measuring import markdown, peak_mib, show  # noqa: E402
 from local_modules.class_parallel import SplitClassifier  # noqa: E402
 from local_modules.errors import (  # noqa: E402
     InputError,
@@ -36,7 +36,6 @@ from local_modules.errors import (  # noqa: E402
     check_positive,
     exit_status,
 )
-from local_modules.files import replacing  # noqa: E402
 from local_modules.losses import AdditiveAngularMargin  # noqa: E402
 
 FOLDER = Path("results/benchmarks/classes")
@@ -172,9 +171,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
     return exit_status("benchmarks/classes.py", lambda: run(parse(argv)), stopped="")
 
 
@@ -198,11 +196,8 @@ def run(options: argparse.Namespace) -> None:
     arithmetic = "\n".join(
         f"- {name}: {words}" for name, (_, words) in zip(names, far, strict=True)
     )
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with replacing(FOLDER / "classes.md") as file:
-        file.write(f"{table}\n\n{arithmetic}\n")
-    print(f"{table}\n\n{arithmetic}\n\ntable    {FOLDER / 'classes.md'}")
+    show(f"{table}\n\n{arithmetic}", FOLDER / "classes.md")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import train_speaker  # noqa: E402
-from benchmarks.measuring import markdown  # noqa: E402
+from benchmarks.measuring import markdown, show  # noqa: E402
 from local_modules.audio import ReadableBatch, SpeechCache  # noqa: E402
 from local_modules.augmentation.waveforms import AddNoise, AddReverb  # noqa: E402
 from local_modules.command_line import parse_command_line  # noqa: E402
@@ -50,7 +50,6 @@ from local_modules.errors import (  # noqa: E402
     check_positive,
     exit_status,
 )
-from local_modules.files import replacing  # noqa: E402
 from local_modules.manifest import Utterance, read_manifest, write_manifest  # noqa: E402
 from local_modules.shards.packing import pack  # noqa: E402
 from local_modules.trials import draw_trials, write_trials  # noqa: E402
@@ -354,15 +353,13 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
     return exit_status("benchmarks/data.py", lambda: run(parse(argv)), stopped="")
 
 
 def run(options: argparse.Namespace) -> None:
     """Measures and shows."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_corpus(folder, options.files)
@@ -371,10 +368,8 @@ def run(options: argparse.Namespace) -> None:
         tables = [speed_table(folder, options.rounds)]
         torch.set_num_threads(n_threads)
         tables.append(waiting_table(folder, options.epochs, options.rest))
-    with replacing(FOLDER / "data.md") as file:
-        file.write("\n\n".join(tables) + "\n")
-    print("\n\n".join(tables), f"table    {FOLDER / 'data.md'}", sep="\n\n")
+    show("\n\n".join(tables), FOLDER / "data.md")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

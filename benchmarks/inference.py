@@ -30,7 +30,7 @@ from tqdm import tqdm, trange
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.measuring import markdown  # noqa: E402
+from benchmarks.measuring import markdown, show  # noqa: E402
 from local_modules.config import load_hparams, resolved_text  # noqa: E402
 from local_modules.errors import (  # noqa: E402
     LineParser,
@@ -39,7 +39,6 @@ from local_modules.errors import (  # noqa: E402
 )
 from local_modules.evaluation.backend import Backend  # noqa: E402
 from local_modules.evaluation.calibration import Calibration  # noqa: E402
-from local_modules.files import replacing  # noqa: E402
 from local_modules.inference.model_folder import write_model_folder  # noqa: E402
 from local_modules.inference.onnx_export import int8_graph, onnx_graph  # noqa: E402
 from local_modules.inference.search import NearestVectors  # noqa: E402
@@ -260,19 +259,14 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
     return exit_status("benchmarks/inference.py", lambda: run(parse(argv)), stopped="")
 
 
 def run(options: argparse.Namespace) -> None:
     """Measures and shows."""
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    tables = measure(options)
-    with replacing(FOLDER / "inference.md") as file:
-        file.write("\n\n".join(tables) + "\n")
-    print("\n\n".join(tables), f"table    {FOLDER / 'inference.md'}", sep="\n\n")
+    show("\n\n".join(measure(options)), FOLDER / "inference.md")
 
 
 def measure(options: argparse.Namespace) -> list[str]:
@@ -299,4 +293,4 @@ def measure(options: argparse.Namespace) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -111,6 +111,14 @@ def markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def show(text: str, path: Path) -> None:
+    """Writes tables to a file, and prints them and where they are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(f"{text}\n")
+    print(text, f"table    {path}", sep="\n\n")
+
+
 def peak_mib() -> float:
     """Peak memory of this process, in MiB; not `ru_maxrss`, which a process inherits
     from its parent."""

@@ -23,12 +23,12 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.measuring import markdown, show  # noqa: E402
 from local_modules.errors import (  # noqa: E402
     LineParser,
     check_positive,
     exit_status,
 )
-from local_modules.files import replacing  # noqa: E402
 
 FOLDER = Path("results/benchmarks/preparation")
 N_LINKS = 10_000  # per recording: file systems have limits
@@ -73,8 +73,8 @@ def make_tree(root: Path, n_entries: int) -> None:
     (root / "veri_test2.txt").write_text(lines)
 
 
-def measure(n_entries: int) -> str:
-    """A line of the table."""
+def measure(n_entries: int) -> list[str]:
+    """A row of the table."""
     with tempfile.TemporaryDirectory() as folder:
         make_tree(Path(folder, "data"), n_entries)
         command = [sys.executable, "-c", PREPARE, f"{folder}/data", f"{folder}/save"]
@@ -86,12 +86,11 @@ def measure(n_entries: int) -> str:
     for name in ("first", "again"):
         seconds, cpu = found[name]
         cells.append(f"{seconds:.1f} s ({cpu:.1f} s of CPU)")
-    return f"| {' | '.join(cells)} | {found['mib']:.0f} MiB |"
+    return [*cells, f"{found['mib']:.0f} MiB"]
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
     return exit_status("benchmarks/preparation.py", lambda: run(argv), stopped="")
 
 
@@ -105,17 +104,10 @@ def run(argv: list[str]) -> None:
     )
     options = parser.parse_args(argv)
     check_positive(options, "entries")
-    lines = [
-        "| files | prepared | again | memory, beyond Python and torch |",
-        "| --- | --- | --- | --- |",
-    ]
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    for n_entries in sorted(options.entries):
-        lines.append(measure(n_entries))
-        with replacing(FOLDER / "preparation.md") as file:
-            file.write("\n".join(lines) + "\n")
-    print("\n".join(lines), f"\n\ntable    {FOLDER / 'preparation.md'}")
+    heading = ["files", "prepared", "again", "memory, beyond Python and torch"]
+    rows = [measure(n_entries) for n_entries in sorted(options.entries)]
+    show(markdown(heading, rows), FOLDER / "preparation.md")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -25,13 +25,12 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.measuring import markdown  # noqa: E402
+from benchmarks.measuring import markdown, show  # noqa: E402
 from local_modules.errors import (  # noqa: E402
     LineParser,
     check_positive,
     exit_status,
 )
-from local_modules.files import replacing  # noqa: E402
 from local_modules.metrics import cllr, equal_error_rate, min_dcf  # noqa: E402
 from local_modules.scoring import (  # noqa: E402
     cohort_statistics,
@@ -186,9 +185,8 @@ def measure_metrics(sizes: list[int], limit: float) -> list[list[str]]:
     return rows
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
     return exit_status("benchmarks/scoring.py", lambda: run(argv), stopped="")
 
 
@@ -235,11 +233,8 @@ def run(argv: list[str]) -> None:
             ],
         ],
     )
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with replacing(FOLDER / "scoring.md") as file:
-        file.write(f"{rates}\n\n{normalisation}\n")
-    print(f"{rates}\n\n{normalisation}\n\ntable    {FOLDER / 'scoring.md'}")
+    show(f"{rates}\n\n{normalisation}", FOLDER / "scoring.md")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -38,7 +38,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks.measuring import markdown, once  # noqa: E402
+from benchmarks.measuring import markdown, once, show  # noqa: E402
 from benchmarks.throughput_systems import (  # noqa: E402
     FOLDER,
     HOP,
@@ -56,7 +56,6 @@ from local_modules.errors import (  # noqa: E402
     check_positive,
     exit_status,
 )
-from local_modules.files import replacing  # noqa: E402
 
 WARM_UP = 2  # steps, which include compilation
 MATRIX = {"cuda": 8192, "cpu": 512}  # size of the matrices whose product gives the peak
@@ -281,20 +280,15 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return options
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
     return exit_status("benchmarks/throughput.py", lambda: run(parse(argv)))
 
 
 def run(options: argparse.Namespace) -> None:
     """Measures what is not yet measured, and shows all results."""
-    text = table(options)
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with replacing(FOLDER / "throughput.md") as file:
-        file.write(f"{text}\n")
-    print(text, f"table    {FOLDER / 'throughput.md'}", sep="\n\n")
+    show(table(options), FOLDER / "throughput.md")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Do pruning and sharing pay off? tune.py against the same search without them.
 
-    python benchmarks/tuning.py [--trials 50] [--seeds 3] [--share 3]
+    python benchmarks/tuning.py [--n_trials 50] [--seeds 3] [--share 3]
                                 [--again 3] [--search FILE] [--recipe FILE]
                                 [--key value ...]
 
@@ -238,7 +238,7 @@ def by_tune(options: argparse.Namespace, seed: int, minutes: float) -> dict:
     status = run_to_its_end(
         [sys.executable, str(ROOT / "tune.py"), options.recipe]
         + ["--search", options.search, "--study", name]
-        + ["--trials", f"{MANY_TRIALS}", "--timeout", f"{minutes}"]
+        + ["--n_trials", f"{MANY_TRIALS}", "--timeout", f"{minutes}"]
         + [*options.rest, "--seed", f"{seed}"],
     )
     if status != 0:
@@ -334,20 +334,19 @@ def parse(argv: list[str]) -> argparse.Namespace:
         default="hparams/search/conformer.yaml",
         help="what is searched, and how",
     )
-    add("--trials", type=int, help="of the study by hand")
+    add("--n_trials", type=int, help="of the study by hand")
     add("--seeds", type=int, default=3, help="how many times")
     add("--again", type=int, default=3, help="trainings of the best values, 2 or more")
     add("--share", type=float, default=3, help="tune.py gets the time divided by this")
     add("--name", default="default", help="of the studies and their folders")
     options, options.rest = parser.parse_known_args(argv)
-    check_positive(options, "trials", "seeds", "again", "share")
+    check_positive(options, "n_trials", "seeds", "again", "share")
     return options
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit status."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    argv = sys.argv[1:] if argv is None else argv
     return exit_status("benchmarks/tuning.py", lambda: run(parse(argv)))
 
 
@@ -358,13 +357,13 @@ def run(options: argparse.Namespace) -> None:
     for key in overrides:
         if key in {"seed", *search.proxy}:
             raise InputError(f"--{key}: is set by the benchmark or by {options.search}")
-    if options.trials:
-        search = dataclasses.replace(search, n_trials=options.trials)
+    if options.n_trials:
+        search = dataclasses.replace(search, n_trials=options.n_trials)
     folder = FOLDER / options.name
     settings = {
         "recipe": config.texts(options.recipe, overrides),
         "search": Path(options.search).read_text(encoding="utf-8"),
-        "trials": search.n_trials,
+        "n_trials": search.n_trials,
         "share": options.share,
         "again": options.again,
     }
@@ -406,4 +405,4 @@ def compare(
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -37,6 +37,14 @@ WIDE_LABEL = 40  # characters; two such labels are wider than a plot
 DET_TICKS = np.array([0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4])
 WIDE_DET_TICKS = np.array([0.001, 0.01, 0.05, 0.2, 0.4, 0.6, 0.8, 0.95, 0.99, 0.999])
 
+# By file name: key of an epoch's row, factor, title, precision, unit.
+PANELS = {
+    "loss": ("train_loss", 1, "Training loss", ".3f", ""),
+    "accuracy": ("train_accuracy", 100, "Training accuracy", ".2f", " %"),
+    "learning_rate": ("learning_rate", 1, "Learning rate", ".3g", ""),
+    "eer": ("valid_eer", 100, "Validation EER", ".2f", " %"),
+}
+
 
 def plot_training(
     epochs: Sequence[Mapping[str, float]], best_epoch: int, folder: str | os.PathLike
@@ -63,9 +71,9 @@ def plot_training(
     >>> sorted(path.name for path in folder.iterdir())
     ['accuracy.png', 'eer.png', 'learning_rate.png', 'loss.png']
     """
-    for name, draw in PANELS.items():
+    for name in PANELS:
         figure = _figure(7, 4)
-        draw(figure.subplots(), epochs, best_epoch)
+        _draw_panel(figure.subplots(), name, epochs, best_epoch)
         save_figure(figure, Path(folder) / f"{name}.png")
 
 
@@ -82,8 +90,8 @@ def plot_overview(
         The PNG to write.
     """
     figure = _figure(10, 6.4)
-    for axes, draw in zip(figure.subplots(2, 2).flat, PANELS.values(), strict=True):
-        draw(axes, epochs, best_epoch)
+    for axes, name in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+        _draw_panel(axes, name, epochs, best_epoch)
     save_figure(figure, path)
 
 
@@ -228,46 +236,13 @@ def plot_calibration(
     save_figure(figure, path)
 
 
-def _draw_loss(axes: Axes, epochs: Sequence, best_epoch: int) -> None:
-    _draw_margin(axes, epochs)
-    losses = [epoch["train_loss"] for epoch in epochs]
-    _draw_curve(axes, epochs, best_epoch, losses, "Training loss", ".3f")
-
-
-def _draw_accuracy(axes: Axes, epochs: Sequence, best_epoch: int) -> None:
-    percents = [100 * epoch["train_accuracy"] for epoch in epochs]
-    _draw_curve(axes, epochs, best_epoch, percents, "Training accuracy", ".2f", " %")
-
-
-def _draw_learning_rate(axes: Axes, epochs: Sequence, best_epoch: int) -> None:
-    rates = [epoch["learning_rate"] for epoch in epochs]
-    _draw_curve(axes, epochs, best_epoch, rates, "Learning rate", ".3g")
-
-
-def _draw_eer(axes: Axes, epochs: Sequence, best_epoch: int) -> None:
-    percents = [100 * epoch["valid_eer"] for epoch in epochs]
-    _draw_curve(axes, epochs, best_epoch, percents, "Validation EER", ".2f", " %")
-
-
-PANELS = {
-    "loss": _draw_loss,
-    "accuracy": _draw_accuracy,
-    "learning_rate": _draw_learning_rate,
-    "eer": _draw_eer,
-}
-
-
-def _draw_curve(
-    axes: Axes,
-    epochs: Sequence,
-    best_epoch: int,
-    values: Sequence[float],
-    title: str,
-    precision: str,
-    unit: str = "",
-) -> None:
+def _draw_panel(axes: Axes, name: str, epochs: Sequence, best_epoch: int) -> None:
     """Draws one value per epoch, with that of the best epoch in the title."""
+    key, factor, title, precision, unit = PANELS[name]
+    if name == "loss":
+        _draw_margin(axes, epochs)
     numbers = [epoch["epoch"] for epoch in epochs]
+    values = [factor * epoch[key] for epoch in epochs]
     best = values[numbers.index(best_epoch)]
     axes.plot(numbers, values, color=BLUE, marker=".")
     axes.axvline(best_epoch, color=VERMILLION, linewidth=0.8, linestyle="--")

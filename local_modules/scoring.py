@@ -13,33 +13,6 @@ from torch.nn import functional as F
 from local_modules.trials import TrialList
 
 
-def cosine_scores(
-    embeddings: torch.Tensor, enrol: torch.Tensor, test: torch.Tensor
-) -> torch.Tensor:
-    """Cosine similarity of the two sides of each trial.
-
-    Arguments
-    ---------
-    embeddings : torch.Tensor
-        One embedding per file, [files, emb_dim].
-    enrol, test : torch.Tensor
-        Index of each trial's sides in `embeddings`, int64, [trials].
-
-    Returns
-    -------
-    torch.Tensor
-        Scores in [-1, 1], float32, [trials].
-
-    Example
-    -------
-    >>> embeddings = torch.tensor([[1.0, 0.0], [3.0, 0.0], [0.0, 2.0]])
-    >>> cosine_scores(embeddings, torch.tensor([0, 0]), torch.tensor([1, 2]))
-    tensor([1., 0.])
-    """
-    unit = F.normalize(embeddings.float(), dim=-1)
-    return pair_products(unit, unit, enrol, test)
-
-
 def pair_products(
     left: torch.Tensor, right: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor
 ) -> torch.Tensor:
@@ -242,8 +215,8 @@ def score_trials(
     (tensor([1.]), tensor([0.]))
     """
     kept, rows, columns = trial_rows(list(embeddings), trials)
-    vectors = torch.stack(list(embeddings.values()))
-    scores = cosine_scores(vectors, torch.from_numpy(rows), torch.from_numpy(columns))
+    unit = F.normalize(torch.stack(list(embeddings.values())).float(), dim=-1)
+    scores = pair_products(unit, unit, *map(torch.from_numpy, (rows, columns)))
     is_target = torch.from_numpy(trials.labels[kept])
     return scores[is_target], scores[~is_target]
 

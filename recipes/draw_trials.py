@@ -80,11 +80,10 @@ def draw(argv: list[str]) -> None:
     print(f"{summary}\nlist  {options.output}")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
     return exit_status("draw_trials.py", lambda: draw(argv))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

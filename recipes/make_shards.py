@@ -94,7 +94,7 @@ def run(options: argparse.Namespace) -> None:
         print(f"{manifest.stem}: {n} utterances in {len(shards)} shards")
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Runs the command line.
 
     Returns
@@ -103,9 +103,8 @@ def main(argv: list[str] | None = None) -> int:
         Exit status: 0, 1 for damaged shards or too many unreadable recordings, 2 for
         wrong usage, 130 for Ctrl-C.
     """
-    argv = sys.argv[1:] if argv is None else argv
     return exit_status("make_shards.py", lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

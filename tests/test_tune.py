@@ -27,7 +27,7 @@ from tests.programs import CONTEXT, Program
 ROOT = Path(__file__).parents[1]
 SEARCH_FILE = "search/small.yaml"
 SEARCH = """
-trials: 4
+n_trials: 4
 objective: eer
 proxy:
     number_of_epochs: 2
@@ -157,7 +157,7 @@ def test_a_study_and_what_it_leaves(here):
 
 
 def test_retraining_tests_the_best_beside_the_defaults(here, no_study_pictures, capsys):
-    more = ("--trials", "2", "--retrain", "2", "--number_of_epochs", "1")
+    more = ("--n_trials", "2", "--retrain", "2", "--number_of_epochs", "1")
     assert tune.main(command(*more)) == 0
     folder = here / "results" / "tune" / "small"
     results = json.loads((folder / "retrained.json").read_text())
@@ -178,7 +178,7 @@ def test_retraining_tests_the_best_beside_the_defaults(here, no_study_pictures, 
 
 
 def test_several_objectives_give_a_front(here):
-    more = ("--trials", "3", "--objective", "eer,n_parameters")
+    more = ("--n_trials", "3", "--objective", "eer,n_parameters")
     assert tune.main(command(*more)) == 0
     folder = here / "results" / "tune" / "small"
     assert (folder / "plots" / "pareto_front.png").exists()
@@ -187,7 +187,7 @@ def test_several_objectives_give_a_front(here):
 
 
 SEARCH_OF_KERNELS = """
-trials: 3
+n_trials: 3
 objective: eer
 proxy: {number_of_epochs: 2}
 space:
@@ -237,7 +237,7 @@ def test_torchrun_trains_each_trial_on_all_processes(here, capsys):
     # It is not continued on another number of processes, nor with other values, of
     # which the first process alone knows: it lets the others end.
     assert tune.main(arguments) == 2
-    assert "option: processes 2, not 1" in capsys.readouterr().err
+    assert "option.processes 2, not 1" in capsys.readouterr().err
     process = launch("--batch_size", "4")
     assert process.returncode != 0 and "batch_size 8, not 4" in process.stdout
     assert "broadcast" not in process.stdout
@@ -279,8 +279,8 @@ def test_a_first_trial_that_was_pruned_is_not_shown_for_the_own_values(here, cap
     ("arguments", "words"),
     [
         (["--emb_dmi", "3"], ["--emb_dmi", "emb_dim"]),
-        (["--trials", "0"], ["--trials 0"]),
-        (["--trials", "x"], ["--trials", "'x'"]),
+        (["--n_trials", "0"], ["--n_trials 0"]),
+        (["--n_trials", "x"], ["--n_trials", "'x'"]),
         (["--objective", "eerr"], ["eerr", "min_dcf"]),
         (["--search", "none.yaml"], ["none.yaml"]),
         (["--search", "misspelt.yaml"], ["misspelt.yaml", "TPESamplre"]),
@@ -320,7 +320,7 @@ def test_a_study_that_could_not_begin_leaves_its_name_free(
     here, no_study_pictures, capsys
 ):
     """Also one whose name is no YAML."""
-    name = ("--study", "try 2: #big", "--trials", "1")
+    name = ("--study", "try 2: #big", "--n_trials", "1")
     assert tune.main(command(*name, "--corpus", "librispeech")) == 2
     assert tune.main(command(*name)) == 0
     best = "results/tune/try 2: #big/best.yaml"
@@ -331,7 +331,7 @@ def test_a_study_that_could_not_begin_leaves_its_name_free(
 
 def test_the_winner_is_trained_as_it_was_searched(here, no_study_pictures, capsys):
     options = ("--grad_accumulation_factor", "2", "--remove_vector_weight_decay")
-    assert tune.main(command("--trials", "1", *options)) == 0
+    assert tune.main(command("--n_trials", "1", *options)) == 0
     (line,) = re.findall(r"^train it  python (.*)$", capsys.readouterr().out, re.M)
     script, recipe, *rest = shlex.split(line)
     assert script == "train_speaker.py" and set(rest) == {*options}
@@ -351,28 +351,28 @@ def test_a_sampler_that_has_drawn_all_ends_the_study(here, no_study_pictures):
         f"sampler_seed: !PLACEHOLDER\nsampler: {sampler}\n"
         "pruner: !new:optuna.pruners.NopPruner\n"
     )
-    assert tune.main(command("--trials", "9")) == 0
+    assert tune.main(command("--n_trials", "9")) == 0
     drawn = [row["lr"] for row in rows_of(here / "results/tune/small")]
     # The first has the recipe's own values, which are a point too.
     assert {"0.001", "0.0096"} == set(drawn) and len(drawn) <= 3
 
 
 def test_a_study_is_not_continued_as_another(here, no_study_pictures, capsys):
-    assert tune.main(command("--trials", "1")) == 0
+    assert tune.main(command("--n_trials", "1")) == 0
     capsys.readouterr()
-    assert tune.main(command("--trials", "2", "--batch_size", "4")) == 2
+    assert tune.main(command("--n_trials", "2", "--batch_size", "4")) == 2
     error = capsys.readouterr().err
     assert "batch_size 8, not 4" in error
-    assert tune.main(command("--trials", "2", "--grad_accumulation_factor", "2")) == 2
-    assert "option: grad_accumulation_factor 1, not 2" in capsys.readouterr().err
+    assert tune.main(command("--n_trials", "2", "--grad_accumulation_factor", "2")) == 2
+    assert "option.grad_accumulation_factor 1, not 2" in capsys.readouterr().err
     wider = SEARCH.replace("high: 0.01", "high: 0.02")
     (here / SEARCH_FILE).write_text(wider)
-    assert tune.main(command("--trials", "2")) == 2
-    assert "was begun with searched: lr " in capsys.readouterr().err
+    assert tune.main(command("--n_trials", "2")) == 2
+    assert "was begun with searched.lr." in capsys.readouterr().err
     (here / SEARCH_FILE).write_text(SEARCH)
     assert (here / "results/tune/small/storage.txt").read_text() == "study.journal\n"
     database = ("--storage", f"sqlite:///{here}/study.db")
-    assert tune.main(command("--trials", "2", *database)) == 2
+    assert tune.main(command("--n_trials", "2", *database)) == 2
     error = capsys.readouterr().err
     assert "is in study.journal, not in sqlite:///" in error and error.count("\n") == 1
 
@@ -433,31 +433,51 @@ def test_the_best_is_retrained_with_what_was_found(here):
 
 
 def test_a_study_is_not_continued_on_other_recordings(here, no_study_pictures, capsys):
-    assert tune.main(command("--trials", "1")) == 0
+    assert tune.main(command("--n_trials", "1")) == 0
     manifests = here / "results/tune/small/manifests"
     valid = (manifests / "valid.csv").read_bytes()
     recording = next((here / "data" / "valid").rglob("*.wav"))
     shutil.copy(recording, recording.with_name("again.wav"))
-    assert tune.main(command("--trials", "2")) == 0
+    assert tune.main(command("--n_trials", "2")) == 0
     assert (manifests / "valid.csv").read_bytes() == valid
     shutil.rmtree(manifests)  # as on another machine
     capsys.readouterr()
-    assert tune.main(command("--trials", "3")) == 2
+    assert tune.main(command("--n_trials", "3")) == 2
     error = capsys.readouterr().err
-    assert "was begun with corpus: valid.csv " in error and error.count("\n") == 1
+    assert "was begun with corpus.valid.csv " in error and error.count("\n") == 1
 
 
-def test_help_says_where_a_trial_list_goes(capsys):
-    """--trials is a number here, and hides the recipe's key of that name."""
-    with pytest.raises(SystemExit) as end:
-        tune.main(["--help"])
-    assert end.value.code == 0
-    words = " ".join(capsys.readouterr().out.split())
-    assert "A trial list, the recipe's own key trials, goes into its YAML" in words
+def test_a_trial_list_is_a_key_like_every_other(here, no_study_pictures, capsys):
+    """It reaches every training of the study, and what the study is known by."""
+    text = (
+        "1 test/test0/0.wav test/test0/1.wav\n0 test/test0/0.wav test/test1/0.wav\n"
+        "0 test/test0/1.wav test/test2/0.wav\n"
+    )
+    listed = here / "list.txt"
+    listed.write_text(text)
+    options = ("--trials", f"{listed}", "--number_of_epochs", "1")
+    assert tune.main(command("--n_trials", "1", "--retrain", "1", *options)) == 0
+    folder = here / "results" / "tune" / "small"
+    assert (folder / "manifests" / "test_trials.txt").read_text() == text
+    full = folder / "retrained" / "trial_0" / "1234"
+    rates = json.loads((full / "metrics.json").read_text())
+    assert (rates["test"]["n_target"], rates["test"]["n_nontarget"]) == (1, 2)
+    assert rates["valid"]["n_target"] > 2
+
+    # Without the list, the study would be another one.
+    capsys.readouterr()
+    assert tune.main(command("--n_trials", "2", *options[2:])) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f'trials "{listed}", not null' in line
+    assert tune.main(command("--n_trials", "2", *options)) == 0
+    recipes = [run / "hyperparams.yaml" for run in (full, *folder.glob("trials/?"))]
+    assert len(recipes) == 3
+    for recipe in (folder / "best.yaml", *recipes):
+        assert config.plain_values(f"{recipe}", {})["trials"] == f"{listed}"
 
 
 def test_an_option_before_the_recipe_keeps_its_value():
-    options, rest = tune.parse(["--lr", "0.1", "--trials", "3"])
+    options, rest = tune.parse(["--lr", "0.1", "--n_trials", "3"])
     assert options.recipe == "hparams/conformer.yaml"
-    assert options.trials == 3
+    assert options.n_trials == 3
     assert rest == ["--lr", "0.1"]

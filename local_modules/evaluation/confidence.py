@@ -6,7 +6,7 @@ of Poh, Martin & Bengio, IEEE PAMI 29(3), 2007): its target trials weigh k, a no
 trial the product of its two speakers' counts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import coo_matrix
@@ -23,7 +23,7 @@ def interval(replicates: np.ndarray) -> tuple[float, float]:
     Arguments
     ---------
     replicates : numpy.ndarray
-        As of `Bootstrap.replicates`, [n_resamples].
+        As of `bootstrap`, [n_resamples].
 
     Returns
     -------
@@ -90,96 +90,69 @@ def speakers_of(
     return speaker[rows], speaker[columns]
 
 
-class Bootstrap:
-    """Resamples the speakers of a trial list.
+def bootstrap(
+    scores: np.ndarray,
+    labels: np.ndarray,
+    speakers: tuple[np.ndarray, np.ndarray],
+    n_resamples: int,
+    p_targets: Sequence[float],
+    are_llrs: bool = False,
+) -> dict[str, np.ndarray]:
+    """Metrics of resamples of the speakers of a trial list. The draws are always the
+    same, so the replicates of two systems can be compared one by one.
 
     Arguments
     ---------
+    scores : numpy.ndarray
+        Of the trials, [n_trials].
     labels : numpy.ndarray
         True for target trials, bool, [n_trials].
-    enrol_speakers, test_speakers : numpy.ndarray
-        Number of the speaker of each side, from 0, [n_trials].
+    speakers : tuple of numpy.ndarray
+        Numbers of the speakers of the two sides, from 0, [n_trials] each.
     n_resamples : int
         How many times the speakers are drawn.
-    seed : int
-        The same seed gives the same draws, so that the replicates of two systems can
-        be compared one by one.
+    p_targets : sequence of float
+        Priors of the detection costs.
+    are_llrs : bool
+        Whether the scores are log-likelihood ratios, which have a C_llr.
+
+    Returns
+    -------
+    dict
+        `eer`, `min_dcf_<prior>` and, for log-likelihood ratios, `cllr`, each
+        [n_resamples]; NaN where a resample has trials of one kind only.
 
     Example
     -------
     >>> labels, speakers = np.array([1, 1, 0, 0], bool), np.array([0, 1, 0, 1])
-    >>> bootstrap = Bootstrap(labels, speakers, 1 - speakers * ~labels, 50)
-    >>> replicates = bootstrap.replicates(np.array([3.0, 2.0, 1.0, 0.0]))
-    >>> interval(replicates["eer"])
+    >>> sides = speakers, 1 - speakers * ~labels
+    >>> found = bootstrap(np.array([3.0, 2.0, 1.0, 0.0]), labels, sides, 50, [0.01])
+    >>> interval(found["eer"])
     (0.0, 0.0)
     """
-
-    def __init__(
-        self,
-        labels: np.ndarray,
-        enrol_speakers: np.ndarray,
-        test_speakers: np.ndarray,
-        n_resamples: int = 1000,
-        seed: int = 0,
-    ):
-        self.labels = np.asarray(labels, dtype=bool)
-        self.enrol, self.test = enrol_speakers, test_speakers
-        self.n_resamples = n_resamples
-        self.seed = seed
-
-    def _weights(self) -> Iterator[np.ndarray]:
-        """Weight of each trial, for each resample, [n_trials]."""
-        rng = np.random.default_rng(self.seed)
-        n_speakers = 1 + int(max(self.enrol.max(), self.test.max()))
-        present = np.unique(np.concatenate([self.enrol, self.test]))
-        for _ in range(self.n_resamples):
-            drawn = rng.choice(present, len(present))
-            counts = np.bincount(drawn, minlength=n_speakers).astype(np.float64)
-            others = np.where(self.labels, 1.0, counts[self.test])
-            yield counts[self.enrol] * others
-
-    def replicates(
-        self,
-        scores: np.ndarray,
-        p_targets: Sequence[float] = (0.01, 0.05),
-        are_llrs: bool = False,
-    ) -> dict[str, np.ndarray]:
-        """The metrics of every resample.
-
-        Arguments
-        ---------
-        scores : numpy.ndarray
-            Of the trials, [n_trials].
-        p_targets : sequence of float
-            Priors of the detection costs.
-        are_llrs : bool
-            Whether the scores are log-likelihood ratios, which have a C_llr.
-
-        Returns
-        -------
-        dict
-            `eer`, `min_dcf_<prior>` and, for log-likelihood ratios, `cllr`, each
-            [n_resamples]; NaN where a resample has trials of one kind only.
-        """
-        order = np.argsort(scores)
-        ordered = scores[order]
-        ends = np.flatnonzero(np.r_[ordered[1:] != ordered[:-1], True])
-        is_target = self.labels[order]
-        names = ["eer", *(f"min_dcf_{p}" for p in p_targets)]
-        names += ["cllr"] if are_llrs else []
-        bits = cost_of_ratio(ordered, is_target) if are_llrs else None
-        found = np.full((self.n_resamples, len(names)), np.nan)
-        for row, weights in zip(found, self._weights(), strict=True):
-            weights = weights[order]
-            targets, nontargets = weights * is_target, weights * ~is_target
-            n_target, n_nontarget = targets.sum(), nontargets.sum()
-            if n_target == 0 or n_nontarget == 0:
-                continue
-            frr = np.r_[0.0, np.cumsum(targets)[ends] / n_target]
-            far = 1.0 - np.r_[0.0, np.cumsum(nontargets)[ends] / n_nontarget]
-            row[0] = crossing(far, frr)[0]
-            for index, p in enumerate(p_targets, start=1):
-                row[index] = detection_cost(far, frr, p).min()
-            if are_llrs:
-                row[-1] = bits @ (targets / n_target + nontargets / n_nontarget) / 2
-        return dict(zip(names, found.T, strict=True))
+    order = np.argsort(scores)
+    ordered, is_target = scores[order], labels[order]
+    enrol, test = (side[order] for side in speakers)
+    ends = np.flatnonzero(np.r_[ordered[1:] != ordered[:-1], True])
+    names = ["eer", *(f"min_dcf_{p}" for p in p_targets)]
+    names += ["cllr"] if are_llrs else []
+    bits = cost_of_ratio(ordered, is_target) if are_llrs else None
+    found = np.full((n_resamples, len(names)), np.nan)
+    rng = np.random.default_rng(0)
+    present = np.unique(np.concatenate([enrol, test]))
+    for row in found:
+        drawn = rng.choice(present, len(present))
+        counts = np.bincount(drawn, minlength=present[-1] + 1).astype(np.float64)
+        weights = counts[enrol] * np.where(is_target, 1.0, counts[test])
+        targets, nontargets = weights * is_target, weights * ~is_target
+        n_target, n_nontarget = targets.sum(), nontargets.sum()
+        if n_target == 0 or n_nontarget == 0:
+            continue
+        frr = np.r_[0.0, np.cumsum(targets)[ends] / n_target]
+        far = 1.0 - np.r_[0.0, np.cumsum(nontargets)[ends] / n_nontarget]
+        row[0] = crossing(far, frr)[0]
+        for index, p in enumerate(p_targets, start=1):
+            row[index] = detection_cost(far, frr, p).min()
+        if are_llrs:
+            row[-1] = bits @ (targets / n_target + nontargets / n_nontarget) / 2
+    return dict(zip(names, found.T, strict=True))

@@ -9,7 +9,7 @@ import numpy as np
 from speechbrain.utils.logger import get_logger
 
 from local_modules.errors import InputError
-from local_modules.evaluation.confidence import Bootstrap, interval, p_value
+from local_modules.evaluation.confidence import bootstrap, interval, p_value
 from local_modules.metrics import (
     act_dcf,
     bayes_threshold,
@@ -67,10 +67,10 @@ class Scored:
     def replicates(self, n_resamples: int) -> dict[str, np.ndarray]:
         """Metrics over resampled speakers, which can be compared one by one between
         systems."""
-        bootstrap = Bootstrap(
-            self.labels, self.enrol_speakers, self.test_speakers, n_resamples
+        sides = self.enrol_speakers, self.test_speakers
+        return bootstrap(
+            self.scores, self.labels, sides, n_resamples, PRIORS, self.are_llrs
         )
-        return bootstrap.replicates(self.scores, PRIORS, self.are_llrs)
 
 
 def measure(scored: Scored, replicates: Mapping[str, np.ndarray]) -> dict:

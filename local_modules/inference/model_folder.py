@@ -14,6 +14,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 import speechbrain
@@ -177,7 +178,8 @@ def check_parts(hparams_text: str) -> None:
     Raises
     ------
     InputError
-        Two of their modules define the same name.
+        Two of their modules define the same name, or one imports another of this
+        package otherwise than by `from local_modules.MODULE import NAME` at its top.
     """
     _custom_module(_model_hparams(hparams_text, {}))
 
@@ -198,7 +200,7 @@ def _custom_module(model_hparams: str) -> str:
     """The template with the sources of all modules of this package that it or the
     model's YAML names, and of those that these import."""
     sources: dict[str, str] = {}
-    body = _inline((TEMPLATES / "custom.py").read_text(encoding="utf-8"), sources)
+    body = _inline(TEMPLATES / "custom.py", sources)
     for word in model_hparams.replace(":", " ").split():
         if word.startswith(f"{PACKAGE}."):
             _add_source(word.rpartition(".")[0], sources)
@@ -241,21 +243,51 @@ def _bound(node: ast.stmt) -> Iterator[tuple[str, str]]:
 def _add_source(module: str, sources: dict[str, str]) -> None:
     if module not in sources:
         path = Path(importlib.util.find_spec(module).origin)
-        text = _inline(path.read_text(encoding="utf-8"), sources)
-        sources[module] = text.strip()
+        sources[module] = _inline(path, sources).strip()
 
 
-def _inline(text: str, sources: dict[str, str]) -> str:
-    """Removes the imports of this package from a module, and adds the imported modules
-    to `sources`."""
+def _inline(path: Path, sources: dict[str, str]) -> str:
+    """The text of a module without its imports of this package; adds the imported
+    modules to `sources`."""
+    text = path.read_text(encoding="utf-8")
     lines = text.splitlines(keepends=True)
-    for node in ast.parse(text).body:
-        imported = getattr(node, "module", None) or ""
-        if isinstance(node, ast.ImportFrom) and imported.startswith(f"{PACKAGE}."):
-            _add_source(imported, sources)
-            for number in range(node.lineno - 1, node.end_lineno):
-                lines[number] = ""
+    tree = ast.parse(text)
+    for node in _project_imports(tree):
+        if node not in tree.body or not _imports_plain_names(node):
+            raise InputError(
+                f"{path}:{node.lineno}: a model folder cannot follow this import; "
+                f"write `from {PACKAGE}.MODULE import NAME` at the top of the file, "
+                "without `as`, where NAME is no module"
+            )
+        _add_source(node.module, sources)
+        for number in range(node.lineno - 1, node.end_lineno):
+            lines[number] = ""
     return "".join(lines)
+
+
+def _project_imports(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
+    """All imports of this package, but those for type checkers, which never run."""
+    never_run: list[ast.stmt] = []
+    for node in ast.walk(tree):  # a block comes before its statements
+        if isinstance(node, ast.If):
+            if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+                never_run += node.body
+        elif isinstance(node, (ast.Import, ast.ImportFrom)) and node not in never_run:
+            origins = [getattr(node, "module", alias.name) for alias in node.names]
+            is_ours = any(f"{name}.".startswith(f"{PACKAGE}.") for name in origins)
+            if is_ours or getattr(node, "level", 0):
+                yield node
+
+
+def _imports_plain_names(node: ast.Import | ast.ImportFrom) -> bool:
+    """Whether an import is absolute and brings in what a module defines, as it is
+    called there."""
+    if isinstance(node, ast.Import) or node.level:
+        return False
+    places = importlib.util.find_spec(node.module).submodule_search_locations or ()
+    return not any(
+        alias.asname or PathFinder.find_spec(alias.name, places) for alias in node.names
+    )
 
 
 def _model_card(hparams: Mapping, metrics: Mapping) -> str:

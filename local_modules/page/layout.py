@@ -1,13 +1,10 @@
 """The layout of the page: Gradio's components, and what a click does."""
 
-from pathlib import Path
-
 import gradio
 
 from local_modules.page.answers import Answers
 from local_modules.page.hearing import MAX_MEGABYTES, MAX_SECONDS
 from local_modules.plots import BLUE
-from local_modules.templates import TEMPLATES
 
 TITLE = "Who is speaking?"
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
@@ -25,11 +22,6 @@ def theme() -> gradio.Theme:
         button_primary_background_fill_hover=DARK_BLUE,
         button_primary_background_fill_hover_dark=DARK_BLUE,
     )
-
-
-def css_file() -> Path:
-    """The style of what is not a Gradio component."""
-    return TEMPLATES / "page.css"
 
 
 def build(answers: Answers, model_name: str) -> gradio.Blocks:

@@ -14,6 +14,7 @@ from local_modules.errors import RunError
 from local_modules.page.access import find_address, find_password, is_loopback
 from local_modules.page.answers import Answers
 from local_modules.page.hearing import MAX_MEGABYTES
+from local_modules.templates import TEMPLATES
 
 # The page is self-contained: a browser loads nothing from elsewhere.
 POLICY = (
@@ -116,7 +117,7 @@ def make_app(
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
-    from local_modules.page.layout import build, css_file, theme
+    from local_modules.page.layout import build, theme
 
     # The browser renders the scripts that Matplotlib's own font lacks.
     warnings.filterwarnings("ignore", "Glyph .* missing from")
@@ -138,7 +139,7 @@ def make_app(
         mcp_server=False,
         pwa=False,
         theme=theme(),
-        css_paths=css_file(),
+        css_paths=TEMPLATES / "page.css",
     )
 
 

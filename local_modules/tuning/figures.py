@@ -29,6 +29,45 @@ from local_modules.tuning.study import EPOCHS, live_trials
 OTHERS_GREY = "#BBBBBB"
 N_IMPORTANT = 4  # parameters that contour and slice show
 
+# Title of each of Optuna's plots, and how to read it.
+OPTUNA_S = {
+    "pareto_front": (
+        "Trade-offs",
+        "No trial beats a marked one in every objective: choose one of the marked "
+        "ones.",
+    ),
+    "optimization_history": (
+        "The search",
+        "Each dot is a trial, the line the best so far: once it is flat, more trials "
+        "bring little.",
+    ),
+    "param_importances": (
+        "Importance of the parameters",
+        "How much each parameter sets the best tenth of the trials apart (PED-ANOVA); "
+        "one with a small share can stay at its default.",
+    ),
+    "slice": (
+        "One parameter at a time",
+        "Every trial by its value of a parameter: lower is better; later trials are "
+        "darker.",
+    ),
+    "contour": (
+        "Two parameters at a time",
+        "Where two parameters are good together; dots are trials, the rest is "
+        "interpolated.",
+    ),
+    "parallel_coordinate": (
+        "All parameters",
+        "Each line is a trial through all its parameters; dark lines are good.",
+    ),
+    "intermediate_values": (
+        "Trials during training",
+        "The {label} at each tenth of a trial's budget; lines that end early were "
+        "pruned.",
+    ),
+    "timeline": ("Timeline", "A bar for each trial, coloured by how it ended."),
+}
+
 # Name, title, key of an epoch's row, factor, axis, whether that is logarithmic.
 OVERLAYS = (
     ("eer", "Equal error rate of all trials", "valid_eer", 100, "valid EER (%)", True),
@@ -97,91 +136,22 @@ def make_pictures(study: optuna.Study, objectives: Sequence[str]) -> list[Pictur
     target = None if len(objectives) == 1 else lambda trial: trial.values[0]
     options = {"target": target, "target_name": label}
     complete = shown.get_trials(states=(TrialState.COMPLETE,))
-    found = [
-        _optuna_s(
-            "optimization_history",
-            "The search",
-            "Each dot is a trial, the line the best so far: once it is flat, more "
-            "trials bring little.",
-            shown,
-            **options,
-        )
-    ]
-    if len(objectives) in (2, 3):  # what Optuna can draw
-        found.insert(
-            0,
-            _optuna_s(
-                "pareto_front",
-                "Trade-offs",
-                "No trial beats a marked one in every objective: choose one of the "
-                "marked ones.",
-                shown,
-                target_names=[OBJECTIVES[name].axis for name in objectives],
-            ),
-        )
     important = _important(shown, target) if len(complete) > 3 else []
+    wanted = {}  # options of Optuna's plots, by their names, in the order of the page
+    if len(objectives) in (2, 3):  # what Optuna can draw
+        axes = [OBJECTIVES[name].axis for name in objectives]
+        wanted["pareto_front"] = {"target_names": axes}
+    wanted["optimization_history"] = options
     if important:
-        found.append(
-            _optuna_s(
-                "param_importances",
-                "Importance of the parameters",
-                "How much each parameter sets the best tenth of the trials apart "
-                "(PED-ANOVA); one with a small share can stay at its default.",
-                shown,
-                **options,
-            )
-        )
-        found.append(
-            _optuna_s(
-                "slice",
-                "One parameter at a time",
-                "Every trial by its value of a parameter: lower is better; later "
-                "trials are darker.",
-                shown,
-                params=important[:N_IMPORTANT],
-                **options,
-            )
-        )
+        wanted["param_importances"] = options
+        wanted["slice"] = {"params": important[:N_IMPORTANT], **options}
         if len(important) > 1:
-            found.append(
-                _optuna_s(
-                    "contour",
-                    "Two parameters at a time",
-                    "Where two parameters are good together; dots are trials, the rest "
-                    "is interpolated.",
-                    shown,
-                    params=important[:2],
-                    **options,
-                )
-            )
-        found.append(
-            _optuna_s(
-                "parallel_coordinate",
-                "All parameters",
-                "Each line is a trial through all its parameters; dark lines are good.",
-                shown,
-                params=important,
-                **options,
-            )
-        )
+            wanted["contour"] = {"params": important[:2], **options}
+        wanted["parallel_coordinate"] = {"params": important, **options}
     if len(objectives) == 1:
-        found.append(
-            _optuna_s(
-                "intermediate_values",
-                "Trials during training",
-                f"The {label} at each tenth of a trial's budget; lines that end early "
-                "were pruned.",
-                shown,
-            )
-        )
-    found.append(
-        _optuna_s(
-            "timeline",
-            "Timeline",
-            "A bar for each trial, coloured by how it ended.",
-            shown,
-        )
-    )
+        wanted["intermediate_values"] = {}
+    wanted["timeline"] = {}
+    found = [_optuna_s(name, label, shown, **own) for name, own in wanted.items()]
     return found + [_overlay(study, *row) for row in OVERLAYS]
 
 
@@ -203,8 +173,9 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _optuna_s(name, title, how_to_read, shown, **options) -> Picture:
+def _optuna_s(name, label, shown, **options) -> Picture:
     """One of Optuna's pictures, which has both forms under the same name."""
+    title, how_to_read = OPTUNA_S[name]
 
     def draw():
         plotter = getattr(static, f"plot_{name}")
@@ -221,7 +192,7 @@ def _optuna_s(name, title, how_to_read, shown, **options) -> Picture:
     figure.update_layout(title=None)
     if name == "intermediate_values":
         figure.update_layout(showlegend=False)  # lines show it on hover
-    return Picture(name, title, how_to_read, figure, draw)
+    return Picture(name, title, how_to_read.format(label=label), figure, draw)
 
 
 def _tidy_optuna_s(name: str, figure: Figure, options: dict) -> None:

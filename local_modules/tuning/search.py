@@ -27,7 +27,7 @@ TYPES = {
     "int": (IntDistribution, {"low", "high"}, {"step", "log"}),
     "categorical": (CategoricalDistribution, {"choices"}, set()),
 }
-PLAIN = {"trials", "objective", "proxy", "space"}
+PLAIN = {"n_trials", "objective", "proxy", "space"}
 KEYS = PLAIN | {"sampler_seed", "sampler", "pruner"}
 
 
@@ -154,10 +154,10 @@ def read_search(
         if not isinstance(name, str) or name not in OBJECTIVES:
             raise InputError(f"objective {name!r}: choose from {', '.join(OBJECTIVES)}")
     objectives = tuple(objectives)
-    n_trials = tree["trials"]
+    n_trials = tree["n_trials"]
     if not isinstance(n_trials, int) or n_trials < 1:
         raise InputError(
-            f"{search_file}: trials: {n_trials!r} is not a whole number above 0"
+            f"{search_file}: n_trials: {n_trials!r} is not a whole number above 0"
         )
     proxy = tree["proxy"]
     config.check_overrides(hparams_file, proxy, f"{search_file}: proxy: ")

@@ -22,6 +22,7 @@ from optuna.storages.journal import JournalStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from local_modules.errors import InputError
+from local_modules.yaml_trees import differences
 
 MAX_ATTEMPTS = 3
 BEGINNING_SECONDS = 300  # within which a trial under way has set BEGUN
@@ -172,22 +173,12 @@ def check_claim(study: optuna.Study, attribute: str, settings: Mapping) -> None:
         The study was begun with other settings.
     """
     settings = json.loads(json.dumps(settings))
-    earlier = study.user_attrs.get(attribute)
-    if earlier not in (None, settings):
-        name, before, now = _first_difference(earlier, settings)
-        if isinstance(now, dict) and isinstance(before, dict):
-            key, before, now = _first_difference(before, now)
-            name = f"{name}: {key}"
+    earlier = study.user_attrs.get(attribute, settings)
+    for name, before, now in differences(earlier, settings, ""):
         raise InputError(
-            f"--study {study.study_name}: was begun with {name} {before}, not {now}; "
+            f"--study {study.study_name}: was begun with {name[1:]} {before}, not {now}; "
             "continue it with its own settings, or choose another name"
         )
-
-
-def _first_difference(before: Mapping, now: Mapping) -> tuple:
-    """The first key that differs, and its values; "nothing" where it is missing."""
-    pairs = {k: (before.get(k, "nothing"), now.get(k, "nothing")) for k in before | now}
-    return next((key, *pair) for key, pair in pairs.items() if pair[0] != pair[1])
 
 
 def enqueue_defaults(study: optuna.Study, defaults: Mapping) -> None:

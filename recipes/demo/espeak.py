@@ -73,10 +73,6 @@ class Espeak:
         return self
 
     def __exit__(self, *_) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Remove the data folder."""
         self._home.cleanup()
 
     def speak(self, text: str, variant: str, language: str, rate: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from tests.programs import benchmark
 ROOT = Path(__file__).parents[2]
 RECIPE = str(ROOT / "hparams" / "conformer.yaml")
 SEARCH = """
-trials: 2
+n_trials: 2
 objective: eer
 proxy: {number_of_epochs: 1}
 space: {lr: {type: float, low: 0.0001, high: 0.01, log: True}}
@@ -64,8 +64,8 @@ def test_both_ways_are_measured(voices_folder, tmp_path, monkeypatch, capsys):
     assert "| 1 | 2 |" in (folder / "tuning.md").read_text()
     # Its results are not shown as those of another search.
     monkeypatch.chdir(tmp_path)
-    assert tuning.main([*options, "--trials", "3"]) == 2
-    assert "was begun with trials 2, not 3" in capsys.readouterr().err
+    assert tuning.main([*options, "--n_trials", "3"]) == 2
+    assert "was begun with n_trials 2, not 3" in capsys.readouterr().err
 
 
 def test_a_trial_that_fails_is_one_of_the_study(tmp_path, monkeypatch):

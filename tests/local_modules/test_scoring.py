@@ -7,7 +7,6 @@ from scipy.spatial.distance import cosine
 
 from local_modules.scoring import (
     cohort_statistics,
-    cosine_scores,
     enrol,
     normalise_scores,
     score_trials,
@@ -26,6 +25,14 @@ def embeddings():
 def trials(n, n_files=30):
     generator = torch.Generator().manual_seed(1)
     return torch.randint(n_files, (2, n), generator=generator)
+
+
+def cosine_scores(embeddings, enrol, test):
+    """Through `score_trials`, as if all were target trials."""
+    names = [[f"{row}" for row in side.tolist()] for side in (enrol, test)]
+    listed = TrialList(np.ones(len(enrol), bool), *names)
+    by_name = {f"{row}": vector for row, vector in enumerate(embeddings)}
+    return score_trials(by_name, listed)[0]
 
 
 def test_is_scipys_cosine(embeddings):

@@ -1,10 +1,12 @@
 """Confidence intervals, against repeated experiments and loops."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from local_modules.evaluation.confidence import (
-    Bootstrap,
+    bootstrap,
     interval,
     p_value,
     speakers_of,
@@ -24,15 +26,22 @@ def experiment(rng, n_speakers=24, n_utterances=4):
     return scores, labels, enrol, test
 
 
+PRIORS = 0.01, 0.05
+
+
+def eers(scores, labels, enrol, test, n_resamples):
+    return bootstrap(scores, labels, (enrol, test), n_resamples, PRIORS)["eer"]
+
+
 def rates(scores, labels):
     return equal_error_rate(scores[labels], scores[~labels])[0]
 
 
 def test_speakers_drawn_once_each_are_the_trials_themselves(monkeypatch):
     scores, labels, enrol, test = experiment(np.random.default_rng(0))
-    bootstrap = Bootstrap(labels, enrol, test, n_resamples=1)
-    monkeypatch.setattr(bootstrap, "_weights", lambda: iter([np.ones(len(labels))]))
-    found = bootstrap.replicates(scores, are_llrs=True)
+    once = SimpleNamespace(choice=lambda speakers, n: speakers)
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: once)
+    found = bootstrap(scores, labels, (enrol, test), 1, PRIORS, are_llrs=True)
     pair = scores[labels], scores[~labels]
     assert found["eer"][0] == pytest.approx(equal_error_rate(*pair)[0])
     assert found["min_dcf_0.01"][0] == pytest.approx(min_dcf(*pair)[0])
@@ -45,8 +54,8 @@ def test_a_resample_is_the_trials_of_the_speakers_drawn():
     rng = np.random.default_rng(1)
     scores, labels, enrol, test = experiment(rng, n_speakers=6)
     scores = scores.round(1)  # with ties
-    found = Bootstrap(labels, enrol, test, 20, seed=5).replicates(scores)["eer"]
-    draws = np.random.default_rng(5)
+    found = eers(scores, labels, enrol, test, 20)
+    draws = np.random.default_rng(0)
     for eer in found:
         drawn = draws.choice(np.arange(6), 6)
         rows = [
@@ -67,9 +76,7 @@ def test_the_interval_is_as_wide_as_repeated_experiments_are():
     hits, widths = 0, []
     for _ in range(40):
         scores, labels, enrol, test = experiment(rng)
-        low, high = interval(
-            Bootstrap(labels, enrol, test, 100).replicates(scores)["eer"]
-        )
+        low, high = interval(eers(scores, labels, enrol, test, 100))
         hits += low <= expected <= high
         widths.append(high - low)
     assert hits >= 33  # of 40; 38 are expected
@@ -80,7 +87,7 @@ def test_the_interval_is_as_wide_as_repeated_experiments_are():
 def test_trials_drawn_by_themselves_would_be_too_sure():
     rng = np.random.default_rng(3)
     scores, labels, enrol, test = experiment(rng)
-    low, high = interval(Bootstrap(labels, enrol, test, 200).replicates(scores)["eer"])
+    low, high = interval(eers(scores, labels, enrol, test, 200))
     naive = []
     for _ in range(200):
         rows = rng.integers(len(labels), size=len(labels))
@@ -88,18 +95,17 @@ def test_trials_drawn_by_themselves_would_be_too_sure():
     assert high - low > 1.5 * (np.quantile(naive, 0.975) - np.quantile(naive, 0.025))
 
 
-def test_the_same_seed_pairs_two_systems():
+def test_the_same_draws_pair_two_systems():
     scores, labels, enrol, test = experiment(np.random.default_rng(4))
-    bootstrap = Bootstrap(labels, enrol, test, 300)
-    one = bootstrap.replicates(scores)["eer"]
-    assert np.array_equal(one, bootstrap.replicates(scores)["eer"])
-    better = scores + 0.5 * labels
-    other = bootstrap.replicates(better)["eer"]
+    trials = labels, enrol, test, 300
+    one = eers(scores, *trials)
+    assert np.array_equal(one, eers(scores, *trials))
+    other = eers(scores + 0.5 * labels, *trials)
     assert p_value(one, other) < 0.02
     assert p_value(other, one) == p_value(one, other)
     assert p_value(one, one) == 1.0
     noise = np.random.default_rng(5).normal(0, 0.05, len(scores))
-    assert p_value(one, bootstrap.replicates(scores + noise)["eer"]) > 0.05
+    assert p_value(one, eers(scores + noise, *trials)) > 0.05
 
 
 def test_an_interval_holds_95_of_100():
@@ -115,8 +121,8 @@ def test_p_counts_both_sides_and_the_sample():
 
 def test_a_resample_without_target_trials_is_left_out():
     labels = np.array([True, False, False])
-    bootstrap = Bootstrap(labels, np.array([0, 0, 1]), np.array([0, 1, 2]), 200)
-    found = bootstrap.replicates(np.array([2.0, 1.0, 0.0]))["eer"]
+    enrol, test = np.array([0, 0, 1]), np.array([0, 1, 2])
+    found = eers(np.array([2.0, 1.0, 0.0]), labels, enrol, test, 200)
     assert np.isnan(found).any() and not np.isnan(found).all()
     assert interval(found) == (0.0, 0.0)
 
@@ -141,8 +147,5 @@ def test_speakers_are_drawn_of_those_in_the_trials():
     labels = np.array([1, 1, 1, 0, 0, 0], bool)
     enrol, test = np.array([0, 1, 2, 0, 1, 2]), np.array([0, 1, 2, 1, 2, 0])
     scores = np.array([3.0, 2.0, 0.0, 1.0, 0.5, -1.0])
-    found = [
-        Bootstrap(labels, enrol + first, test + first, 50).replicates(scores)["eer"]
-        for first in (0, 7)
-    ]
+    found = [eers(scores, labels, enrol + first, test + first, 50) for first in (0, 7)]
     np.testing.assert_array_equal(*found)

@@ -473,19 +473,23 @@ def test_what_people_keep_in_a_folder_stays(conformer, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "model"]
 
 
-def test_parts_that_would_overwrite_each_other_are_told_before_training(
-    tmp_path, monkeypatch
-):
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A file for a pooling of one's own, and the recipe that names it."""
     monkeypatch.setattr(
         local_modules, "__path__", [*local_modules.__path__, str(tmp_path)]
     )
-    own = tmp_path / "own_pooling.py"
-    own.write_text("SIZE = 2\n\n\nclass OwnPooling:\n    pass\n")
     _, text = made()
     text = text.replace("pooling.AttentiveStatisticsPooling", "own_pooling.OwnPooling")
     assert "own_pooling" in text
+    return tmp_path / "own_pooling.py", text
+
+
+def test_parts_that_would_overwrite_each_other_are_told_before_training(own):
+    path, text = own
+    path.write_text("SIZE = 2\n\n\nclass OwnPooling:\n    pass\n")
     check_parts(text)
-    own.write_text(f"import torch\n{own.read_text()}")  # as others do
+    path.write_text(f"import torch\n{path.read_text()}")  # as others do
     check_parts(text)
     for doubled in (
         "def frame_mask():\n    pass\n",
@@ -493,9 +497,70 @@ def test_parts_that_would_overwrite_each_other_are_told_before_training(
         "frame_mask: int = 0\n",
         "import os.path as frame_mask\n",
     ):
-        own.write_text(f"{doubled}\n\nclass OwnPooling:\n    pass\n")
+        path.write_text(f"{doubled}\n\nclass OwnPooling:\n    pass\n")
         with pytest.raises(InputError) as caught:
             check_parts(text)
         first, second = "local_modules.masking", "local_modules.own_pooling"
         told = str(caught.value)
         assert first in told and second in told and "both define frame_mask" in told
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "from .dropout import Dropout",
+        "from .masking import frame_counts",  # which others import, too
+        "from . import dropout",
+        "from local_modules.dropout import Dropout as Drop",
+        "from local_modules import dropout",
+        "from local_modules.evaluation import plda",
+        "import local_modules.dropout",
+        "import torch, local_modules.dropout as dropout",
+        "def late(): from local_modules.dropout import Dropout",
+        "if True: from local_modules.dropout import Dropout",
+        "if not TYPE_CHECKING: from local_modules.dropout import Dropout",
+    ],
+)
+@pytest.mark.parametrize("module", ["own_pooling", "own_blocks"])
+def test_imports_that_cannot_be_followed_are_told_before_training(own, module, imports):
+    path, text = own
+    path.write_text(
+        "from local_modules.own_blocks import Block\n\n\nclass OwnPooling(Block):\n"
+        "    pass\n"
+    )
+    path.with_name("own_blocks.py").write_text("class Block:\n    pass\n")
+    broken = path.with_name(f"{module}.py")
+    head = "from typing import TYPE_CHECKING\n\n"
+    broken.write_text(f"{head}{imports}\n{broken.read_text()}")
+    with pytest.raises(InputError) as caught:
+        check_parts(text)
+    assert caught.value.args == (
+        f"{broken}:3: a model folder cannot follow this import; write `from "
+        "local_modules.MODULE import NAME` at the top of the file, without `as`, "
+        "where NAME is no module",
+    )
+
+
+def test_imports_for_type_checkers_stay(own, conformer, tmp_path):
+    path, text = own
+    path.write_text(
+        "import typing\nfrom typing import TYPE_CHECKING\n\n"
+        "from local_modules.dropout import (\n    Dropout,\n)\n\n"
+        "if TYPE_CHECKING:\n    from local_modules.evaluation import plda\n"
+        "if typing.TYPE_CHECKING:\n    from .conformer import ConformerEncoder as C\n"
+        "\n\nclass OwnPooling(Dropout):\n"
+        '    def both(self, a: "plda.PLDA", b: "C"):\n        pass\n'
+    )
+    check_parts(text)
+    backend = Backend(conformer.mean, F.normalize(torch.eye(8), dim=-1))
+    folder = tmp_path / "model"
+    write_model_folder(folder, conformer.hparams, text, backend, conformer.metrics)
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import custom; custom.OwnPooling(0.5)"],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

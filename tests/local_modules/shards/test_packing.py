@@ -91,7 +91,7 @@ def add_and_die(self, *args):
     add(self, *args)
 
 tarfile.TarFile.addfile = add_and_die
-make_shards.main()
+make_shards.main(sys.argv[1:])
 """
 
 

@@ -32,7 +32,7 @@ worker.SECONDS_BETWEEN_LOOKS = 0.1
 ROOT = Path(__file__).parents[3]
 N_EPOCHS = 4
 SEARCH = """
-trials: 9
+n_trials: 9
 objective: eer
 proxy: {number_of_epochs: 4}
 space: {lr: {type: float, low: 0.0001, high: 0.01, log: True}}

@@ -17,7 +17,7 @@ from local_modules.tuning.study import enqueue_defaults
 ROOT = Path(__file__).parents[3]
 RECIPE = str(ROOT / "hparams" / "conformer.yaml")
 SEARCH = ROOT / "hparams" / "search" / "conformer.yaml"
-HEAD = "trials: 3\nobjective: eer\nproxy: {number_of_epochs: 2}\n"
+HEAD = "n_trials: 3\nobjective: eer\nproxy: {number_of_epochs: 2}\n"
 TAIL = """
 sampler_seed: !PLACEHOLDER
 sampler: !new:optuna.samplers.RandomSampler
@@ -148,9 +148,9 @@ def test_a_wrong_space_is_named(space, words, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"trials": "trials: 0"}, ["trials", "0"]),
-        ({"trials": "trials: many"}, ["trials", "many"]),
-        ({"trials": "trails: 3"}, ["trails", "trials"]),
+        ({"n_trials": "n_trials: 0"}, ["n_trials", "0"]),
+        ({"n_trials": "n_trials: many"}, ["n_trials", "many"]),
+        ({"n_trials": "trials: 3"}, ["s.yaml: trials: ", "nearest are n_trials"]),
         ({"objective": "objective: eerr"}, ["eerr", "min_dcf"]),
         ({"objective": "objective: [[eer]]"}, ["['eer']", "min_dcf"]),
         ({"objective": "objective: {eer: 1}"}, ["min_dcf"]),
@@ -160,7 +160,7 @@ def test_a_wrong_space_is_named(space, words, tmp_path):
             ["proxy", "num_epochs", "number_of_epochs"],
         ),
         ({"pruner": "extra: 1"}, ["extra"]),
-        ({"trials": "trials: [3"}, []),
+        ({"n_trials": "n_trials: [3"}, []),
     ],
 )
 def test_a_wrong_search_file_is_named(changes, words, tmp_path):
@@ -251,8 +251,8 @@ def test_a_grid_of_one_beside_the_defaults(tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("trials: !ref <n>", "not JSON serializable"),
-        ("trials: 2024-01-05", "not JSON serializable"),
+        ("n_trials: !ref <n>", "not JSON serializable"),
+        ("n_trials: 2024-01-05", "not JSON serializable"),
         ("objective: null", "objective None: choose from eer"),
         ("objective: 3", "objective 3: choose from eer"),
     ],
