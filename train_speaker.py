@@ -6,6 +6,8 @@
 Prepares the corpus, trains, validates each epoch by the equal error rate (EER) on
 held-out speakers, tests the best epoch once, and writes a folder that SpeechBrain's
 `EncoderClassifier` loads. The same command resumes a stopped run.
+
+To read this file, begin with `train()`, then `SpeakerBrain`.
 """
 
 import contextlib
@@ -18,26 +20,18 @@ from pathlib import Path
 import speechbrain as sb
 import torch
 from speechbrain.utils.distributed import (
-    ddp_all_reduce,
     ddp_broadcast,
     if_main_process,
     run_on_main,
 )
 from speechbrain.utils.run_opts import RunOptions
-from torch.distributed import ReduceOp
 
 from local_modules.audio import ReadableBatch, SpeechCache, UtteranceReader, speaker_at
 from local_modules.class_parallel import split_classifiers
 from local_modules.command_line import parse_command_line
 from local_modules.corpus import overview
-from local_modules.distributed import (
-    gather_on_all,
-    gather_on_first,
-    meet_ranks,
-    on_first,
-    rank_and_count,
-)
-from local_modules.errors import RunError, exit_status
+from local_modules.distributed import gather_on_first, meet_ranks, on_first
+from local_modules.errors import exit_status
 from local_modules.files import put_on_disk
 from local_modules.inference.model_folder import check_parts
 from local_modules.manifest import Utterance
@@ -51,6 +45,7 @@ from local_modules.training.report import RunReporter
 from local_modules.training.run import LABELS, begin_run, claimed
 from local_modules.training.sampling import PassSampler, ShardSampler
 from local_modules.training.stopping import outlive_signals
+from local_modules.training.unreadable import UnreadableRecordings
 from local_modules.training.validation import verify
 from local_modules.tuning.hpopt import Driven
 from local_modules.yaml_trees import as_lines, load_plain
@@ -60,18 +55,17 @@ class SpeakerBrain(RepeatableBrain):
     """Trains by classifying the training speakers, validates by verifying others.
 
     `train` sets the attributes that a Brain lacks: `train_reader` (chooses the crops),
-    `n_train` (number of utterances), `cache`, `features_text` (the features' YAML),
-    `trials` by split, `reporter` and, optionally, `on_epoch`, the `frozen` modules and
-    the `teacher` whose embeddings to stay close to. Validation, test and the saved
-    model use `judged`, the weights of `averaged_model`.
+    `unreadable`, `cache`, `features_text` (the features' YAML), `trials` by split,
+    `reporter` and, optionally, `on_epoch` and the `teacher` whose embeddings to stay
+    close to. Validation, test and the saved model use `eval_model`, the weights of
+    `averaged_model`; `finish_run` also evaluates the model that a run started from.
     """
 
     on_epoch = teacher = None
-    frozen = ()
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.judged = self.hparams.averaged_model.to(self.device)
+        self.eval_model = self.hparams.averaged_model.to(self.device)
 
     def compute_forward(self, batch, stage):
         """Waveforms to speaker embeddings, [batch, 1, emb_dim]."""
@@ -90,7 +84,7 @@ class SpeakerBrain(RepeatableBrain):
                 with torch.no_grad():
                     self.anchors = self.teacher(feats, lens)
             return self.modules.embedding_model(feats, lens)
-        return self.judged(feats, lens)
+        return self.eval_model(feats, lens)
 
     def whole_features(self, batch, stage):
         """Features of whole utterances, [batch, frames, mels], and relative lengths.
@@ -115,6 +109,8 @@ class SpeakerBrain(RepeatableBrain):
             self.embeddings.update(zip(batch.name, vectors, strict=True))
             return torch.zeros(())
         targets = batch.spk_id_encoded.data
+        for augment in (self.hparams.wav_augment, self.hparams.feats_augment):
+            targets = augment.replicate_labels(targets)  # as often as the crops
         # Cosines of bf16 vectors are too coarse for a margin.
         with torch.autocast(self.device_type, enabled=False):
             if split_classifiers(self.modules.classifier):
@@ -134,33 +130,14 @@ class SpeakerBrain(RepeatableBrain):
     def on_fit_start(self):
         """Reports the epochs that an earlier process completed."""
         super().on_fit_start()
-        self.lost = {}  # IDs, in the order found
+        self.frozen = adaptation.frozen_modules(self.modules)
         if self.on_epoch is not None and self.hparams.history.epochs:
             # That process may have been killed after the checkpoint, before the report.
             self.on_epoch(self.hparams.history.epochs)
 
     def on_fit_batch_start(self, batch, should_step):
-        """Sets the margin, and keeps frozen modules in evaluation mode; ends the run if
-        too many recordings, over all ranks, or nearly all of a batch can't be read."""
-        lost = gather_on_all(batch.lost, self.device)
-        self.lost.update(dict.fromkeys(lost))
-        if lost:
-            n_left = torch.tensor(0 if batch.is_empty else len(batch))
-            n_left = int(ddp_all_reduce(n_left.to(self.device), ReduceOp.MIN))
-            if n_left < (2 if rank_and_count()[1] == 1 else 1):
-                raise RunError(
-                    f"{', '.join(lost[:3])}: only {n_left} recording(s) of a batch can "
-                    "be decoded, too few for batch norm: repair the recordings, or "
-                    "start another run with a larger --batch_size"
-                )
-        if len(self.lost) > self.hparams.max_bad_share * self.n_train:
-            raise RunError(
-                f"{len(self.lost)} of {self.n_train} training recordings can't be "
-                f"decoded, over max_bad_share {self.hparams.max_bad_share:.2%}; the "
-                f"first is {next(iter(self.lost))}; "
-                f"{self.hparams.output_folder}/log.txt lists all: repair them or raise "
-                "max_bad_share"
-            )
+        """Sets the margin, and keeps frozen modules in evaluation mode."""
+        self.unreadable.check(batch, self.device)
         super().on_fit_batch_start(batch, should_step)
         # Here, as SpeechBrain puts all modules into training mode in each epoch.
         for module in self.frozen:
@@ -217,7 +194,7 @@ class SpeakerBrain(RepeatableBrain):
                     "train_utterances": history.seen,
                     "learning_rate": self.optimizer.param_groups[0]["lr"],
                     "margin": self.hparams.margin_schedule(self.progress)
-                    * self.hparams.angular_margin,
+                    * getattr(self.hparams.loss, "angular_margin", 0.0),
                     "valid_eer": metrics["eer"],
                     "valid_min_dcf": metrics["min_dcf"],
                     "seconds": history.seconds,
@@ -349,16 +326,14 @@ def train(
     if cache is None:
         cache = SpeechCache(hparams["cache_gib"])
     datasets, train_reader, train_sampler = dataio_prep(hparams, splits, cache)
-    old_model, frozen = None, []
+    old_model = None
     if hparams["pretrained"]:
         parts = ("embedding_model", "classifier", "label_encoder")
         old_model = adaptation.start_from(
             hparams["pretrained"], *(hparams[part] for part in parts)
         )
         hparams["averaged_model"].module.load_state_dict(old_model.state_dict())
-        frozen = adaptation.freeze(
-            hparams["embedding_model"], hparams.get("frozen_blocks", 0)
-        )
+        adaptation.freeze(hparams["embedding_model"], hparams.get("frozen_blocks", 0))
     brain = SpeakerBrain(
         modules=hparams["modules"],
         opt_class=hparams["opt_class"],
@@ -367,14 +342,15 @@ def train(
         checkpointer=hparams["checkpointer"],
     )
     brain.train_reader = train_reader
-    brain.n_train = len(datasets["train"])
+    brain.unreadable = UnreadableRecordings(
+        len(datasets["train"]), hparams["max_bad_share"], hparams["output_folder"]
+    )
     brain.cache = cache
     lines = as_lines(load_plain("hyperparams.yaml", hparams_text))
     brain.features_text = lines["compute_features"]
     brain.trials = trials
     brain.reporter = RunReporter(hparams["output_folder"], draws=test)
     brain.on_epoch = on_epoch
-    brain.frozen = frozen
     if old_model is not None:
         old_model.to(brain.device)
         if hparams["distillation"]:
@@ -418,6 +394,8 @@ def run(argv: list[str]) -> None:
         )
     # For messages about the corpus, before SpeechBrain sets up its log.
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
+    # That one of a recipe's two augmenters has nothing to do is no news.
+    logging.getLogger("speechbrain.augment.augmenter").setLevel(logging.ERROR)
     hparams_file, run_opts, overrides = parse_command_line(argv)
     meet_ranks(run_opts)
     if run_opts["debug"] and not run_opts["debug_persistently"]:

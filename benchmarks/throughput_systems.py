@@ -16,6 +16,7 @@ from speechbrain.processing.features import InputNormalization
 from local_modules.config import load_hparams, plain_values
 from local_modules.embedder import SpeakerEmbedder
 from local_modules.training.averaging import RecentAverage
+from local_modules.training.unreadable import UnreadableRecordings
 from train_speaker import SpeakerBrain
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -161,7 +162,8 @@ def ours(
         hparams["averaged_model"] = RecentAverage(hparams["embedding_model"], age)
     opt_class = functools.partial(hparams["opt_class"], fused=mode.fused)
     brain = SpeakerBrain(hparams["modules"], opt_class, hparams, mode.run_opts(device))
-    brain.n_train, brain.total_steps = 1, 10**9
+    brain.unreadable = UnreadableRecordings(1, 0.0, hparams["output_folder"])
+    brain.total_steps = 10**9
     return brain
 
 

@@ -1,7 +1,11 @@
-"""What the pages say can be typed: their commands have the options that they use."""
+"""What the pages say can be typed: commands have the options they use, an example of a
+part of one's own trains."""
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,9 @@ import pytest
 import calibrate
 import evaluate
 import export
+import local_modules
 import speaker
+import train_speaker
 import tune
 from benchmarks import accuracy, data, inference, throughput, tuning
 from local_modules.command_line import parse_command_line
@@ -108,3 +114,33 @@ def test_links(page):
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_the_encoder_on_the_page_of_parts(voices_folder, tmp_path, monkeypatch):
+    """It trains in its recipe, and the model loads where only SpeechBrain is."""
+    page = (ROOT / "docs/parts.md").read_text(encoding="utf-8")
+    (module,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    (lines,) = re.findall(r"```yaml\n(.*?)```", page, re.S)
+    (tmp_path / "gru.py").write_text(module)
+    monkeypatch.setattr(
+        local_modules, "__path__", [*local_modules.__path__, str(tmp_path)]
+    )
+    text = (ROOT / "hparams/conformer.yaml").read_text()
+    own = re.sub(r"    encoder: .*?(?=    pooling:)", lines, text, flags=re.S)
+    recipe, run = tmp_path / "gru.yaml", tmp_path / "run"
+    recipe.write_text(own)
+    values = f"--corpus folder --data_folder {voices_folder} --output_folder {run}"
+    more = "--number_of_epochs 2 --batch_size 8 --device cpu --noprogressbar"
+    assert train_speaker.main([str(recipe), *values.split(), *more.split()]) == 0
+    waves = sorted((voices_folder / "test").glob("*/*.wav"))[:2]
+    program = f"""
+from speechbrain.inference.interfaces import foreign_class
+model = foreign_class(
+    {str(run / "model")!r}, pymodule_file="custom.py", classname="SpeakerVerifier"
+)
+print(float(model.verify_files({str(waves[0])!r}, {str(waves[1])!r})[0]))
+"""
+    alone = {key: os.environ[key] for key in os.environ.keys() - {"PYTHONPATH"}}
+    command = [sys.executable, "-c", program]
+    output = subprocess.check_output(command, cwd=tmp_path, env=alone, text=True)
+    assert -1 <= float(output.splitlines()[-1]) <= 1

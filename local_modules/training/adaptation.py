@@ -122,7 +122,7 @@ def _is_no_model(folder: str, error: Exception) -> InputError:
     )
 
 
-def freeze(embedding_model: nn.Module, n_blocks: int) -> list[nn.Module]:
+def freeze(embedding_model: nn.Module, n_blocks: int) -> None:
     """Freezes the lowest blocks of a Conformer and the subsampling below them.
 
     Arguments
@@ -132,27 +132,31 @@ def freeze(embedding_model: nn.Module, n_blocks: int) -> list[nn.Module]:
     n_blocks : int
         How many; 0 freezes nothing.
 
-    Returns
-    -------
-    list of torch.nn.Module
-        The frozen modules. Their batch norms and dropouts still follow `train()`.
-
     Raises
     ------
     InputError
         `n_blocks` is negative or more than the encoder has.
     """
     if not n_blocks:
-        return []
+        return
     encoder = embedding_model.encoder
     if not 0 <= n_blocks <= len(encoder.blocks):
         raise InputError(
             f"--frozen_blocks {n_blocks}: the encoder has {len(encoder.blocks)}"
         )
-    frozen = [encoder.subsampling, *encoder.blocks[:n_blocks]]
-    for module in frozen:
+    for module in (encoder.subsampling, *encoder.blocks[:n_blocks]):
         module.requires_grad_(False)
-    return frozen
+
+
+def frozen_modules(model: nn.Module) -> list[nn.Module]:
+    """The modules, however deep, with frozen parameters only. Their batch norms and
+    dropouts still follow `train()`."""
+    return [
+        module
+        for module in model.modules()
+        if (parameters := [*module.parameters()])
+        and not any(parameter.requires_grad for parameter in parameters)
+    ]
 
 
 def distance(embeddings: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:

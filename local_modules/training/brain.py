@@ -1,6 +1,9 @@
 """SpeechBrain's training loop, made repeatable: the same steps however often it is
 stopped and, given the same total batch, on any number of processes, except for what
-each draws (dropout and augmentation)."""
+each draws (dropout and augmentation).
+
+It overrides private methods of `Brain`, as they are in SpeechBrain 1.1.2.
+"""
 
 import random
 
@@ -94,6 +97,13 @@ class RepeatableBrain(sb.Brain):
                 super().fit(epoch_counter, train_set, *args, **kwargs)
             except InputError:  # a user error
                 raise
+            except torch.OutOfMemoryError as error:
+                raise RunError(
+                    f"{one_line(error)[:200]}: continue with a smaller "
+                    "--valid_batch_size if it was in validation; otherwise start "
+                    "another run with a smaller --batch_size, and with a larger "
+                    "--grad_accumulation_factor for steps as large"
+                ) from error
             except Exception as error:
                 if not self.signals:
                     raise
@@ -241,7 +251,12 @@ class RepeatableBrain(sb.Brain):
                 f"--grad_accumulation_factor {self.grad_accumulation_factor}: an epoch "
                 f"has only {len(loader)} batches"
             )
-        steps = self.hparams.number_of_epochs * steps_per_epoch
+        n_epochs = self.hparams.number_of_epochs
+        if self.debug:  # the schedules run over the few batches too
+            n_epochs = min(n_epochs, self.debug_epochs)
+            n_batches = min(len(loader), self.debug_batches)
+            steps_per_epoch = max(1, n_batches // self.grad_accumulation_factor)
+        steps = n_epochs * steps_per_epoch
         # SpeechBrain passes the option on as a string.
         self.total_steps = min(steps, int(self.optimizer_step_limit or steps))
         return loader

@@ -89,7 +89,7 @@ def finish_run(
     drift = None
     if old_model is not None:
         new, brain.checkpointer = embeddings["valid"], None  # to recover nothing
-        brain.judged = old_model
+        brain.eval_model = old_model
         brain.evaluate(datasets["valid"], test_loader_kwargs=options)
         drift = run_on_main(
             adaptation.drift, [brain.embeddings, new, brain.trials["valid"]]

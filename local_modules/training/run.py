@@ -1,4 +1,4 @@
-"""The folder of a run: begun or continued, and finished."""
+"""The folder of a run: locked, and begun or continued."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -14,6 +14,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 
 from local_modules import config
+from local_modules.audio import speaker_at
 from local_modules.corpus import (
     check_same_corpus,
     note_corpus,
@@ -31,29 +32,11 @@ from local_modules.training.continuing import (
     has_begun,
     note_options,
 )
+from local_modules.training.wiring import check_wiring
 
 logger = get_logger(__name__)
 
 LABELS = "label_encoder.txt"
-# What a Brain looks up during training.
-OF_A_BRAIN = (
-    "compute_features",
-    "wav_augment",
-    "feats_augment",
-    "embedding_model",
-    "averaged_model",
-    "classifier",
-    "loss",
-    "angular_margin",
-    "margin_schedule",
-    "lr_schedule",
-    "epoch_counter",
-    "history",
-    "seed",
-    "number_of_epochs",
-    "train_time_limit_minutes",
-    "max_bad_share",
-)
 CODE = Path(__file__).resolve().parents[2]
 LOCK = ".lock"
 SECONDS_TO_END = 120.0  # until a file server frees the lock of a machine that is gone
@@ -73,13 +56,15 @@ def claimed(hparams_file: str, overrides: Mapping) -> Iterator[None]:
         yield
         return
     config.check_overrides(hparams_file, overrides)
-    folder = Path(config.plain_values(hparams_file, overrides)["output_folder"])
+    values = config.plain_values(hparams_file, overrides)
+    folder = Path(values["output_folder"])
     if folder.resolve() == CODE:  # SpeechBrain copies the program into the run's folder
         raise InputError(
             f"--output_folder {folder}: is where the programs are; choose another, "
             "such as results/mine"
         )
-    check_writable(folder)
+    for place in (folder, values["save_folder"]):
+        check_writable(place)
     lock = FileLock(folder / LOCK)
     with writing_to(lock.lock_file):
         try:
@@ -145,7 +130,7 @@ def begin_run(
     for key in ("frozen_blocks", "distillation"):
         if settings.get(key) and not settings["pretrained"]:
             raise InputError(f"--{key} {settings[key]}: needs a --pretrained model")
-    for key in ("noise_folder", "rir_folder"):
+    for key in ("noise_folder", "rir_folder", "speed_perturb"):
         if settings.get(key) and not settings.get("augment_prob", 1):
             logger.warning("--%s is not used: augment_prob is 0", key)
     if settings["pretrained"]:
@@ -158,8 +143,15 @@ def begin_run(
     begun_with = noted_corpus(settings["save_folder"]) if continues else None
     run_on_main(prepare_corpus, [settings, begun_with])
     splits, trials = read_corpus(settings["manifest_folder"])
-    n_people = len({row.speaker for row in splits["train"]})
-    overrides["n_speakers"] = n_people * len(settings["speaker_speeds"])
+    people = {row.speaker for row in splits["train"]}
+    speeds = settings["speaker_speeds"]
+    overrides["n_speakers"] = len(people) * len(speeds)
+    classes = {speaker_at(one, speed) for one in people for speed in speeds}
+    if len(classes) < overrides["n_speakers"]:
+        raise InputError(
+            f"--speaker_speeds {speeds}: two training speakers' names differ only by @ "
+            "and a speed, as an additional speaker's does: rename one"
+        )
     hparams_text = config.resolved_text(hparams_file, overrides)
     if continues:
         check_same_corpus(settings["save_folder"], settings["manifest_folder"])
@@ -169,7 +161,7 @@ def begin_run(
     ddp_barrier()  # the first rank writes what the others have just read
 
     hparams = config.load_hparams(hparams_file, overrides)
-    _check_wiring(hparams_file, hparams, run_opts)
+    check_wiring(hparams_file, hparams, run_opts)
     if if_main_process():
         Path(hparams["output_folder"]).mkdir(parents=True, exist_ok=True)
         # Atomically, unlike SpeechBrain, where a kill may leave half a file.
@@ -179,25 +171,3 @@ def begin_run(
             note_corpus(hparams["save_folder"], hparams["manifest_folder"])
             note_options(run_opts, settings)
     return hparams, hparams_text, splits, trials
-
-
-def _check_wiring(hparams_file: str, hparams: Mapping, run_opts: RunOptions) -> None:
-    """Checks that a recipe has what a Brain will look up, before any work is lost."""
-    for key in OF_A_BRAIN:
-        hparams[key]  # raises an error that names a missing key
-    if not hasattr(hparams["compute_features"], "compute_STFT"):
-        raise InputError(
-            f"{hparams_file}: its compute_features has no compute_STFT with a "
-            "hop_length, as SpeechBrain's features have"
-        )
-    for key in run_opts["compile_module_keys"] or ():
-        if key not in hparams["modules"]:
-            raise InputError(
-                f"--compile_module_keys {key}: {hparams_file} has the modules "
-                f"{', '.join(hparams['modules'])}"
-            )
-    if "averaged_model" not in hparams["checkpointer"].recoverables:
-        raise InputError(
-            f"{hparams_file}: its checkpointer has no averaged_model among its "
-            "recoverables; hparams/conformer.yaml shows where it belongs"
-        )

@@ -17,6 +17,7 @@ from local_modules.training.adaptation import (
     distance,
     drift,
     freeze,
+    frozen_modules,
     start_from,
 )
 from local_modules.trials import TrialList
@@ -151,11 +152,19 @@ class Encoder(nn.Module):
 def test_frozen_is_what_lies_below(n_blocks):
     model = nn.Module()
     model.encoder, model.pooling = Encoder(), nn.Linear(2, 2)
-    assert len(freeze(model, n_blocks)) == (n_blocks + 1 if n_blocks else 0)
+    freeze(model, n_blocks)
     names = {name for name, p in model.named_parameters() if not p.requires_grad}
     parts = {name.rpartition(".")[0] for name in names}
     blocks = {f"encoder.blocks.{index}" for index in range(n_blocks)}
-    assert parts == (blocks | {"encoder.subsampling"} if n_blocks else set())
+    frozen = blocks | {"encoder.subsampling"} if n_blocks else set()
+    assert parts == frozen
+    found = frozen_modules(model)
+    # All three blocks are all of their list, too.
+    assert {n for n, m in model.named_modules() if m in found} - frozen <= {
+        "encoder",
+        "encoder.blocks",
+    }
+    assert all(model.get_submodule(name) in found for name in frozen)
 
 
 @pytest.mark.parametrize("n_blocks", [-1, 4])
