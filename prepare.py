@@ -15,13 +15,14 @@ import sys
 from local_modules import config
 from local_modules.command_line import parse_command_line
 from local_modules.corpus import (
+    holds,
     noted_corpus,
     overview,
     prepare_corpus,
     read_corpus,
 )
 from local_modules.errors import InputError, exit_status
-from local_modules.training.continuing import check_continues, has_begun
+from local_modules.training.continuing import FREE_KEYS, check_continues, has_begun
 
 
 def run(argv: list[str]) -> None:
@@ -37,9 +38,13 @@ def run(argv: list[str]) -> None:
     settings = config.plain_values(hparams_file, overrides)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     begun_with = None
-    if has_begun(settings["save_folder"]):  # its manifests must not be replaced
-        check_continues(settings["output_folder"], hparams_file, overrides)
+    if has_begun(settings["save_folder"]):
         begun_with = noted_corpus(settings["save_folder"])
+        # A run's manifests must not be replaced; others may.
+        if begun_with is None or holds(settings["manifest_folder"], begun_with):
+            free = FREE_KEYS - {"trials"}  # whose content is not compared here
+            folder = settings["output_folder"]
+            check_continues(folder, hparams_file, overrides, free)
     prepare_corpus(settings, begun_with)
     splits, trials = read_corpus(settings["manifest_folder"])
     print(overview(splits, trials))

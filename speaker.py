@@ -73,6 +73,14 @@ def enroll(options: argparse.Namespace, verifier: "Verifier") -> tuple[dict, str
     """Enrols a person who has consented."""
     voices = [listen(verifier, path) for path in options.recordings]
     with open_voices(options, verifier, makes_one=True) as store:
+        known = store.voices([options.name])[0] if options.name in store else []
+        for path, voice in zip(options.recordings, voices, strict=True):
+            if known and not verifier.compare([known], voice)[0].same:
+                print(
+                    f"{path}: does not sound like {options.name} did before; if it is "
+                    f"another person, remove {options.name} and enrol both again",
+                    file=sys.stderr,
+                )
         store.add(options.name, voices)
         (enrolled,) = (v for v in store.enrolled() if v.name == options.name)
         return asdict(enrolled), f"{described(enrolled)} in {store.path}"
@@ -297,6 +305,8 @@ def load(options: argparse.Namespace) -> "Verifier":
         raise InputError(
             f"--prior: {options.model} has no calibration, only the cosine"
         )
+    if verifier.warning:
+        print(verifier.warning, file=sys.stderr)
     return verifier
 
 

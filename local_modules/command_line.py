@@ -76,6 +76,9 @@ def parse_command_line(argv: Sequence[str]) -> tuple[str, sb.core.RunOptions, di
     for key in keys:
         if keys.count(key) > 1:
             raise InputError(f"--{key}: is given {keys.count(key)} times")
+    # Such as --trials "$LIST" with an unset variable; YAML would take it for null.
+    for key in re.findall(r"^(\w+): *$", overrides, re.MULTILINE):
+        raise InputError(f"--{key}: has no value; for none, give null")
     # A folder or a file may be called 2024 or 1e3.
     overrides = re.sub(
         r"^(\w+_folder|pretrained|shards|shard_cache|trials): (?!null$)(.+)$",
@@ -135,6 +138,9 @@ def _check_run_options(run_opts: sb.core.RunOptions) -> None:
         raise InputError(
             "--ckpt_interval_steps: is for a run without --ckpt_interval_minutes"
         )
+    for option in ("compile", "jit"):
+        if run_opts[f"{option}_module_keys"] and not run_opts[option]:
+            raise InputError(f"--{option}_module_keys: needs --{option} too")
     if run_opts["data_parallel_backend"]:
         raise InputError("--data_parallel_backend: use torchrun for several GPUs")
     name = run_opts["device"] or sb.utils.distributed.infer_device()

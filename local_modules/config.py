@@ -27,6 +27,7 @@ KINDS = (
     (list, list, "a list, as in [1.0,0.9]"),
 )
 MAY_BE_NULL = ("train_time_limit_minutes",)  # even if a recipe has a number
+WRITTEN = ("output_folder", "manifest_folder", "save_folder")  # may not
 
 # Lower bound of a number, and whether it may equal the bound.
 LEAST = {
@@ -36,11 +37,14 @@ LEAST = {
     "batch_size": (0, False),
     "valid_batch_size": (0, False),
     "crop_seconds": (0.1, True),  # enough for one frame of an encoder's output
+    "sample_rate": (1000, True),  # in Hz, not in kHz
+    "augment_prob": (0, True),
     "lr": (0, True),
     "weight_decay": (0, True),
     "num_workers": (0, True),
     "seed": (0, True),
 }
+MOST = {"augment_prob": 1}  # upper bound of one of these
 
 
 def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -> None:
@@ -72,6 +76,8 @@ def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -
             )
         if value is None and key in MAY_BE_NULL:
             continue
+        if value is None and key in WRITTEN:
+            raise InputError(f"{prefix}{key} null: has to be a folder to write to")
         for kind, allowed, words in KINDS:
             if isinstance(known[key], kind):
                 is_bool = isinstance(value, bool)
@@ -81,7 +87,7 @@ def check_overrides(hparams_file: str, overrides: Mapping, prefix: str = "--") -
 
 
 def check_ranges(values: Mapping) -> None:
-    """Checks that numbers with a lower bound, unless they are null, are in range.
+    """Checks that numbers with a range, unless they are null, are in it.
 
     Raises
     ------
@@ -96,8 +102,11 @@ def check_ranges(values: Mapping) -> None:
         value = values.get(key)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         fits = is_number and (value >= least if may_be_least else value > least)
+        fits = fits and value <= MOST.get(key, value)
         if value is not None and not fits:
             words = f"{least} or more" if may_be_least else f"a number above {least}"
+            if key in MOST:
+                words = f"from {least} to {MOST[key]}"
             raise InputError(f"--{key} {value}: has to be {words}")
 
 

@@ -21,6 +21,7 @@ logger = get_logger(__name__)
 SEARCHED = ("train.csv", "valid.csv", "valid_trials.txt")
 TRAINED = (*SEARCHED, "test.csv", "test_trials.txt")
 NOTED = "corpus.json"
+SYNTHETIC = ("demo",)  # corpora of voices that are no people's
 N_LOOKED_FOR = 100  # recordings; a few may be gone
 
 
@@ -53,7 +54,7 @@ def prepare_corpus(
         raise InputError(f"--corpus {corpus}: is none of {', '.join(sorted(corpora))}")
     if settings["data_folder"] is None:
         raise InputError(f"--data_folder: say where the corpus {corpus!r} is")
-    if begun_with and _has(folder, begun_with):
+    if begun_with and holds(folder, begun_with):
         logger.info("%s: kept as it is; recordings added since are ignored", folder)
         _check_place(settings)
         return
@@ -170,7 +171,7 @@ def checksums(
     return {name: sha256(Path(folder) / name)[:12] for name in names}
 
 
-def _has(folder: str | os.PathLike, files: Mapping[str, str]) -> bool:
+def holds(folder: str | os.PathLike, files: Mapping[str, str]) -> bool:
     """Whether a folder has the files of these checksums."""
     try:
         return checksums(folder, files) == files

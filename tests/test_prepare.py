@@ -65,6 +65,10 @@ def test_a_run_that_has_begun_keeps_its_manifests(voices_folder, tmp_path, capsy
     assert prepare.main([*command, *small[:4], "--corpus_seed", "7"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{run}: holds a run with corpus_seed 1986, not 7" in line
+    elsewhere = tmp_path / "elsewhere"
+    other = ["--corpus_seed", "7", "--manifest_folder", str(elsewhere)]
+    assert prepare.main([*command, *small[:4], *other]) == 0
+    assert files(elsewhere)["test.csv"] != before["test.csv"]
     shutil.copytree(data / "train0", data / "new")
     assert prepare.main([*command, *small[:4]]) == 0
     assert "recordings added since are ignored" in capsys.readouterr().out

@@ -145,6 +145,31 @@ def test_enroll_identify_list_remove(here, words, capsys):
     assert "test1: is not enrolled" in capsys.readouterr().err
 
 
+def test_a_recording_unlike_those_before_is_told(here, words, capsys):
+    """By what the verifier says of it."""
+    verifier, first = Verifier("results/run/model"), words["test0"][0]
+    others = [file for files in words.values() for file in files]
+    unlike = [other for other in others if not verifier.verify(first, other).same]
+    assert 0 < len(unlike) < len(others)
+    assert run("enroll", "ann", first) == 0
+    assert "does not sound like" not in capsys.readouterr().err
+    assert run("enroll", "ann", *others) == 0
+    told = capsys.readouterr().err.splitlines()
+    told = [line for line in told if "does not sound like ann did before" in line]
+    assert [line.partition(": ")[0] for line in told] == unlike
+
+
+def test_a_model_of_synthetic_voices_says_so(here, words, capsys):
+    path = here / "results/run/model/hyperparams.yaml"
+    assert path.read_text().count("corpus: folder") == 1
+    for corpus, is_told in (("folder", False), ("demo", True)):
+        text = path.read_text().replace("corpus: folder", f"corpus: {corpus}")
+        path.write_text(text)
+        assert run("verify", *words["test0"][:2]) == 0
+        told = "This model was trained on synthetic voices: " in capsys.readouterr().err
+        assert told is is_told
+
+
 def test_a_model_at_a_rate_where_no_speech_is_found(here, words, capsys):
     path = here / "results/run/model/hyperparams.yaml"
     text = path.read_text().replace("sample_rate: 16000", "sample_rate: 22050")

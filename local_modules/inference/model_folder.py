@@ -83,6 +83,7 @@ def write_model_folder(
         settings = {
             "sample_rate": hparams["sample_rate"],
             "threshold": metrics["valid"]["eer_threshold"],
+            "corpus": hparams["corpus"],
         }
         text = _model_hparams(hparams_text, settings)
         (part / HPARAMS).write_text(text, encoding="utf-8")

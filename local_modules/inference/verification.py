@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from scipy.special import expit
 
+from local_modules.corpus import SYNTHETIC
 from local_modules.errors import InputError
 from local_modules.evaluation.backend import (
     CALIBRATED,
@@ -140,6 +141,17 @@ class Verifier:
                 f"{source}: its threshold is {self.threshold!r}; it has to be a finite "
                 "number"
             )
+
+    @property
+    def warning(self) -> str | None:
+        """Why its answers mean nothing, as a sentence; None if they may."""
+        if getattr(self.model.classifier.hparams, "corpus", None) not in SYNTHETIC:
+            return None
+        return (
+            "This model was trained on synthetic voices: what it says about people "
+            "means nothing. Train one on recordings of people, see README.md, Your own "
+            "recordings."
+        )
 
     @property
     def is_calibrated(self) -> bool:

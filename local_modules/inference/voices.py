@@ -21,14 +21,15 @@ from local_modules.inference.speech import Quality
 from local_modules.inference.verification import Voice
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS model (fingerprint TEXT NOT NULL, source TEXT NOT NULL);
-CREATE TABLE IF NOT EXISTS recordings (
+CREATE TABLE model (fingerprint TEXT NOT NULL, source TEXT NOT NULL);
+CREATE TABLE recordings (
     number INTEGER PRIMARY KEY, name TEXT NOT NULL, enrolled_on TEXT NOT NULL,
     vector BLOB NOT NULL, seconds REAL, speech_seconds REAL, level_db REAL,
     clipped REAL
 );
-CREATE INDEX IF NOT EXISTS by_name ON recordings (name);
+CREATE INDEX by_name ON recordings (name);
 """
+TABLES = "SELECT name FROM sqlite_master WHERE type = 'table'"
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class VoiceStore:
     Arguments
     ---------
     path : str or os.PathLike
-        An SQLite file, created if missing.
+        An SQLite file; with a fingerprint, created if missing.
     fingerprint : str | None
         Of the model: vectors of different models can't be compared. None to only list
         and remove voices, whichever model made them.
@@ -95,14 +96,24 @@ class VoiceStore:
         self.path = Path(path)
         self._fingerprint, self._source = fingerprint, source
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            make_private(self.path)
-            self._database = sqlite3.connect(self.path, timeout=60.0)
+            if fingerprint is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                make_private(self.path)
+            existing = f"{self.path.absolute().as_uri()}?mode=rw"
+            self._database = sqlite3.connect(existing, uri=True, timeout=60.0)
             self._database.execute("PRAGMA secure_delete = ON")
             with self._database:
-                self._database.execute("BEGIN IMMEDIATE")
-                for statement in SCHEMA.split(";"):
-                    self._database.execute(statement)
+                if fingerprint is not None:
+                    self._database.execute("BEGIN IMMEDIATE")
+                tables = self._database.execute(TABLES).fetchall()
+                if fingerprint is not None and not tables:  # a new file
+                    for statement in SCHEMA.split(";"):
+                        self._database.execute(statement)
+                elif not {("model",), ("recordings",)} <= {*tables}:
+                    raise InputError(
+                        f"{path}: is not a voices file: it has no table of recordings; "
+                        "--voices FILE names another"
+                    )
                 if fingerprint is not None:
                     self._claim()
         except InputError:
@@ -121,6 +132,11 @@ class VoiceStore:
             if is_disk_full(error):
                 raise RunError(f"{self.path}: {error}; make room") from None
             raise InputError(f"{self.path}: {error}") from None
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a name is enrolled."""
+        query = "SELECT 1 FROM recordings WHERE name = ?"
+        return self._database.execute(query, (name,)).fetchone() is not None
 
     def add(self, name: str, voices: Sequence[Voice]) -> None:
         """Stores recordings of a voice, all or none; a known voice gets more.

@@ -137,9 +137,19 @@ class Answers:
             )
         heard = hear(self.verifier, path, "The recording")
         with self.open_store() as store:
+            known = store.voices([name])[0] if name in store else []
             store.add(name, [heard.voice])
-        html = self.parts.note(f"{name} is enrolled: {_quality(heard)}.")
-        return html + self.parts.warnings([heard.warning]), heard.voice
+        told, warnings = f"{name} is enrolled", [heard.warning]
+        if known:
+            told = f"Added to {name}, who now has {len(known) + 1} recordings"
+            (verdict,) = self.verifier.compare([known], heard.voice, self.prior)
+            if not verdict.same:
+                warnings.append(
+                    f"It does not sound like {name} did before. If it is another "
+                    f"person, remove {name} and enrol each under a name of their own."
+                )
+        html = self.parts.note(f"{told}: {_quality(heard)}.")
+        return html + self.parts.warnings(warnings), heard.voice
 
     @told
     def remove(self, name: str | None) -> tuple[str, None]:

@@ -4,12 +4,12 @@ import gradio
 
 from local_modules.page.answers import Answers
 from local_modules.page.hearing import MAX_MEGABYTES, MAX_SECONDS
+from local_modules.page.uploads import SECONDS_KEPT
 from local_modules.plots import BLUE
 
 TITLE = "Who is speaking?"
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
 DARK_BLUE = "#005A8E"
-SECONDS_KEPT = 600  # for recordings sent to the page
 # One request at a time: the model uses all cores that it may.
 LISTENING = {"concurrency_id": "model", "concurrency_limit": 1}
 
@@ -38,11 +38,11 @@ def build(answers: Answers, model_name: str) -> gradio.Blocks:
     -------
     gradio.Blocks
     """
-    with gradio.Blocks(
-        title=TITLE, analytics_enabled=False, delete_cache=(60, SECONDS_KEPT)
-    ) as page:
+    with gradio.Blocks(title=TITLE, analytics_enabled=False) as page:
         last = gradio.State()
         gradio.Markdown(f"# {TITLE}")
+        if answers.verifier.warning:
+            gradio.HTML(answers.parts.warnings([answers.verifier.warning]))
         with gradio.Tab("Compare"):
             with gradio.Row():
                 one = recorder("First recording", "one")

@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -14,6 +13,7 @@ from local_modules.errors import RunError
 from local_modules.page.access import find_address, find_password, is_loopback
 from local_modules.page.answers import Answers
 from local_modules.page.hearing import MAX_MEGABYTES
+from local_modules.page.uploads import uploads_folder
 from local_modules.templates import TEMPLATES
 
 # The page is self-contained: a browser loads nothing from elsewhere.
@@ -74,8 +74,12 @@ def serve(answers: Answers, model_name: str, host: str, port: int) -> None:
             ) from None
         # Service managers send SIGTERM; it ends the page as Ctrl-C does.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="speaker-"))
-        os.environ["GRADIO_TEMP_DIR"] = folder
+        # So does a terminal that is closed, except on Windows and under nohup.
+        hangup = getattr(signal, "SIGHUP", signal.SIGTERM)
+        if signal.getsignal(hangup) is signal.SIG_DFL:
+            signal.signal(hangup, lambda *_: signal.raise_signal(signal.SIGTERM))
+        folder = stack.enter_context(uploads_folder())
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
         stack.enter_context(contextlib.suppress(KeyboardInterrupt))
         where = f"[{address[0]}]" if family == socket.AF_INET6 else address[0]
         names = [where, "localhost"] if is_loopback(address) else None
@@ -113,12 +117,21 @@ def make_app(
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while it is imported
     # Imported here, because they take seconds, which other commands should not.
     import gradio
+    import safehttpx
     from fastapi import FastAPI
+    from gradio import processing_utils
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     from local_modules.page.layout import build, theme
 
+    # A request may name a URL in place of a recording, and Gradio would load it.
+    safehttpx.async_validate_url = _refuse
+    processing_utils.PUBLIC_HOSTNAME_WHITELIST.clear()
+    page = build(answers, model_name).queue(max_size=MAX_WAITING)
+    # A request may name a file, too. Only if the page is launched, Gradio checks that
+    # it was uploaded; and mounting a page doesn't launch it.
+    page.has_launched = True
     # The browser renders the scripts that Matplotlib's own font lacks.
     warnings.filterwarnings("ignore", "Glyph .* missing from")
     around = [Middleware(FromHereOnly)]
@@ -126,7 +139,7 @@ def make_app(
         around.append(Middleware(TrustedHostMiddleware, allowed_hosts=names))
     return gradio.mount_gradio_app(
         FastAPI(openapi_url=None, middleware=around),
-        build(answers, model_name).queue(max_size=MAX_WAITING),
+        page,
         path="/",
         auth=password and (lambda _, given: _same(given, password)),
         auth_message="Any name, and the password of this page.",
@@ -141,6 +154,10 @@ def make_app(
         theme=theme(),
         css_paths=TEMPLATES / "page.css",
     )
+
+
+async def _refuse(host: str) -> str:
+    raise ValueError(f"{host}: is not asked")
 
 
 def _same(given: str, password: str) -> bool:

@@ -22,8 +22,9 @@ from local_modules.manifest import Utterance
 logger = get_logger(__name__)
 
 # Trial lists are split at white space and at line ends, and SpeechBrain replaces
-# `$name` in a manifest and drops spaces that begin a field.
-UNUSABLE_NAME = re.compile(r"\$|[^\S ]|  |(^|/) |[\ud800-\udfff]")
+# `$name` in a manifest, drops spaces that begin a field, and splits a line of
+# label_encoder.txt at ` => `.
+UNUSABLE_NAME = re.compile(r"\$|[^\S ]|  |(^|/) | => |[\ud800-\udfff]")
 BATCH = 64
 OVERSHOOT_SECONDS = 0.5
 LISTED_SECONDS = 0.1  # enough for every encoder here
@@ -181,8 +182,8 @@ def _read_header(
     if any(map(UNUSABLE_NAME.search, (path, recording.id, recording.speaker))):
         return Skipped(
             path,
-            "has a name with $, a tab, a line end, a leading or double space, or bytes "
-            "that are not UTF-8",
+            "has a name with $, a tab, a line end, a leading or double space, ' => ', "
+            "or bytes that are not UTF-8",
         )
     full_path = os.path.join(root, path)
     try:

@@ -19,6 +19,7 @@ from local_modules.preparation.lists import (
     read_trial_file,
 )
 from local_modules.preparation.recordings import (
+    LISTED_SECONDS,
     Recording,
     Skipped,
     read_headers,
@@ -41,6 +42,7 @@ TRIALS = {"valid": "valid_trials.txt", "test": "test_trials.txt"}
 SKIPPED = "skipped.csv"
 PREPARED = "prepared.json"
 MIN_SPEAKERS = 2
+LONG_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,11 @@ class Settings:
                 raise InputError(
                     f"{split}_share is {share}; it must be over 0 and under 1"
                 )
-        if not self.min_seconds >= 0:
-            raise InputError(f"min_seconds is {self.min_seconds}; it must be 0 or more")
+        if not self.min_seconds >= LISTED_SECONDS:
+            raise InputError(
+                f"min_seconds is {self.min_seconds}; it must be {LISTED_SECONDS} or "
+                "more: what is shorter cannot be embedded"
+            )
         if not 0 <= self.max_bad_share <= 1:
             raise InputError(
                 f"max_bad_share is {self.max_bad_share}; it must be 0 to 1, such as "
@@ -175,6 +180,7 @@ def write_corpus(corpus: Corpus, save_folder: str, settings: Settings) -> None:
             )
     trial_lists = _complete(corpus, splits, {s.path for s in skipped}, settings)
     check_splits(splits)
+    _tell_of_long(splits)
 
     for split, name in MANIFESTS.items():
         write_manifest(save / name, splits[split])
@@ -293,3 +299,18 @@ def _verifiable(split: str, utterances: list[Utterance]) -> list[Utterance]:
             len(utterances),
         )
     return kept
+
+
+def _tell_of_long(splits: Splits) -> None:
+    for split, utterances in splits.items():
+        seconds = [u.duration for u in utterances if u.duration > LONG_SECONDS]
+        if seconds:
+            logger.warning(
+                "%s: %d recordings are longer than %.0f minutes, the longest has %.0f; "
+                "recordings are embedded whole, valid_batch_size at a time: if memory "
+                "may run out, cut them or lower --valid_batch_size",
+                split,
+                len(seconds),
+                LONG_SECONDS / 60,
+                max(seconds) / 60,
+            )

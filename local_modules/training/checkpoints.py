@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 from speechbrain.utils.checkpoints import CKPT_PREFIX, Checkpointer
@@ -65,6 +66,14 @@ class WholeCheckpointer(Checkpointer):
                     shutil.rmtree(folder)
         ddp_barrier()  # no rank looks before the marker exists
         return checkpoint
+
+    def _save_checkpoint_metafile(self, path, meta, end_of_epoch):
+        # SpeechBrain goes by this time: on a machine whose clock is behind that of an
+        # earlier one, it would delete each new checkpoint instead of the old.
+        if earlier := self.find_checkpoint():
+            latest = earlier.meta["unixtime"] + 1e-3
+            meta = {"unixtime": max(time.time(), latest), **meta}
+        return super()._save_checkpoint_metafile(path, meta, end_of_epoch)
 
     def save_and_keep_only(self, *args, **kwargs):
         """As SpeechBrain's, whose default list of `importance_keys` grows with each

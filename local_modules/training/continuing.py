@@ -17,12 +17,17 @@ from local_modules.yaml_trees import differences, load_plain, read_plain
 OPTIONS = "options.json"
 BUDGET_KEYS = {"number_of_epochs", "train_time_limit_minutes"}
 PROCESSES = "a number of processes of"
+TRIALS = "--trials of SHA-256"
 # What may change when a run is continued; the schedules adapt.
 FREE_KEYS = BUDGET_KEYS | {
     "num_workers",
     "valid_batch_size",
     "cache_gib",
     "data_folder",  # `check_same_corpus` compares the manifests made from it
+    "output_folder",  # may have been renamed, or be written in another way
+    "save_folder",
+    "manifest_folder",  # `check_same_corpus` compares what it holds
+    "trials",  # `check_same_options` compares its content
     "shard_cache",
     "skip_prep",
     "max_bad_share",
@@ -87,8 +92,8 @@ def note_options(run_opts: RunOptions, settings: Mapping) -> None:
 
 
 def check_same_options(run_opts: RunOptions, settings: Mapping) -> None:
-    """Checks that a run was started with the same run options, number of processes and
-    pretrained weights.
+    """Checks that a run was started with the same run options, number of processes,
+    trial list and pretrained weights.
 
     Arguments
     ---------
@@ -129,6 +134,9 @@ def _lasting(run_opts: RunOptions, settings: Mapping) -> dict:
         names.add("eval_precision")
     lasting = {name: run_opts[name] for name in sorted(names - settings.keys())}
     lasting[PROCESSES] = rank_and_count()[1]
+    trials = settings.get("trials")
+    if trials is None or Path(trials).is_file():  # else reported if it is needed
+        lasting[TRIALS] = trials and sha256(trials)[:12]
     if pretrained := settings.get("pretrained"):
         weights = Path(pretrained, WEIGHTS)
         if weights.is_file():  # else reported when they are loaded

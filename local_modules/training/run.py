@@ -63,8 +63,7 @@ def claimed(hparams_file: str, overrides: Mapping) -> Iterator[None]:
             f"--output_folder {folder}: is where the programs are; choose another, "
             "such as results/mine"
         )
-    for place in (folder, values["save_folder"]):
-        check_writable(place)
+    check_writable(folder)
     lock = FileLock(folder / LOCK)
     with writing_to(lock.lock_file):
         try:
@@ -83,6 +82,7 @@ def claimed(hparams_file: str, overrides: Mapping) -> Iterator[None]:
                 "another --output_folder"
             ) from None
     try:
+        check_writable(values["save_folder"])
         yield
     finally:
         lock.release()

@@ -8,8 +8,10 @@ import threading
 import time
 from collections.abc import Iterator
 
-# SLURM and torchrun send SIGTERM; sbatch --signal sends any, such as SIGUSR1.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# SLURM and torchrun send SIGTERM, and a terminal that is closed or loses its connection
+# SIGHUP; sbatch --signal sends any, such as SIGUSR1. Windows lacks the last two.
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 SECONDS_TO_REPEAT = 2.0  # torchrun forwards a Ctrl-C that its processes also get
 SECONDS_TO_OUTLIVE = 600  # longer than a validation
 
@@ -52,7 +54,8 @@ def noted_signals() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield noted
         return
-    # A program in the background of a script ignores Ctrl-C, and goes on ignoring it.
+    # A program in the background of a script ignores Ctrl-C, and goes on ignoring it;
+    # so does one under nohup with SIGHUP.
     numbers = [n for n in SIGNALS if signal.getsignal(n) != signal.SIG_IGN]
     before = {number: signal.signal(number, note) for number in numbers}
     try:
@@ -83,6 +86,6 @@ def outlive_signals(worker: int = 0) -> None:
         elif time.monotonic() - first >= SECONDS_TO_REPEAT:
             os._exit(0)
 
-    for number in (signal.SIGINT, signal.SIGUSR1):
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, outlive)

@@ -102,7 +102,7 @@ def prepare(
 
 def _read_speakers(path: Path) -> set[str]:
     try:
-        return set(path.read_text(encoding="utf-8").split())
+        return set(path.read_text(encoding="utf-8-sig").split())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}; {LAYOUT}") from None
 

@@ -74,7 +74,7 @@ def prepare(
 
 def _read_table(path: Path) -> Iterator[Recording | Skipped]:
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:
             # Quotation marks in sentences have no meaning.
             reader = csv.DictReader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
             missing = {"client_id", "path"} - {*(reader.fieldnames or ())}

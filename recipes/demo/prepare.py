@@ -251,8 +251,14 @@ def _write_manifests(
 
 def _read_transcript(data: Path, speaker: Speaker) -> list[dict[str, str]]:
     path = data / speaker.split / speaker.name / _TRANSCRIPT
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except OSError as error:
+        raise RunError(
+            f"{path}: cannot be read: {error.strerror}; delete its folder, and the "
+            "same command makes it again"
+        ) from None
 
 
 def _utterances(speaker: Speaker, transcript: list[dict[str, str]]) -> Iterator:

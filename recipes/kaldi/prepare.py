@@ -160,7 +160,7 @@ def _read(path: Path) -> Iterator[tuple[str, str, str]]:
     """Yields the location of each line, its first column and the rest."""
     seen = set()
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             for number, line in enumerate(file, start=1):
                 where = f"{path}:{number}"
                 columns = line.strip().split(maxsplit=1)

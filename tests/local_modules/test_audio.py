@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from speechbrain.lobes.features import Fbank
 from torch.utils.data import DataLoader
 
 from local_modules import audio
@@ -297,13 +298,25 @@ def test_workers_that_outlive_an_epoch_see_it(ramp, context):
             assert torch.equal(wav, alone(utt_id, ramp, 0, len(RAMP)))
 
 
-@pytest.mark.parametrize("sample", [np.nan, np.inf])
+@pytest.mark.parametrize("sample", [np.nan, np.inf, 1e25, -1e25])
 def test_samples_that_are_no_numbers_are_no_recording(tmp_path, sample):
     wave = RAMP.copy()
     wave[100] = sample
     path = write(tmp_path / "broken.wav", wave)
     assert UtteranceReader(RATE)("u", path, 0, len(RAMP)) is None
     assert UtteranceReader(RATE)("u", path, 101, len(RAMP)) is not None
+
+
+def test_what_is_read_has_finite_features(tmp_path):
+    """Also where it is not scaled; what is not read has none."""
+    wave = np.random.default_rng(0).uniform(-1, 1, RATE)
+    path = write(tmp_path / "loud.wav", wave * 2**31)
+    wav = UtteranceReader(RATE)("u", path, 0, RATE)
+    fbank = Fbank(sample_rate=RATE, n_mels=80)
+    assert wav.abs().max() > 1e9 and fbank(wav[None]).isfinite().all()
+    assert fbank(wav[None].sign() * audio.LOUDEST).isfinite().all()
+    wav[100] = 1e25
+    assert not fbank(wav[None]).isfinite().all()
 
 
 def test_a_batch_without_what_is_lost():

@@ -79,6 +79,9 @@ class TestCommandLine:
             ("--device cuda:99", "--device cuda:99: torch sees"),
             ("--device cpu --precision fp16", "--precision fp16: is for GPUs"),
             ("--lr 1 --lr 2", "--lr: is given 2 times"),
+            ("--trials --lr 0.1", "--trials: has no value; for none, give null"),
+            ("--compile_module_keys a", "--compile_module_keys: needs --compile too"),
+            ("--jit_module_keys a", "--jit_module_keys: needs --jit too"),
             ("--lr 2024-13-45", "expected FILE.yaml"),
             ("--auto_mix_prec", "--auto_mix_prec: is --precision fp16 now"),
             ("--device cpu --eval_precision fp16", "--eval_precision fp16: is for"),
@@ -91,6 +94,16 @@ class TestCommandLine:
     )
     def test_wrong_values(self, arguments, words):
         assert words in message(parse_command_line, ["a.yaml", *arguments.split()])
+
+    @pytest.mark.parametrize("nothing", ["", " "])
+    @pytest.mark.parametrize("joined", [False, True])
+    def test_an_unset_variable_is_no_value(self, nothing, joined):
+        """In quotation marks; YAML takes it for null, which makes another run."""
+        keys = ("output_folder", "pretrained", "noise_folder")
+        for key in keys:
+            pair = [f"--{key}={nothing}"] if joined else [f"--{key}", nothing]
+            text = message(parse_command_line, ["a.yaml", *pair, "--lr", "1"])
+            assert text == f"--{key}: has no value; for none, give null"
 
     @pytest.mark.parametrize(
         ("given", "whole"),

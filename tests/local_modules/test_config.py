@@ -65,6 +65,11 @@ class TestOverrides:
         assert plain_values(speech, overrides)["train_time_limit_minutes"] is None
         assert plain_values(speech, {})["train_time_limit_minutes"] == 20.0
 
+    @pytest.mark.parametrize("key", ["output_folder", "manifest_folder", "save_folder"])
+    def test_a_run_is_written_somewhere(self, key):
+        text = message(check_overrides, CONFORMER, {key: None})
+        assert text == f"--{key} null: has to be a folder to write to"
+
     def test_nested_key_is_not_top_level(self):
         assert "--channels" in message(check_overrides, CONFORMER, {"channels": 8})
 
@@ -198,3 +203,11 @@ def test_ranges():
     assert "--crop_seconds 0.05: has to be 0.1 or more" in message(
         check_ranges, {"crop_seconds": 0.05}
     )
+    check_ranges({"augment_prob": 0, "sample_rate": 8000})
+    check_ranges({"augment_prob": 1.0})
+    for share in (60, 1.01, -0.1, float("nan")):
+        text = message(check_ranges, {"augment_prob": share})
+        assert text == f"--augment_prob {share}: has to be from 0 to 1"
+    for rate in (0, 8):
+        text = message(check_ranges, {"sample_rate": rate})
+        assert text == f"--sample_rate {rate}: has to be 1000 or more"

@@ -52,6 +52,14 @@ def test_cnceleb1(corpus, home):
     assert len(corpus.splits()["test"]) == 4  # not the raw recordings beside them
 
 
+def test_a_list_with_a_byte_order_mark(corpus):
+    write(corpus, ".")
+    path = corpus.data / "dev/dev.lst"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    speakers = prepared(corpus)
+    assert "id00000" in speakers["train"] | speakers["valid"]
+
+
 def test_targets_of_validation_join_sessions(corpus):
     write(corpus)
     prepared(corpus)

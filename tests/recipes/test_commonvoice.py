@@ -40,6 +40,13 @@ def test_a_language(clients):
     assert clients.trials("test").labels.tolist() == [True] * 2 + [False] * 2
 
 
+def test_a_table_with_a_byte_order_mark(clients):
+    path = clients.data / "validated.tsv"
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    prepare(str(clients.data), str(clients.save))
+    assert len(clients.splits()["train"]) == 8
+
+
 def test_names_of_the_first_releases(clients):
     path = clients.data / "validated.tsv"
     path.write_text(path.read_text().replace(".mp3", ""))

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from local_modules.errors import InputError
+from local_modules.errors import InputError, RunError
 from recipes.demo import prepare as module
 from recipes.demo.espeak import Espeak
 from recipes.demo.prepare import prepare
@@ -127,6 +128,22 @@ def test_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file: cannot be written"):
         prepare(str(tmp_path / "file"), str(tmp_path), **TINY)
+
+
+def test_a_transcript_that_is_gone_is_named_and_made_again(corpus, tmp_path):
+    shutil.copytree(corpus, tmp_path / "copy")
+    data, save = (str(tmp_path / "copy" / name) for name in ("data", "save"))
+    speaker = Path(data, "train", "train0001")
+    (speaker / "transcript.csv").unlink()
+    with pytest.raises(RunError) as caught:
+        prepare(data, save, **TINY)
+    assert str(caught.value) == (
+        f"{speaker}/transcript.csv: cannot be read: No such file or directory; delete "
+        "its folder, and the same command makes it again"
+    )
+    shutil.rmtree(speaker)
+    prepare(data, save, **TINY)
+    assert contents(tmp_path / "copy") == contents(corpus)
 
 
 def test_manifests_fit_the_audio(corpus):

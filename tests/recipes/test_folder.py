@@ -550,6 +550,7 @@ def test_split_folder_without_audio(named, save):
         ("valid_share", 0),
         ("test_share", 1.0),
         ("min_seconds", -1),
+        ("min_seconds", 0),  # nothing can be heard in a millisecond
         ("min_seconds", float("nan")),
         ("max_bad_share", 1.5),
     ],

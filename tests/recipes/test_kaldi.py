@@ -30,6 +30,23 @@ def test_one_folder(corpus):
     assert len(corpus.trials("test")) == 4
 
 
+def test_files_with_a_byte_order_mark(corpus):
+    corpus.add(*write(corpus.data))
+    for name in ("wav.scp", "utt2spk"):
+        path = corpus.data / name
+        path.write_text(path.read_text(), encoding="utf-8-sig")
+    prepare(str(corpus.data), str(corpus.save))
+    assert "s0-0" in {row.id for part in corpus.splits().values() for row in part}
+
+
+def test_recordings_that_may_not_fit_into_memory_are_told(corpus, caplog):
+    corpus.add(*write(corpus.data), seconds=600, rate=400)
+    prepare(str(corpus.data), str(corpus.save))
+    for split, n in (("train", 8), ("valid", 4), ("test", 4)):
+        told = f"{split}: {n} recordings are longer than 2 minutes, the longest has 10;"
+        assert told in caplog.text
+
+
 def test_absolute_paths_outside(corpus, tmp_path):
     elsewhere = tmp_path / "elsewhere"
     for path in write(corpus.data, lead=f"{elsewhere}/"):

@@ -328,6 +328,7 @@ class TestFiles:
             else "ECAPA_TDNN",
         ):
             assert part in card
+        assert "Publish it only with their consent." in card
         assert not re.search(r"\{\w+\}", card)  # every blank is filled in
         code = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
         assert len(code) == 2

@@ -87,14 +87,42 @@ def test_a_file_without_voices_is_any_models(tmp_path):
 
 def test_who_only_looks_claims_no_file(tmp_path):
     path = tmp_path / "voices.db"
-    with VoiceStore(path) as store:
-        assert store.enrolled() == []
-        with pytest.raises(ValueError, match="of which model"):
-            store.add("ann", [VOICE])
+    with pytest.raises(InputError, match="is not a voices file: unable to open"):
+        VoiceStore(path)
+    assert not path.exists()
     with VoiceStore(path, "f", "m") as store:
         store.add("ann", [VOICE])
+        assert "ann" in store and "bob" not in store
     with VoiceStore(path) as store:
+        with pytest.raises(ValueError, match="of which model"):
+            store.add("bob", [VOICE])
         store.remove("ann")
+    with VoiceStore(path) as store:
+        assert store.enrolled() == []
+
+
+@pytest.mark.parametrize("of_model", [(), ("f", "m")])
+def test_another_programs_file_is_refused_and_not_changed(of_model, tmp_path):
+    path = tmp_path / "bookmarks.db"
+    other = sqlite3.connect(path)
+    with other:
+        other.execute("CREATE TABLE bookmarks (address TEXT)")
+    other.close()
+    octets = path.read_bytes()
+    with pytest.raises(InputError, match="bookmarks.db: is not a voices file: it has"):
+        VoiceStore(path, *of_model)
+    assert path.read_bytes() == octets
+
+
+def test_who_only_looks_waits_for_nobody_who_writes(tmp_path):
+    path = tmp_path / "voices.db"
+    with VoiceStore(path, "f", "m") as store:
+        store.add("ann", [VOICE])
+        store._database.execute("BEGIN IMMEDIATE")
+        start = time.monotonic()
+        with VoiceStore(path) as other:
+            assert [voice.name for voice in other.enrolled()] == ["ann"]
+        assert time.monotonic() - start < 30  # a lock is waited for for a minute
 
 
 def test_every_change_is_another_state(tmp_path):

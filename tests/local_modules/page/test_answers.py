@@ -112,6 +112,18 @@ def test_enrol_identify_remove(answers, words, monkeypatch):
     assert answers.names() == ["test0", "test2"]
 
 
+def test_who_is_enrolled_already_is_told(answers, words, verifier):
+    for prior, sounds_alike in ((1 - 1e-9, True), (1e-9, False)):
+        name = f"ann {prior}"
+        asked = Answers(verifier, answers.open_store, prior)
+        assert f"{name} is enrolled: " in asked.enrol(words["test0"][0], name, True)[0]
+        html = asked.enrol(words["test0"][1], name, True)[0]
+        assert f"Added to {name}, who now has 2 recordings: " in html
+        assert ("does not sound like" in html) is not sounds_alike
+    with answers.open_store() as store:
+        assert [voice.n_recordings for voice in store.enrolled()] == [2, 2]
+
+
 def test_names_are_escaped(answers, words):
     for number, name in enumerate((EVIL, "$x_2$ & ${1}{{2}}", "ann")):
         html = answers.enrol(words["test0"][number], name, True)[0]

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from urllib.parse import urlparse
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
@@ -79,6 +80,19 @@ def comes_back(response):
     """Whether a recorder shows what the server has: from then on it can be asked
     about."""
     return "/gradio_api/file=" in response.url
+
+
+def test_a_terminal_that_is_closed_ends_the_page(serving, words):
+    """And deletes the recordings."""
+    address, process, folder = serving
+    with open(words["test0"][0], "rb") as file:
+        sent = httpx.post(f"{address}gradio_api/upload", files={"files": file})
+    (path,) = sent.json()
+    assert Path(path).is_relative_to(folder / "tmp") and Path(path).exists()
+    process.send_signal(signal.SIGHUP)
+    _, error = process.communicate(timeout=120)
+    assert process.returncode == 0 and "Traceback" not in error
+    assert not list((folder / "tmp").iterdir())
 
 
 def test_a_person_with_a_microphone(serving, open_page, words):

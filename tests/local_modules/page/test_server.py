@@ -1,6 +1,9 @@
 """What guards the page, asked over HTTP."""
 
+import json
+import shutil
 import signal
+import socket
 
 import pytest
 import uvicorn
@@ -56,6 +59,56 @@ def test_an_upload_that_is_too_large_is_refused(client, tmp_path):
     assert kept.stat().st_size == 1000
 
 
+def identify(page, path):
+    """Whether the question who speaks in a file could be answered, and the answer."""
+    functions = page.get("/config").json()["dependencies"]
+    (number,) = (each["id"] for each in functions if each["api_name"] == "identify")
+    recording = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+    asked = {"data": [recording], "fn_index": number, "session_hash": "s"}
+    assert page.post("/gradio_api/queue/join", json=asked).status_code == 200
+    told = page.get("/gradio_api/queue/data", params={"session_hash": "s"}).text
+    lines = [json.loads(line[6:]) for line in told.splitlines() if line]
+    (end,) = (line for line in lines if line["msg"] == "process_completed")
+    return end["success"], json.dumps(end["output"])
+
+
+def test_only_what_was_sent_is_read(client, words, tmp_path):
+    """Not another file of this machine, whoever asks for it."""
+    theirs = shutil.copy(words["test0"][0], tmp_path / "theirs.wav")
+    with client() as page, open(theirs, "rb") as file:
+        upload = {"files": ("mine.wav", file)}
+        (mine,) = page.post("/gradio_api/upload", files=upload).json()
+        answered, answer = identify(page, mine)
+        assert answered and "Nobody who is enrolled" in answer
+        answered, answer = identify(page, theirs)
+        assert not answered and "Nobody" not in answer
+    assert [path.name for path in (tmp_path / "sent").rglob("*.wav")] == ["mine.wav"]
+
+
+@pytest.mark.parametrize("host", ["huggingface.co", "public.example"])
+def test_nothing_is_loaded_from_the_network(host, client, monkeypatch):
+    """Whatever address it is asked for."""
+    found = []
+
+    def look_up(name, *arguments, **options):
+        found.append(name)
+        raise socket.gaierror
+
+    with client() as page:
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        assert not identify(page, f"http://{host}/a.wav")[0]
+        assert page.get(f"/gradio_api/file=http://{host}/a.wav").status_code == 403
+    assert found == []
+
+
+def test_a_model_of_synthetic_voices_says_so(answers, client, monkeypatch):
+    told = "This model was trained on synthetic voices: "
+    assert told not in client().get("/config").text
+    hparams = answers.verifier.model.classifier.hparams
+    monkeypatch.setattr(hparams, "corpus", "demo")
+    assert told in client().get("/config").text
+
+
 def test_what_is_served_has_its_guards_up(answers, monkeypatch):
     """On this machine, asked while it is up."""
     found = []
@@ -71,9 +124,10 @@ def test_what_is_served_has_its_guards_up(answers, monkeypatch):
     monkeypatch.setattr(uvicorn.Server, "run", ask)
     monkeypatch.setenv(PASSWORD, "sésame")
     monkeypatch.setenv("GRADIO_TEMP_DIR", "")  # restored at the end
-    before = signal.getsignal(signal.SIGTERM)
+    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
     try:
         serve(answers, "model", "127.0.0.1", 0)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for name, handler in before.items():
+            signal.signal(name, handler)
     assert found == [["127.0.0.1"], 401, 401, 400, 200]

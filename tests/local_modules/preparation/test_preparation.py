@@ -9,6 +9,7 @@ import random
 import numpy as np
 import pytest
 import soundfile
+from speechbrain.dataio.encoder import CategoricalEncoder
 
 import recipes
 from local_modules.audio import UtteranceReader
@@ -160,6 +161,25 @@ def test_an_mp3_that_says_how_long_it_is_is_taken_at_its_word(tmp_path, monkeypa
     monkeypatch.setattr("local_modules.preparation.recordings.BLOCK", None)
     ((_, result),) = read_headers(tmp_path, [Recording("u", "a.mp3", "s")], 0.5)
     assert result.stop == 16000
+
+
+@pytest.mark.parametrize(
+    ("name", "is_kept"), [("a => b", False), ("a=>b", True), ("a =>", True)]
+)
+def test_whom_speechbrain_can_name_again(name, is_kept, tmp_path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
+    ((_, result),) = read_headers(tmp_path, [Recording("u", "a.wav", name)], 0.5)
+    assert isinstance(result, Utterance) == is_kept
+    encoder, again = CategoricalEncoder(), CategoricalEncoder()
+    encoder.update_from_iterable([name, "other"])
+    encoder.save(tmp_path / "label_encoder.txt")
+    if is_kept:
+        again.load(tmp_path / "label_encoder.txt")
+        assert again.lab2ind == encoder.lab2ind
+    else:
+        assert "' => '" in result.reason
+        with pytest.raises(ValueError):
+            again.load(tmp_path / "label_encoder.txt")
 
 
 def test_longest_of_each_file():

@@ -193,6 +193,30 @@ def test_keeps_the_best_and_the_latest(checkpointer):
     assert checkpointer.find_checkpoint().meta["number"] == 4
 
 
+def test_a_clock_that_is_behind_costs_no_checkpoint(checkpointer, monkeypatch):
+    """Such as that of another machine, where a run is continued."""
+
+    def save(number, **kind):
+        checkpointer.save_and_keep_only(meta={"number": number, **kind})
+        latest = WholeCheckpointer(checkpointer.checkpoints_dir).find_checkpoint()
+        assert latest.meta["number"] == number
+
+    save(1)
+    with monkeypatch.context() as behind:
+        behind.setattr(time, "time", lambda: 1e9)
+        save(2)
+        save(3)
+        for number in (4, 5):  # within an epoch, as in SpeechBrain's Brain
+            checkpointer.save_and_keep_only(
+                meta={"number": number, "within": True},
+                end_of_epoch=False,
+                ckpt_predicate=lambda checkpoint: "within" in checkpoint.meta,
+            )
+            assert checkpointer.find_checkpoint().meta["number"] == number
+    assert {c.meta["number"] for c in checkpointer.list_checkpoints()} == {3, 5}
+    save(6)
+
+
 def test_marker_lists_what_is_there(checkpointer):
     checkpoint = checkpointer.save_checkpoint()
     listed = json.loads((checkpoint.path / "complete.json").read_text())

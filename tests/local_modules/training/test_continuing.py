@@ -45,6 +45,9 @@ def test_same_settings(run):
         {"num_workers": 3, "valid_batch_size": 7, "max_bad_share": 0.5},
         {"cache_gib": 0.5, "shard_cache": "x", "skip_prep": True},
         {"nonfinite_patience": 9},
+        # `./run` for `run`, or a folder that has been renamed
+        {"output_folder": "./run"},
+        {"save_folder": "a", "manifest_folder": "b", "trials": "c"},
     ],
 )
 def test_free_keys(run, free):
@@ -204,6 +207,20 @@ class TestOptions:
         Path(settings["pretrained"], "embedding_model.safetensors").write_bytes(b"2")
         told = message(check_same_options, options(), settings)
         assert "embedding_model.safetensors of SHA-256 " in told
+
+    def test_a_trial_list_may_move_but_not_change(self, settings, tmp_path):
+        lists = [tmp_path / name for name in ("one", "moved", "other")]
+        for path, text in zip(lists, ("1 a b", "1 a b", "1 a c"), strict=True):
+            path.write_text(text)
+        one, moved, other = ({**settings, "trials": str(path)} for path in lists)
+        note_options(options(), one)
+        check_same_options(options(), moved)
+        for another in (other, settings):
+            told = message(check_same_options, options(), another)
+            assert "holds a run with --trials of SHA-256 " in told
+        note_options(options(), settings)
+        told = message(check_same_options, options(), one)
+        assert "holds a run with --trials of SHA-256 None, not " in told
 
     def test_a_key_of_the_recipe_is_compared_as_such(self, settings):
         settings["precision"] = "fp32"

@@ -1,6 +1,7 @@
 """Signals that end a program: noted, and obeyed where they are repeated."""
 
 import os
+import pty
 import signal
 import threading
 import time
@@ -10,7 +11,7 @@ import pytest
 from local_modules.training import stopping
 from local_modules.training.stopping import noted_signals, outlive_signals
 
-SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
 
 
 @pytest.mark.parametrize("sign", SIGNALS)
@@ -75,12 +76,31 @@ def test_a_data_worker_outlives_the_first_for_a_while(later, monkeypatch):
     assert (time.monotonic() - begin > 0.9) != later
 
 
-def test_what_is_ignored_stays_so(monkeypatch):
-    """As Ctrl-C is in the background of a script."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGHUP])
+def test_what_is_ignored_stays_so(sign):
+    """As Ctrl-C is in the background of a script, and a closed terminal by nohup."""
+    before = signal.signal(sign, signal.SIG_IGN)
     try:
         with noted_signals() as noted:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(sign)
         assert not noted
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(sign, before)
+
+
+def test_a_closed_terminal_is_noted():
+    """There is nothing left then to write to."""
+    child, terminal = pty.fork()
+    if not child:
+        try:
+            with noted_signals() as noted:
+                os.write(1, b"ready")
+                while not noted:
+                    time.sleep(0.01)
+            os._exit(noted[0])
+        finally:
+            os._exit(99)
+    assert os.read(terminal, 5) == b"ready"
+    os.close(terminal)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status == signal.SIGHUP
