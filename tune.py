@@ -12,9 +12,7 @@ torchrun, each trial trains on all processes.
 """
 
 import argparse
-import contextlib
 import json
-import math
 import shlex
 import sys
 import time
@@ -23,11 +21,10 @@ from pathlib import Path
 
 import optuna
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from optuna.trial import FrozenTrial, TrialState
 from speechbrain.utils.distributed import if_main_process
 from speechbrain.utils.logger import get_environment_description
-from tqdm import tqdm
 
 from local_modules import config
 from local_modules.command_line import parse_command_line
@@ -44,24 +41,23 @@ from local_modules.files import check_writable, replacing
 from local_modules.tuning import outcome
 from local_modules.tuning.figures import make_pictures, write_pictures
 from local_modules.tuning.job import Job
+from local_modules.tuning.objectives import objective_text
+from local_modules.tuning.progress import check_first, first_screen, watch
 from local_modules.tuning.ranks import Ranks
 from local_modules.tuning.report import write_report
 from local_modules.tuning.retrain import retrain
 from local_modules.tuning.search import (
-    distribution_text,
     make_sampler_and_pruner,
     read_search,
     search_file_of,
 )
-from local_modules.tuning.storage import point_to_storage
+from local_modules.tuning.storage import hide_password, point_to_storage
 from local_modules.tuning.study import (
-    EPOCHS,
     SLOT,
     Turnstile,
     check_claim,
     claim,
     enqueue_defaults,
-    failure_reason,
     has_ended,
     live_trials,
 )
@@ -150,95 +146,6 @@ def make_job(options: argparse.Namespace, rest: list[str]) -> tuple[Job, dict]:
     return job, full
 
 
-def first_screen(job: Job, n_workers: int, n_done: int) -> str:
-    """What will run, how long it takes, and how to stop and continue."""
-    search = job.search
-    minutes = search.proxy.get("train_time_limit_minutes")
-    n_left = max(0, job.n_trials - n_done)
-    if minutes is None:
-        takes = "unknown before the first trials, whose lines give their minutes"
-    else:
-        in_all = math.ceil(n_left / n_workers) * minutes
-        if job.deadline is not None:  # trials started by then run to their end
-            in_all = min(in_all, (job.deadline - time.time()) / 60 + minutes)
-        takes = f"up to {in_all:.0f} min of training"
-        takes += ", plus reading the corpus and validating"
-    ranges = "\n             ".join(
-        f"{key}: {distribution_text(space)}" for key, space in search.space.items()
-    )
-    return "\n".join(
-        [
-            f"Study      {job.name}: {job.n_trials} trials of {job.recipe}"
-            + (f", {n_done} of them done" if n_done else ""),
-            f"searched   {ranges}",
-            f"a trial    {outcome.params_text(search.proxy) or 'the full length'}; "
-            "the first has the recipe's own values",
-            f"judged by  {', '.join(search.objectives)} on valid; test is not read",
-            f"takes      {takes}, with {n_workers} at a time",
-            f"results    {job.folder}",
-            "Ctrl-C stops; the same command continues.",
-            "",
-        ]
-    )
-
-
-def watch(
-    job: Job, study: optuna.Study, running: Iterator[dict[int, FrozenTrial]]
-) -> None:
-    """Runs the study with a line for each trial and a progress bar."""
-    shown = {number for number, trial in live_trials(study).items() if has_ended(trial)}
-    with (
-        contextlib.closing(running),
-        tqdm(
-            total=job.n_trials,
-            initial=len(shown),
-            unit="trial",
-            smoothing=0,
-            disable=None,  # if the output is not a terminal; lines are still written
-        ) as progress,
-    ):
-        try:
-            for live in running:
-                for number, trial in live.items():
-                    if not has_ended(trial) or number in shown:
-                        continue
-                    shown.add(number)
-                    progress.write(outcome.trial_line(trial, job.search.objectives))
-                    progress.update()
-                check_first(live)
-                progress.set_postfix_str(standing(job, study, live), refresh=False)
-                progress.refresh()
-        except RunError:
-            check_first(live_trials(study))  # if it failed, that is the cause
-            raise
-
-
-def check_first(live: dict[int, FrozenTrial]) -> None:
-    """Ends a study whose first trial has failed, also if it is started again: the
-    others have nothing to be compared with."""
-    first = live.get(0)
-    if first is not None and first.state == TrialState.FAIL and has_ended(first):
-        raise RunError(
-            "the first trial, with the recipe's own values, failed: "
-            f"{failure_reason(first)}; once that is fixed, start a new study, "
-            "--study NAME"
-        )
-
-
-def standing(job: Job, study: optuna.Study, live: dict) -> str:
-    """The best trial so far and the running ones, in a few words."""
-    words = []
-    best = outcome.best_trial(study)
-    if best is not None:
-        value = outcome.objective_text(job.search.objectives[0], best.values[0])
-        words.append(f"best {value} (trial {best.user_attrs[SLOT]})")
-    for number, trial in live.items():
-        if trial.state == TrialState.RUNNING:
-            n_epochs = len(trial.user_attrs.get(EPOCHS, ()))
-            words.append(f"trial {number} after epoch {n_epochs}")
-    return "; ".join(words)
-
-
 def finish(job: Job, study: optuna.Study, full: dict) -> None:
     """Writes the table of trials, the best recipe, the pictures and the report, and
     prints where they are."""
@@ -249,7 +156,7 @@ def finish(job: Job, study: optuna.Study, full: dict) -> None:
         print(f"No trial is complete yet; {folder / 'trials.csv'} lists those so far.")
         return
     live, number = live_trials(study), best.user_attrs[SLOT]
-    value = outcome.objective_text(name, best.values[0])
+    value = objective_text(name, best.values[0])
     outcome.write_recipe(
         job.recipe,
         {k: v for k, v in full.items() if k not in MANIFESTS} | best.params,
@@ -272,7 +179,7 @@ def finish(job: Job, study: optuna.Study, full: dict) -> None:
     print(f"\nbest      trial {number}: {value}")
     print(f"          {outcome.params_text(best.params)}")
     if live[0].state == TrialState.COMPLETE:  # a pruned trial has a value too
-        print(f"baseline  trial 0: {outcome.objective_text(name, live[0].values[0])}")
+        print(f"baseline  trial 0: {objective_text(name, live[0].values[0])}")
     print(f"report    {folder / 'report.html'}")
     print(f"pictures  {folder / 'plots'}")
     print(f"train it  {command}")
@@ -378,7 +285,13 @@ def retrain_best(
     if best.user_attrs[SLOT] != 0:
         systems["best"] = (best.user_attrs[SLOT], {**full, **best.params})
     # Of two such commands at the same time, the second reuses the first's trainings.
-    with FileLock(job.folder / ".retrain.lock"):
+    lock = FileLock(job.folder / ".retrain.lock")
+    try:
+        held = lock.acquire(blocking=False)
+    except Timeout:
+        print(f"{job.folder}: waiting for another process to retrain", flush=True)
+        held = lock.acquire()
+    with held:
         retrain(
             job.recipe,
             systems,
@@ -398,7 +311,7 @@ def main(argv: list[str]) -> int:
         Exit status: 0, 1 for a failed study, 2 for wrong usage, 130 for Ctrl-C.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    command = shlex.join(["python", "tune.py", *argv])
+    command = shlex.join(["python", "tune.py", *map(hide_password, argv)])
     return exit_status("tune.py", lambda: tune(argv), f"To continue: {command}")
 
 

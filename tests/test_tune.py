@@ -14,14 +14,16 @@ import time
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from optuna.trial import TrialState
 
 import tune
 from local_modules import config
 from local_modules.command_line import parse_command_line
 from local_modules.tuning import supervisor
+from local_modules.tuning.progress import first_screen
 from local_modules.tuning.storage import open_study
-from local_modules.tuning.study import failure_reason, live_trials
+from local_modules.tuning.study import enqueue_defaults, failure_reason, live_trials
 from tests.programs import CONTEXT, Program
 
 ROOT = Path(__file__).parents[1]
@@ -93,6 +95,27 @@ def run_tune(folder, arguments):
 def rows_of(folder):
     with open(folder / "trials.csv", newline="") as file:
         return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--storage", "sqlite://me:s3cret@/x.db"],
+        ["--storage=sqlite:///x.db?user=me&password=s3cret"],
+    ],
+)
+def test_a_password_is_not_printed(option, monkeypatch, capsys):
+    """Nor is what stands around it lost."""
+
+    def interrupted(argv):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune, "tune", interrupted)
+    assert tune.main(command(*option)) == 130
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    _, _, shown = line.partition("To continue: python tune.py ")
+    expected = [word.replace("s3cret", "***") for word in command(*option)]
+    assert shlex.split(shown) == expected
 
 
 def test_a_study_and_what_it_leaves(here):
@@ -282,6 +305,7 @@ def test_a_first_trial_that_was_pruned_is_not_shown_for_the_own_values(here, cap
         (["--n_trials", "0"], ["--n_trials 0"]),
         (["--n_trials", "x"], ["--n_trials", "'x'"]),
         (["--objective", "eerr"], ["eerr", "min_dcf"]),
+        (["--objective", "eer,eer"], ["objective eer", "name it once"]),
         (["--search", "none.yaml"], ["none.yaml"]),
         (["--search", "misspelt.yaml"], ["misspelt.yaml", "TPESamplre"]),
         (["--precision", "fp8"], ["--precision", "bf16"]),
@@ -368,7 +392,8 @@ def test_a_study_is_not_continued_as_another(here, no_study_pictures, capsys):
     wider = SEARCH.replace("high: 0.01", "high: 0.02")
     (here / SEARCH_FILE).write_text(wider)
     assert tune.main(command("--n_trials", "2")) == 2
-    assert "was begun with searched.lr." in capsys.readouterr().err
+    told = "was begun with searched.lr.attributes.high 0.01, not 0.02; "
+    assert told in capsys.readouterr().err
     (here / SEARCH_FILE).write_text(SEARCH)
     assert (here / "results/tune/small/storage.txt").read_text() == "study.journal\n"
     database = ("--storage", f"sqlite:///{here}/study.db")
@@ -398,14 +423,14 @@ def test_the_first_screen_says_how_long_it_takes(options, told, here):
     (here / SEARCH_FILE).write_text(SEARCH.replace("number_of_epochs: 2", minutes))
     options, rest = tune.parse(command(*options))
     job, _ = tune.make_job(options, rest)
-    assert told in tune.first_screen(job, options.workers, 0)
+    assert told in first_screen(job, options.workers, 0)
 
 
 def test_the_first_screen_of_trials_in_full(here):
     text = SEARCH.replace("proxy:\n    number_of_epochs: 2", "proxy: {}")
     (here / SEARCH_FILE).write_text(text)
     job, _ = tune.make_job(*tune.parse(command()))
-    assert "\na trial    the full length; the first" in tune.first_screen(job, 1, 0)
+    assert "\na trial    the full length; the first" in first_screen(job, 1, 0)
 
 
 def test_the_best_is_retrained_with_what_was_found(here):
@@ -430,6 +455,31 @@ def test_the_best_is_retrained_with_what_was_found(here):
         (None, None, 4, 1234, None),  # the recipe's own
         (0.002, 16, 4, 1234, None),
     ]
+
+
+def test_a_second_retraining_says_what_it_waits_for(here, monkeypatch):
+    job, full = tune.make_job(*tune.parse(command()))
+    job.folder.mkdir(parents=True)
+    study = job.open_study()
+    enqueue_defaults(study, job.search.defaults)
+    study.tell(study.ask(job.search.space), 0.4)
+    told = []
+
+    def train(recipe, run_opts, overrides):
+        told.append("trained")
+        row = {"eer": 0.1, "min_dcf": 0.5}
+        return {"valid": row, "test": row}
+
+    def tell(words, **_):
+        if "another process" in words:
+            told.append(words)
+            lock.release()
+
+    monkeypatch.setattr("builtins.print", tell)
+    lock = FileLock(job.folder / ".retrain.lock")
+    lock.acquire()
+    tune.retrain_best(job, study, full, 1, train)
+    assert told == [f"{job.folder}: waiting for another process to retrain", "trained"]
 
 
 def test_a_study_is_not_continued_on_other_recordings(here, no_study_pictures, capsys):

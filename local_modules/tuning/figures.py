@@ -22,8 +22,8 @@ from plotly.offline import get_plotlyjs
 
 from local_modules.files import replacing
 from local_modules.plots import BLUE, VERMILLION, save_figure, tidy
+from local_modules.tuning.objectives import OBJECTIVES
 from local_modules.tuning.outcome import best_trial
-from local_modules.tuning.search import OBJECTIVES
 from local_modules.tuning.study import EPOCHS, live_trials
 
 OTHERS_GREY = "#BBBBBB"

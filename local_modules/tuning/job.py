@@ -1,9 +1,11 @@
 """The settings shared by the processes of a study."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+from optuna.distributions import distribution_to_json
 from speechbrain.utils.run_opts import RunOptions
 
 from local_modules import config
@@ -87,7 +89,7 @@ class Job:
             # Each process has a batch of its own.
             "option": {**options, "processes": rank_and_count()[1]},
             "searched": {
-                key: optuna.distributions.distribution_to_json(distribution)
+                key: json.loads(distribution_to_json(distribution))
                 for key, distribution in self.search.space.items()
             },
             "objectives": self.search.objectives,

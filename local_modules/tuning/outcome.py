@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ruamel.yaml import YAML
 
 from local_modules.files import replacing
-from local_modules.tuning.search import OBJECTIVES
+from local_modules.tuning.objectives import OBJECTIVES, objective_text
 from local_modules.tuning.study import EPOCHS, SLOT, failure_reason, live_trials
 
 
@@ -23,18 +23,6 @@ def best_trial(study: optuna.Study) -> FrozenTrial | None:
         if trial.state == TrialState.COMPLETE
     ]
     return min(complete, key=lambda trial: trial.values[0], default=None)
-
-
-def objective_text(name: str, value: float) -> str:
-    """An objective's value as shown to users.
-
-    Example
-    -------
-    >>> objective_text("eer", 0.0412), objective_text("n_parameters", 1050000)
-    ('EER 4.12 %', '1.05 M parameters')
-    """
-    objective = OBJECTIVES[name]
-    return objective.text.format(objective.factor * value)
 
 
 def spread_text(values: Sequence[float], factor: float, unit: str) -> str:
@@ -87,7 +75,7 @@ def seconds_taken(trial: FrozenTrial) -> float | None:
     of the last attempt, which is what Optuna knows; None if that has not ended."""
     if epochs := trial.user_attrs.get(EPOCHS):
         return epochs[-1]["seconds"]
-    return trial.duration.total_seconds() if trial.duration else None
+    return None if trial.duration is None else trial.duration.total_seconds()
 
 
 def latest_value(trial: FrozenTrial, objective: str) -> float | None:

@@ -93,7 +93,8 @@ class Ranks:
                 hparams_file, run_opts, overrides, cache, announce, test
             )
         except InputError:
-            self._is_broken = not self._meet()
+            # The others know of one of `on_epoch`.
+            self._is_broken = self._is_broken and not self._meet()
             raise
         self._is_broken = False
         return metrics

@@ -11,10 +11,10 @@ from plotly.offline import get_plotlyjs
 from local_modules.files import replacing
 from local_modules.templates import page_template
 from local_modules.tuning.figures import Picture
+from local_modules.tuning.objectives import objective_text
 from local_modules.tuning.outcome import (
     best_trial,
     latest_value,
-    objective_text,
     seconds_taken,
     spread_text,
     value_text,
@@ -124,7 +124,7 @@ def _cards(live, best: FrozenTrial, search: Search) -> list[dict]:
     ]
     first = live[0]
     if first.state == TrialState.COMPLETE:
-        gain = 1 - best.values[0] / first.values[0] if first.values[0] else 0.0
+        gain = _percent_gained(first.values[0], best.values[0])
         cards += [
             {
                 "kind": "default",
@@ -135,11 +135,15 @@ def _cards(live, best: FrozenTrial, search: Search) -> list[dict]:
             {
                 "kind": "gain",
                 "title": "Gained",
-                "value": f"{100 * gain:.0f} %",
+                "value": f"{gain} %",
                 "text": "relative to trial 0",
             },
         ]
     return cards
+
+
+def _percent_gained(own: float, other: float) -> int:
+    return round(100 * (1 - other / own)) if own else 0
 
 
 def _confidence(live, retrained) -> str:
@@ -170,30 +174,26 @@ def _retrained(retrained: Mapping, live, best: FrozenTrial, search: Search) -> d
     ]
     if "best" not in retrained:
         return {"rows": rows, "text": "No trial was better than the recipe's own."}
-    gains = {}
+    gains, changes = {}, []
     for split in ("valid", "test"):
         own, other = (
             sum(retrained[name][f"{split}_eer"]) for name in ("defaults", "best")
         )
-        gains[split] = 1 - other / own if own else 0.0
-    text = (
-        f"Trained in full, its values lower the EER by {100 * gains['valid']:.0f} % on "
-        f"valid and {100 * gains['test']:.0f} % on test."
-    )
+        gains[split] = gain = _percent_gained(own, other)
+        verb = "raise" if gain < 0 else "lower"
+        changes.append(f"on {split} they {verb} it by {abs(gain)} %")
+    text = f"Trained in full, its values change the EER: {', '.join(changes)}."
     first = live[0]  # one that was pruned has a value too
-    is_eer = search.objectives[0] == "eer"
-    if is_eer and first.state == TrialState.COMPLETE and first.values[0]:
-        searched = 1 - best.values[0] / first.values[0]
+    if search.objectives[0] == "eer" and first.state == TrialState.COMPLETE:
+        searched = _percent_gained(first.values[0], best.values[0])
         text = (
-            f"In the search, the best trial gained {100 * searched:.0f} % over the "
-            f"recipe's own values. {text}"
+            f"In the search, the best trial gained {searched} % over the recipe's own "
+            f"values. {text}"
         )
-        lost = 100 * (searched - gains["test"])
-        if lost > 0:
-            text += (
-                f" {lost:.0f} points of the gain were luck in the choice, or hold only "
-                "for short trainings."
-            )
+        if gains["test"] <= 0 < searched:
+            text += " On test, nothing of the gain remains."
+        elif 0 < gains["test"] < searched:
+            text += f" On test, {gains['test']} of the {searched} % remain."
     return {"rows": rows, "text": text}
 
 

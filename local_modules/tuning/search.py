@@ -20,6 +20,7 @@ from optuna.trial import create_trial
 
 from local_modules import config
 from local_modules.errors import InputError, one_line
+from local_modules.tuning.objectives import OBJECTIVES
 from local_modules.yaml_trees import read_plain
 
 TYPES = {
@@ -29,43 +30,6 @@ TYPES = {
 }
 PLAIN = {"n_trials", "objective", "proxy", "space"}
 KEYS = PLAIN | {"sampler_seed", "sampler", "pruner"}
-
-
-@dataclass(frozen=True)
-class Objective:
-    """A metric that trials can be judged by.
-
-    Arguments
-    ---------
-    by_epoch : str | None
-        Its key in an epoch's row; None if epochs don't have it.
-    untrained : float | None
-        Its value before the first epoch: an untrained network guesses.
-    factor : float
-        Converts it to the unit shown.
-    text : str
-        Format of the converted value.
-    axis : str
-        Label of the axis in plots.
-    """
-
-    by_epoch: str | None
-    untrained: float | None
-    factor: float
-    text: str
-    axis: str
-
-
-OBJECTIVES = {
-    "eer": Objective("valid_eer", 0.5, 100, "EER {:.2f} %", "valid EER (%)"),
-    "min_dcf": Objective("valid_min_dcf", 1.0, 1, "minDCF {:.3f}", "valid minDCF"),
-    "n_parameters": Objective(
-        None, None, 1e-6, "{:.2f} M parameters", "parameters (M)"
-    ),
-    "train_seconds": Objective(
-        "seconds", 0.0, 1 / 60, "{:.1f} min of training", "training (min)"
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -153,6 +117,8 @@ def read_search(
     for name in objectives or [None]:
         if not isinstance(name, str) or name not in OBJECTIVES:
             raise InputError(f"objective {name!r}: choose from {', '.join(OBJECTIVES)}")
+        if objectives.count(name) > 1:
+            raise InputError(f"objective {name}: is repeated; name it once")
     objectives = tuple(objectives)
     n_trials = tree["n_trials"]
     if not isinstance(n_trials, int) or n_trials < 1:

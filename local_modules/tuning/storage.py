@@ -1,8 +1,10 @@
 """Where a study is stored: a journal in its folder, or a database that several machines
 share and that may be unavailable for a while."""
 
+import contextlib
 import functools
 import os
+import re
 import time
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from local_modules.errors import InputError
+from local_modules.errors import InputError, RunError
 from local_modules.files import replacing
 from local_modules.tuning.study import experimental, put_back
 
@@ -31,6 +33,10 @@ HEARTBEAT_SECONDS = 10
 GRACE_SECONDS = 40
 CREATIONS = 10  # tries to create the tables of a database
 OUTAGE_SECONDS = 300  # how long a database may be unavailable, as in a restart
+
+
+class StorageGone(RunError):
+    """The database has been unavailable for longer than that."""
 
 
 def open_study(
@@ -76,10 +82,11 @@ def open_study(
         ValueError,
         RuntimeError,
     ) as error:
-        where = folder / JOURNAL if storage is None else f"--storage {storage}"
-        # Optuna gives a database's error as the cause of its own.
-        words = str(error.__cause__ or error).strip().splitlines()[0]
-        raise InputError(f"{where}: can't be opened ({words})") from None
+        if storage is None:
+            where = folder / JOURNAL
+        else:
+            where = f"--storage {hide_password(storage)}"
+        raise InputError(f"{where}: can't be opened ({_first_line(error)})") from None
     if len(study.directions) != n_objectives:
         raise InputError(
             f"--study {name}: has {len(study.directions)} objectives, not "
@@ -92,6 +99,27 @@ def point_to_storage(storage: str | None, folder: Path) -> None:
     """Notes in a study's folder where the study is stored."""
     with replacing(folder / POINTER) as file:
         file.write(f"{_place(storage)}\n")
+
+
+def hide_password(word: str) -> str:
+    """A word of a command line, in which the password of a database's URL is `***`.
+
+    Example
+    -------
+    >>> hide_password("--storage=postgresql+psycopg://me:s3cret@host/db")
+    '--storage=postgresql+psycopg://me:***@host/db'
+    >>> hide_password("postgresql://host/db?user=me&password=s3cret")
+    'postgresql://host/db?user=me&password=***'
+    """
+    # Also where the URL is none, for want of a colon or a slash.
+    password = r"(?<=:/|//)([^:/]*:)[^@]*(?=@)|([?&]password=)[^&]*"
+    return re.sub(password, r"\1\2***", word)
+
+
+def _first_line(error: Exception) -> str:
+    while error.__cause__ is not None:  # Optuna's and SQLAlchemy's only wrap it
+        error = error.__cause__
+    return str(error).strip().splitlines()[0]
 
 
 def _check_pointer(storage: str | None, folder: Path) -> None:
@@ -174,21 +202,38 @@ def _patient(method):
         deadline = time.monotonic() + OUTAGE_SECONDS
         while True:
             try:
-                return method(*args, **kwargs)
+                result = method(*args, **kwargs)
             except (DBAPIError, StorageInternalError) as error:
                 # The last if the outage came between two queries of a transaction.
                 outage = (OperationalError, InterfaceError, PendingRollbackError)
                 causes = (error, error.__cause__)
-                is_outage = any(isinstance(cause, outage) for cause in causes)
-                if not is_outage or time.monotonic() > deadline:
+                if not any(isinstance(cause, outage) for cause in causes):
                     raise
+                if _PatientStorage.is_gone or time.monotonic() > deadline:
+                    _PatientStorage.is_gone = True
+                    raise StorageGone(
+                        "--storage: the database has been unavailable for "
+                        f"{OUTAGE_SECONDS / 60:.0f} minutes ({_first_line(error)}); "
+                        "once it is back, the same command continues"
+                    ) from error
                 time.sleep(1.0)
+            else:
+                _PatientStorage.is_gone = False
+                return result
 
     return call
 
 
 class _PatientStorage(optuna.storages.RDBStorage):
     """A database whose methods used during a study wait for the end of an outage."""
+
+    # For the whole process: once a method has waited in vain, no other waits.
+    is_gone = False
+
+    def record_heartbeat(self, trial_id: int) -> None:
+        """As Optuna's; its thread outlasts an outage, as a long epoch may."""
+        with contextlib.suppress(StorageGone):
+            _patient(super().record_heartbeat)(trial_id)
 
 
 for _name in (
@@ -202,7 +247,6 @@ for _name in (
     "get_study_user_attrs",
     "get_trial",
     "get_trial_id_from_study_id_trial_number",
-    "record_heartbeat",
     "set_trial_intermediate_value",
     "set_trial_state_values",
     "set_trial_system_attr",

@@ -176,8 +176,8 @@ def check_claim(study: optuna.Study, attribute: str, settings: Mapping) -> None:
     earlier = study.user_attrs.get(attribute, settings)
     for name, before, now in differences(earlier, settings, ""):
         raise InputError(
-            f"--study {study.study_name}: was begun with {name[1:]} {before}, not {now}; "
-            "continue it with its own settings, or choose another name"
+            f"--study {study.study_name}: was begun with {name[1:]} {before}, not "
+            f"{now}; continue it with its own settings, or choose another name"
         )
 
 

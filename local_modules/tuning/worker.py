@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
@@ -33,12 +33,9 @@ from local_modules.errors import (
 )
 from local_modules.training.history import best_row
 from local_modules.tuning.job import Job
-from local_modules.tuning.search import (
-    OBJECTIVES,
-    Objective,
-    make_sampler_and_pruner,
-    suggest,
-)
+from local_modules.tuning.objectives import OBJECTIVES, by_budget, objective_value
+from local_modules.tuning.search import make_sampler_and_pruner, suggest
+from local_modules.tuning.storage import StorageGone
 from local_modules.tuning.study import (
     BEGUN,
     EPOCHS,
@@ -56,7 +53,6 @@ from local_modules.tuning.study import (
 
 BEST_OF_A_TRIAL = ("valid_eer", "valid_min_dcf", "train_accuracy")  # for TensorBoard
 SECONDS_BETWEEN_LOOKS = 2.0  # at trials that others have under way
-STEPS = 10  # of a trial that the pruner sees: tenths of its budget
 MAX_FAILURES = 3  # in a row: then the cause is not the single trial
 # Until a file server frees the lock of a machine that is gone, or a process taken for
 # dead has finished its epoch.
@@ -90,7 +86,9 @@ def run_process(job: Job, index: int, train: Callable[..., dict], stop: Event) -
             for _ in Worker(job, index, train).run():
                 pass
 
-    sys.exit(exit_status(f"worker {index}", run))
+    status = exit_status(f"worker {index}", run)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it ends anyway
+    sys.exit(status)
 
 
 def log_file(job: Job, index: int) -> Path:
@@ -259,8 +257,8 @@ class Worker:
             values = [objective_value(metrics, o) for o in self.job.search.objectives]
             if not np.isfinite(values).all():
                 raise RunError(f"the objective is {values}")
-        except UpdateFinishedTrialError:
-            raise  # no failure: another process has the trial now
+        except (UpdateFinishedTrialError, StorageGone):
+            raise  # no failure: it goes on, in another process or with a later start
         except optuna.TrialPruned:
             self.n_failures = 0
             raise
@@ -349,50 +347,6 @@ class Worker:
                     k: str(v) if v is None else v for k, v in trial.params.items()
                 }
                 writer.add_hparams(params, metrics, run_name=".")
-
-
-def by_budget(epochs: Sequence[Mapping], objective: Objective) -> dict[int, float]:
-    """A trial's objective at each tenth of its budget, so that a trial with long epochs
-    is compared with what others have reached in the same time.
-
-    Arguments
-    ---------
-    epochs : sequence of mapping
-        Rows of `RunHistory`.
-    objective : Objective
-        One that is known after each epoch.
-
-    Returns
-    -------
-    dict
-        By tenth k from 1, its value after the first epoch that ended from k to k + 1
-        tenths, else after the latest one before; until the first epoch,
-        `objective.untrained`.
-
-    Example
-    -------
-    >>> rows = [{"valid_eer": 0.3, "budget_used": 0.25}]
-    >>> rows += [{"valid_eer": 0.2, "budget_used": 0.5}]
-    >>> by_budget(rows, OBJECTIVES["eer"])
-    {1: 0.5, 2: 0.3, 3: 0.3, 4: 0.3, 5: 0.2}
-    """
-    known: dict[int, float] = {}
-    latest = objective.untrained
-    for row in epochs:
-        # Shares such as 3 / 10 may be rounded down.
-        step = int(STEPS * row["budget_used"] + 1e-6)
-        known |= dict.fromkeys(range(len(known) + 1, step), latest)
-        if step > 0:
-            # What the pruner has seen stays.
-            known.setdefault(step, row[objective.by_epoch])
-        latest = row[objective.by_epoch]
-    return known
-
-
-def objective_value(metrics: dict, objective: str) -> float:
-    """The value of one of `OBJECTIVES` in a trial's metrics."""
-    rates = metrics["valid"]
-    return float(rates[objective] if objective in rates else metrics[objective])
 
 
 class _TrialFailed(Exception):

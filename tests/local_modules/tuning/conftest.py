@@ -7,6 +7,7 @@ import socket
 import subprocess
 import tempfile
 import uuid
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,15 @@ class Server:
 
     def stop(self):
         self.call("pg_ctl", "-w", "-D", self.folder / "data", "-m", "fast", "stop")
+
+    @contextmanager
+    def away(self):
+        """Stopped for a while."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
 
     def new_database(self):
         """URL of an empty database."""

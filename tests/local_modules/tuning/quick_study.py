@@ -6,7 +6,7 @@ Its mishaps are {"kill": {"<trial>": [epochs after which its process is killed]}
 "full_disk": {"<trial>": epoch}, "interrupt": {"<trial>": epoch}, "taken_for_dead":
 {"<trial>": epoch}, "seconds": of an epoch, "sampler": in place of a random one,
 "pruner": in place of none, "late": whether its time is over, "attempts": how many a
-trial has}.
+trial has, "outage": seconds that a database may be unavailable}.
 """
 
 import errno
@@ -137,6 +137,7 @@ def run(folder, url, n_trials, n_workers, mishaps):
     """Runs a study, or continues it."""
     # A test that kills often may allow for more attempts.
     study_module.MAX_ATTEMPTS = mishaps.get("attempts", study_module.MAX_ATTEMPTS)
+    storage.OUTAGE_SECONDS = mishaps.get("outage", storage.OUTAGE_SECONDS)
     supervisor.CONTEXT = multiprocessing.get_context("fork")  # at work at once
     job = begin(folder, url, n_trials, mishaps)
     for _ in supervisor.run_workers(job, n_workers, train):

@@ -3,11 +3,11 @@
 import csv
 
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
 from local_modules.tuning.outcome import best_trial, trial_line, write_trial_table
 from local_modules.tuning.storage import open_study
-from local_modules.tuning.study import EPOCHS, begin_attempt, put_back
+from local_modules.tuning.study import EPOCHS, SLOT, begin_attempt, put_back
 
 
 def test_a_trial_takes_the_time_of_all_its_attempts(tmp_path):
@@ -27,6 +27,13 @@ def test_a_trial_takes_the_time_of_all_its_attempts(tmp_path):
     with open(tmp_path / "trials.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert row["seconds"] == "600.0"
+
+
+def test_a_trial_may_have_taken_no_time():
+    """By a clock that was too coarse, or was set back."""
+    trial = create_trial(value=0.25, user_attrs={SLOT: 0})
+    assert trial.datetime_start == trial.datetime_complete
+    assert trial_line(trial, ("eer",)).endswith("; 0.0 min")
 
 
 @pytest.fixture

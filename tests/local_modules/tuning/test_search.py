@@ -155,6 +155,7 @@ def test_a_wrong_space_is_named(space, words, tmp_path):
         ({"objective": "objective: [[eer]]"}, ["['eer']", "min_dcf"]),
         ({"objective": "objective: {eer: 1}"}, ["min_dcf"]),
         ({"objective": "objective: []"}, ["objective None", "min_dcf"]),
+        ({"objective": "objective: [eer, min_dcf, eer]"}, ["objective eer", "once"]),
         (
             {"proxy": "proxy: {num_epochs: 2}"},
             ["proxy", "num_epochs", "number_of_epochs"],

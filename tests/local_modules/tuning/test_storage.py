@@ -1,6 +1,7 @@
 """Studies in a journal and in a real PostgreSQL: opened by many, old or damaged."""
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from optuna.study import StudyDirection
 
 from local_modules.errors import InputError
 from local_modules.tuning import storage
-from local_modules.tuning.storage import open_study, point_to_storage
+from local_modules.tuning.storage import StorageGone, open_study, point_to_storage
 from local_modules.tuning.study import enqueue_defaults, live_trials
 from tests.programs import Program
 
@@ -59,6 +60,42 @@ def test_a_wrong_storage_is_one_line(url, tmp_path):
     with pytest.raises(InputError) as caught:
         open_study(url, tmp_path, "s", 1)
     assert url in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://nobody:s3cret@127.0.0.1:9/none",
+        "postgresql+psycopg://127.0.0.1:9/none?user=nobody&password=s3cret",
+        "postgresql+psycopg:/nobody:s3cret@127.0.0.1/none",
+        "postgresql+psycopg//nobody:s3cret@127.0.0.1/none",
+        "postgresql+psycopg://nobody:s3:/cret@127.0.0.1:port/none",
+    ],
+)
+def test_a_wrong_storage_does_not_show_its_password(url, tmp_path):
+    with pytest.raises(InputError, match="can't be opened") as caught:
+        open_study(url, tmp_path, "s", 1)
+    message = str(caught.value)
+    assert "***" in message and "cret" not in message and "nobody" in message
+
+
+def test_a_database_gone_for_good_is_waited_for_once(server, tmp_path, monkeypatch):
+    """By all connections of a process; a trial's heartbeat outlasts it."""
+    monkeypatch.setattr(storage, "OUTAGE_SECONDS", 3)
+    url = server.new_database()
+    study, other = open_study(url, tmp_path, "s", 1), open_study(url, tmp_path, "s", 1)
+    trial = study.ask()
+    with server.away():
+        begun = time.monotonic()
+        study._storage.record_heartbeat(trial._trial_id)
+        assert time.monotonic() - begun > 3
+        begun = time.monotonic()
+        for one in (study, other):
+            with pytest.raises(StorageGone, match=r"unavailable .* \(.*refused"):
+                live_trials(one)
+        assert time.monotonic() - begun < 3
+    study._storage.record_heartbeat(trial._trial_id)
+    assert len(live_trials(other)) == 1
 
 
 def test_a_damaged_journal_is_one_line(tmp_path):

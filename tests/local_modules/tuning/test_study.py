@@ -128,13 +128,38 @@ def test_a_database_restarted_in_mid_study(server, tmp_path):
     while not list(tmp_path.glob("trials/3/epochs_run")):
         time.sleep(0.05)
         assert process.status is None
-    server.stop()
-    time.sleep(3)
-    server.start()
+    with server.away():
+        time.sleep(3)
     ends(process)
     live, ran = outcome(tmp_path, url)
     assert {trial.state for trial in live.values()} == {TrialState.COMPLETE}
     assert list(live) == list(range(6))
+    assert all(epochs == [1, 2, 3, 4] for epochs in ran.values())
+
+
+def test_a_database_away_for_too_long_ends_the_study_and_costs_no_trial(
+    server, tmp_path
+):
+    url, outage = server.new_database(), 5
+    process = start(tmp_path, url, 6, 2, seconds=0.4, outage=outage)
+    while not list(tmp_path.glob("trials/3/epochs_run")):
+        time.sleep(0.05)
+        assert process.status is None
+    with server.away():
+        begun = time.monotonic()
+        output = process.output()
+        seconds = time.monotonic() - begun
+    assert process.status == 1
+    told = "StorageGone: --storage: the database has been unavailable for 0 minutes ("
+    last = output.strip().splitlines()[-1]
+    assert told in last and last.endswith("back, the same command continues"), output
+    assert seconds < 2.5 * outage  # waited for once, not by one query after the other
+    for log in tmp_path.glob("logs/*.log"):
+        assert "Traceback" not in log.read_text()
+    finished(tmp_path, url, 6, 2)
+    live, ran = outcome(tmp_path, url)
+    assert list(live) == list(range(6))
+    assert {trial.state for trial in live.values()} == {TrialState.COMPLETE}
     assert all(epochs == [1, 2, 3, 4] for epochs in ran.values())
 
 
@@ -445,15 +470,15 @@ def test_a_trial_put_back_by_two_is_run_by_one(study):
 def test_another_search_under_the_same_name_is_refused(study):
     claim(study, "settings", {"recipe": {"lr": 0.1, "seed": 1}, "objectives": ("eer",)})
     claim(study, "settings", {"recipe": {"lr": 0.1, "seed": 1}, "objectives": ("eer",)})
-    with pytest.raises(InputError, match="recipe: lr 0.1, not 0.2"):
+    with pytest.raises(InputError, match="recipe.lr 0.1, not 0.2"):
         claim(
             study,
             "settings",
             {"recipe": {"lr": 0.2, "seed": 1}, "objectives": ("eer",)},
         )
-    with pytest.raises(InputError, match="recipe: seed 1, not nothing"):
+    with pytest.raises(InputError, match="recipe.seed 1, not nothing"):
         claim(study, "settings", {"recipe": {"lr": 0.1}, "objectives": ("eer",)})
-    with pytest.raises(InputError, match="recipe: trials nothing, not None"):
+    with pytest.raises(InputError, match="recipe.trials nothing, not None"):
         claim(
             study,
             "settings",

@@ -9,7 +9,9 @@ from optuna.trial import TrialState
 
 from local_modules.errors import RunError, is_disk_full
 from local_modules.training.checkpoints import WholeCheckpointer
+from local_modules.tuning import storage
 from local_modules.tuning import worker as module
+from local_modules.tuning.storage import StorageGone
 from local_modules.tuning.study import (
     ATTEMPTS,
     Turnstile,
@@ -17,12 +19,15 @@ from local_modules.tuning.study import (
     live_trials,
     put_back,
 )
-from local_modules.tuning.worker import Worker, objective_value
+from local_modules.tuning.worker import Worker
 from tests.local_modules.tuning import quick_study
 from tests.programs import Program
 
-RATES = {"eer": 0.1, "min_dcf": 0.4}
-METRICS = {"valid": RATES, "n_parameters": 7, "train_seconds": 3.5}
+METRICS = {
+    "valid": {"eer": 0.1, "min_dcf": 0.4},
+    "n_parameters": 7,
+    "train_seconds": 3.5,
+}
 ROWS = [
     {
         "epoch": epoch,
@@ -48,13 +53,6 @@ def begun(tmp_path, monkeypatch):
     """A function of a study's mishaps that begins it."""
     monkeypatch.setenv("MISHAPS", "")  # restored at the end
     return lambda **mishaps: quick_study.begin(tmp_path, None, 1, mishaps)
-
-
-def test_each_objective_is_the_metric_of_its_name():
-    tested = {**METRICS, "test": {"eer": 0.9, "min_dcf": 0.9}}
-    found = {name: objective_value(tested, name) for name in (*RATES, "n_parameters")}
-    assert found == {"eer": 0.1, "min_dcf": 0.4, "n_parameters": 7.0}
-    assert objective_value(tested, "train_seconds") == 3.5
 
 
 @pytest.mark.parametrize(
@@ -139,6 +137,24 @@ def test_a_trial_that_another_process_does_not_let_go_of(begun, monkeypatch):
     (trial,) = live_trials(job.open_study()).values()
     assert trial.state == TrialState.WAITING
     assert len(list(Worker(job, 0, train).run())) == 1
+
+
+def test_a_trial_is_not_to_blame_for_a_database_that_is_gone(
+    server, tmp_path, monkeypatch
+):
+    """Also where it is back before the trial ends, as under torchrun."""
+    monkeypatch.setattr(storage, "OUTAGE_SECONDS", 0.5)
+    monkeypatch.setenv("MISHAPS", "")  # restored at the end
+
+    def train_meanwhile(*args, on_epoch, **kwargs):
+        with server.away():
+            on_epoch(ROWS[:1])
+
+    job = quick_study.begin(tmp_path, server.new_database(), 1)
+    with pytest.raises(StorageGone, match="once it is back, the same command"):
+        list(Worker(job, 0, train_meanwhile).run())
+    (trial,) = live_trials(job.open_study()).values()
+    assert trial.state == TrialState.WAITING
 
 
 def save_on_a_full_disk(folder):
