@@ -1,8 +1,10 @@
 """evaluate.py as a person runs it, on a small trained model."""
 
 import csv
+import io
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -111,6 +113,18 @@ def test_a_second_run_embeds_nothing(run, voices_folder, here, monkeypatch):
     assert evaluate.main(command(run, voices_folder)) == 0
 
 
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_person_sees_how_far_it_is(
+    is_terminal, run, voices_folder, here, monkeypatch
+):
+    screen = io.StringIO()
+    monkeypatch.setattr(screen, "isatty", lambda: is_terminal)
+    monkeypatch.setattr(sys, "stderr", screen)
+    assert evaluate.main(command(run, voices_folder)) == 0
+    for bar in ("Systems: 100%|##########| 6/6", "Parts: 100%|##########| 2/2"):
+        assert (bar in screen.getvalue().replace("█", "#")) == is_terminal
+
+
 def test_lines_of_no_use_are_left_out_or_end_it(run, voices_folder, here, capsys):
     data = here / "data"
     shutil.copytree(voices_folder, data)
@@ -138,6 +152,38 @@ def test_lines_of_no_use_are_left_out_or_end_it(run, voices_folder, here, capsys
     trials.write_text("\n".join(lines))
     assert evaluate.main(command(run, data, "--strict", trials=trials)) == 2
     assert f"{trials}:1: {broken}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("labels", "end", "shown"),
+    [
+        # One speaker has a target trial: of others, 95 % may be worse.
+        ((1, 0), [0.0, 0.95], "0.00 to 95.00"),
+        ((0, 1), None, "?"),
+    ],
+)
+def test_two_trials_say_hardly_anything(
+    labels, end, shown, run, voices_folder, here, capsys
+):
+    """An error can't be drawn if there is none; and in one draw of two speakers, the
+    first may be missing, and with him the target trial."""
+    pairs = ("test/test0/1.wav", "test/test1/0.wav")
+    lines = [
+        f"{label} test/test0/0.wav {other}"
+        for label, other in zip(labels, pairs, strict=True)
+    ]
+    (here / "two.txt").write_text("\n".join(lines))
+    more = ("--resamples", "1")
+    assert evaluate.main(command(run, voices_folder, *more, trials="two.txt")) == 0
+    folder = here / "results" / "evaluation" / "two"
+    text = (folder / "metrics.json").read_text()
+    metrics = json.loads(text, parse_constant=pytest.fail)["systems"]["cosine"]
+    assert metrics["intervals"]["eer"] == (end and pytest.approx(end))
+    output = capsys.readouterr().out
+    (row,) = [line for line in output.splitlines() if line.startswith("cosine")]
+    assert f" {shown}  " in row
+    assert end is None or "With an EER of 0, the interval follows" in output
+    assert f"<td>{shown}</td>" in (folder / "report.html").read_text()
 
 
 def test_samples_that_are_no_numbers_are_left_out(run, voices_folder, here, capsys):

@@ -99,8 +99,9 @@ def fit_plda(embeddings: torch.Tensor, speakers: torch.Tensor) -> Plda | None:
     Returns
     -------
     Plda | None
-        None for fewer than three speakers, or fewer than two recordings for each on
-        average: the variation within a speaker can't be estimated then.
+        None for fewer than three speakers, fewer than two recordings for each on
+        average, or only copies of one for each: the variation within a speaker can't
+        be estimated then.
     """
     # They take seconds, and loading a model doesn't need them.
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -110,6 +111,9 @@ def fit_plda(embeddings: torch.Tensor, speakers: torch.Tensor) -> Plda | None:
     vectors, numbers = embeddings[kept].double().numpy(), speakers[kept].numpy()
     n_speakers = numbers.max() + 1
     if n_speakers < 3 or len(vectors) < 2 * n_speakers:
+        return None
+    _, first = np.unique(numbers, return_index=True)
+    if np.allclose(vectors, vectors[first[numbers]], atol=1e-4):  # but for rounding
         return None
     n_dims = min(MAX_DIMS, n_speakers - 1, vectors.shape[1])
     analysis = LinearDiscriminantAnalysis(n_components=n_dims).fit(vectors, numbers)

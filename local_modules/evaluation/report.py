@@ -56,10 +56,9 @@ def headings(systems: Mapping[str, Mapping]) -> list[str]:
 
 def cells(metrics: Mapping, systems: Mapping[str, Mapping]) -> list[str]:
     """A system's metrics as text, one for each of `headings`."""
-    low, high = metrics["intervals"]["eer"]
     texts = {
         "EER %": f"{100 * metrics['eer']:.2f}",
-        "95 %": f"{100 * low:.2f} to {100 * high:.2f}",
+        "95 %": _interval(metrics),
         "hull %": f"{100 * metrics['eer_convex_hull']:.2f}",
         "minCllr": f"{metrics['min_cllr']:.3f}",
     }
@@ -72,6 +71,13 @@ def cells(metrics: Mapping, systems: Mapping[str, Mapping]) -> list[str]:
     if "p_value" in metrics:
         texts["p"] = f"{metrics['p_value']:.3f}"
     return [texts.get(name, "") for name in headings(systems)]
+
+
+def _interval(metrics: Mapping) -> str:
+    """A system's interval of the EER, in percent."""
+    if (ends := metrics["intervals"]["eer"]) is None:
+        return "?"
+    return " to ".join(f"{100 * end:.2f}" for end in ends)
 
 
 def operating_points(systems: Mapping[str, Mapping]) -> list[str]:
@@ -145,12 +151,11 @@ def write_report(results: Mapping, pictures: Mapping[str, Path], path: Path) -> 
     """
     systems = results["systems"]
     shown = results["headline"]
-    low, high = systems[shown]["intervals"]["eer"]
     text = page_template("evaluation.html").render(
         title=f"Evaluation on {Path(results['trials']).name}",
         shown=shown,
         eer=f"{100 * systems[shown]['eer']:.2f} %",
-        interval=f"{100 * low:.2f} to {100 * high:.2f} %",
+        interval=f"{_interval(systems[shown])} %",
         n_target=systems[shown]["n_target"],
         n_nontarget=systems[shown]["n_nontarget"],
         n_left_out=results["n_left_out"],

@@ -7,9 +7,15 @@ from pathlib import Path
 
 import numpy as np
 from speechbrain.utils.logger import get_logger
+from tqdm import tqdm
 
 from local_modules.errors import InputError
-from local_modules.evaluation.confidence import bootstrap, interval, p_value
+from local_modules.evaluation.confidence import (
+    bootstrap,
+    interval,
+    p_value,
+    unseen_error_rate,
+)
 from local_modules.metrics import (
     act_dcf,
     bayes_threshold,
@@ -89,7 +95,7 @@ def measure(scored: Scored, replicates: Mapping[str, np.ndarray]) -> dict:
         `eer`, `eer_threshold`, `eer_convex_hull`, `min_dcf_<prior>`, `min_cllr`,
         `n_target`, `n_nontarget`; for log-likelihood ratios `cllr`, `act_dcf_<prior>`
         and the operating point that the prior gives, `threshold_<prior>`,
-        `far_<prior>`, `frr_<prior>`; and `intervals`, 95 % by metric.
+        `far_<prior>`, `frr_<prior>`; and `intervals`, 95 % by metric, None if unknown.
     """
     pair = scored.pair
     eer, threshold = equal_error_rate(*pair)
@@ -110,7 +116,17 @@ def measure(scored: Scored, replicates: Mapping[str, np.ndarray]) -> dict:
             found[f"far_{prior}"], found[f"frr_{prior}"] = far_frr(*pair, threshold)
     if scored.are_llrs:
         found["cllr"] = cllr(*pair)
-    found["intervals"] = {name: interval(row) for name, row in replicates.items()}
+    # Resamples say nothing if none has an error, or none has both kinds of trials.
+    found["intervals"] = {
+        name: interval(row) if np.any(row > 0) else None
+        for name, row in replicates.items()
+    }
+    if eer == 0:
+        # Of the kind of trials that has fewer: either could have had an error.
+        sides = np.stack([scored.enrol_speakers, scored.test_speakers])
+        kinds = scored.labels, ~scored.labels
+        n_speakers = min(len(np.unique(sides[:, kind])) for kind in kinds)
+        found["intervals"]["eer"] = 0.0, unseen_error_rate(n_speakers)
     return found
 
 
@@ -134,7 +150,8 @@ def measure_systems(
         By name, what `measure` gives, and for a comparison `compared_with` and
         `p_value`, the significance of the difference in EER.
     """
-    replicates = {name: s.replicates(n_resamples) for name, s in systems.items()}
+    progress = tqdm(systems.items(), desc="Systems", unit="system", disable=None)
+    replicates = {name: system.replicates(n_resamples) for name, system in progress}
     found = {name: measure(s, replicates[name]) for name, s in systems.items()}
     for name, other in compared_with.items():
         if other != name:

@@ -46,7 +46,7 @@ def verify(
     ------
     RunError
         Too many recordings have no embedding, no target or no non-target trial is
-        left, or scores are not finite.
+        left, or embeddings are not finite.
 
     Example
     -------
@@ -71,11 +71,15 @@ def verify(
                 "or raise max_bad_share, and the same command continues"
             )
         logger.warning(f"{told}; trials with them are left out")
+    bad = [name for name, one in embeddings.items() if not one.isfinite().all()]
+    if bad:
+        raise RunError(
+            f"{split}: {len(bad)} of {len(embeddings)} embeddings are not finite, the "
+            f"first is that of {bad[0]}: repair the recording or, if most are not, "
+            "try a lower --lr in another run"
+        )
     target, nontarget = score_trials(embeddings, trials)
     if not (len(target) and len(nontarget)):
         more = "raise --debug_batches" if is_debug else "repair the recordings"
         raise RunError(f"{split}: no target or no non-target trials are left; {more}")
-    try:
-        return verification_rates(target, nontarget), target, nontarget
-    except ValueError as error:
-        raise RunError(f"{split}: {error}") from None
+    return verification_rates(target, nontarget), target, nontarget

@@ -299,6 +299,31 @@ def test_trials_of_lost_recordings_leave_the_labels_of_the_others():
     assert fits[0] == fits[1]
 
 
+def test_copies_of_one_recording_for_each_speaker(tmp_path):
+    """As for a first try: there is no PLDA, and the rest is as it should be."""
+    valid, seconds = population(4, 1, seed=8)
+    training, _ = population(9, 1, seed=9)
+    names, train_names = named("v", 4, 3), named("t", 9, 5)
+    trials = all_trials(names)
+    made = fit_backend(
+        dict(zip(names, valid.repeat_interleave(3, dim=0), strict=True)),
+        dict(zip(names, seconds.repeat(3), strict=True)),
+        {name: name.split("/")[0] for name in names},
+        trials,
+        dict(zip(train_names, training.repeat_interleave(5, dim=0), strict=True)),
+        {name: name.split("/")[0] for name in train_names},
+    )
+    made.save(tmp_path)
+    recordings = Recordings(valid, seconds)
+    rows, columns = np.triu_indices(12, 1)
+    found = Backend.load(tmp_path).scores(
+        recordings, recordings, rows // 3, columns // 3
+    )
+    assert list(found) == ["mean subtracted", "S-norm", "AS-norm", "calibrated"]
+    ratios = found["calibrated"]
+    assert ratios[trials.labels].min() > 0 > ratios[~trials.labels].max()
+
+
 def test_the_mean_of_a_cohort_is_its_own():
     vectors, _ = population(6, 2, seed=5)
     names = named("c", 6, 2)

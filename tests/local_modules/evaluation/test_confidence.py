@@ -4,12 +4,14 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from local_modules.evaluation.confidence import (
     bootstrap,
     interval,
     p_value,
     speakers_of,
+    unseen_error_rate,
 )
 from local_modules.metrics import cllr, equal_error_rate, min_dcf
 
@@ -125,6 +127,14 @@ def test_a_resample_without_target_trials_is_left_out():
     found = eers(np.array([2.0, 1.0, 0.0]), labels, enrol, test, 200)
     assert np.isnan(found).any() and not np.isnan(found).all()
     assert interval(found) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("n_speakers", [1, 8, 60])
+def test_no_error_of_a_few_speakers_is_no_promise(n_speakers):
+    """Clopper and Pearson's interval, 5 % above it and none below."""
+    exact = binomtest(0, n_speakers).proportion_ci(0.9, method="exact").high
+    assert unseen_error_rate(n_speakers) == pytest.approx(exact)
+    assert exact < 3 / n_speakers
 
 
 def test_speakers_are_what_target_trials_connect():

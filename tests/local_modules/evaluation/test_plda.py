@@ -130,6 +130,12 @@ def test_too_little_to_fit(n_speakers, n_utterances):
     assert fit_plda(*population(n_speakers, n_utterances)) is None
 
 
+def test_copies_of_one_recording_for_each_speaker():
+    vectors, _ = population(9, 1)
+    numbers = torch.arange(9).repeat_interleave(5)
+    assert fit_plda(vectors[numbers], numbers) is None
+
+
 def test_it_is_fitted_to_the_vectors_that_it_scores():
     """Of length one, so that their mean square is one; and so is the model's."""
     rng = np.random.default_rng(0)

@@ -51,6 +51,11 @@ def test_rates_are_in_percent_and_costs_are_not():
     assert all(cells(COSINE, alone))
 
 
+def test_an_interval_that_is_unknown():
+    unknown = {**COSINE, "intervals": {"eer": None}}
+    assert cells(unknown, {"cosine": unknown})[1] == "?"
+
+
 def test_numbers_stand_beneath_their_headings():
     head, *rows = table(SYSTEMS).splitlines()
     for name, row in zip(SYSTEMS, rows, strict=True):

@@ -50,6 +50,19 @@ def test_measure_is_what_the_metrics_say():
         assert low <= found[name] <= high
 
 
+def test_without_an_error_speakers_are_counted_and_not_trials():
+    """Eight speakers with three target trials each, and four of them with three
+    non-target trials: half of the others may be confused."""
+    speaker = np.arange(8).repeat(3)
+    labels = np.repeat([True, False], [24, 6])
+    enrol, test = np.r_[speaker, speaker[:6]], np.r_[speaker, speaker[:6] + 2]
+    trials = Scored(labels.astype(float), labels, enrol, test)
+    intervals = measure(trials, trials.replicates(20))["intervals"]
+    low, high = intervals["eer"]
+    assert (low, intervals["min_dcf_0.01"]) == (0, None)
+    assert (1 - high) ** 4 == pytest.approx(0.05)
+
+
 def test_systems_are_compared_with_the_one_named():
     one, other = scored(seed=0), scored(seed=0)
     worse = Scored(-one.scores, *list(vars(one).values())[1:])

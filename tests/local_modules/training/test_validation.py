@@ -38,6 +38,13 @@ def test_and_no_more(trials, embeddings):
         verify("valid", embeddings, trials, max_bad_share=0.19)
 
 
+def test_an_embedding_that_is_not_finite_is_named(trials, embeddings):
+    embeddings["c2"] = torch.full((5,), torch.nan)
+    told = "test: 1 of 8 embeddings are not finite, the first is that of c2: repair"
+    with pytest.raises(RunError, match=told):
+        verify("test", embeddings, trials, max_bad_share=0.2)
+
+
 def test_of_a_debug_run_most_are_lost_on_purpose(trials, embeddings):
     assert verify("valid", embeddings, trials, 0.0, is_debug=True)[0]["n_target"] == 4
 
