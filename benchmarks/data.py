@@ -255,7 +255,7 @@ class TimedBrain(train_speaker.SpeakerBrain):
 
     def on_fit_start(self):
         super().on_fit_start()
-        augment = self.hparams.wav_augment
+        augment = self.hparams.wav_augment.forward
 
         def timed_augment(*args):
             start = time.perf_counter()
@@ -263,7 +263,7 @@ class TimedBrain(train_speaker.SpeakerBrain):
             self.add("augmenting", time.perf_counter() - start)
             return augmented
 
-        self.hparams.wav_augment = timed_augment
+        self.hparams.wav_augment.forward = timed_augment
         self.sums.clear()
 
     def on_stage_start(self, stage, epoch=None):

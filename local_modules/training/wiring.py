@@ -54,6 +54,12 @@ def check_wiring(hparams_file: str, hparams: Mapping, run_opts: Mapping) -> None
                 f"{hparams_file}: {key} has to give a number for the progress of the "
                 "training, 0 to 1, which SpeechBrain's schedulers don't"
             ) from None
+    for key in ("wav_augment", "feats_augment"):
+        if not hasattr(hparams[key], "replicate_labels"):
+            raise InputError(
+                f"{hparams_file}: {key} has no replicate_labels: wire an augmentation "
+                "of your own among those of SpeechBrain's Augmenter"
+            )
     for key in ("compute_features", "mean_var_norm"):
         if _learns(hparams[key]) or getattr(hparams[key], "norm_type", "") == "global":
             raise InputError(

@@ -34,12 +34,17 @@ SCHEDULER = (
     "speechbrain.nnet.schedulers.CyclicLRScheduler\n"
     "    base_lr: 0.1\n    max_lr: 0.2\n",
 )
+TEXT = RECIPE.read_text(encoding="utf-8")
+UNWRAPPED = (
+    TEXT[TEXT.index("feats_augment: ") : TEXT.index("\nmodules:")],
+    "feats_augment: !new:speechbrain.augment.freq_domain.Warping\n",
+)
 AVERAGES_LOST = ("        averaged_model: !ref <averaged_model>\n", "")
 
 
 def check(path, *changes):
     """Checks the recipe with changes to its text."""
-    text = RECIPE.read_text(encoding="utf-8")
+    text = TEXT
     for old, new in changes:
         assert text.count(old) == 1
         text = text.replace(old, new)
@@ -58,6 +63,7 @@ def check(path, *changes):
         ([LOSS, LOSS_KEPT], "loss has parameters"),
         ([CLASSIFIER_LOST], "classifier has parameters"),
         ([SCHEDULER], "lr_schedule has to give a number"),
+        ([UNWRAPPED], "feats_augment has no replicate_labels"),
         ([AVERAGES_LOST], "its checkpointer has no averaged_model"),
     ],
 )
