@@ -16,7 +16,7 @@ from pathlib import Path
 from local_modules.errors import InputError, LineParser, add_trust, exit_status
 from local_modules.evaluation.backend import CALIBRATED, STATISTICS, cosines
 from local_modules.evaluation.confidence import speakers_of
-from local_modules.files import check_is_folder, check_writable, writing_to
+from local_modules.files import check_data_folder, check_writable, writing_to
 from local_modules.inference.embedding_store import EMBEDDINGS, EmbeddingStore
 from local_modules.inference.extraction import embed_list, recordings_of
 from local_modules.inference.model_folder import (
@@ -60,7 +60,7 @@ def calibrate(options: argparse.Namespace) -> None:
             f"--output_folder {folder}: exists, and calibrate.py has not written it; "
             "choose another"
         )
-    check_is_folder(options.data_folder, "data_folder")
+    check_data_folder(options.data_folder)
     root = Path(options.data_folder).resolve()
     trials = read_trials(options.trials, is_name=lambda name: (root / name).is_file())
     n_target = int(trials.labels.sum())

@@ -52,7 +52,7 @@ from local_modules.evaluation.results import (
     read_metadata,
 )
 from local_modules.files import (
-    check_is_folder,
+    check_data_folder,
     check_writable,
     replacing,
     writing_to,
@@ -287,7 +287,7 @@ def score(
 
 def evaluate(options: argparse.Namespace) -> dict:
     """Runs an evaluation and writes its results."""
-    check_is_folder(options.data_folder, "data_folder")
+    check_data_folder(options.data_folder)
     trials, members, complaints = read_lists(options)
     metadata = read_metadata(options.metadata) if options.metadata else {}
     check_writable(Path(options.output_folder) / "plots")

@@ -18,7 +18,7 @@ import onnx
 import torch
 
 from local_modules.errors import InputError, LineParser, add_trust, exit_status
-from local_modules.files import check_is_folder, check_writable, replacing, writing_to
+from local_modules.files import check_data_folder, check_writable, replacing, writing_to
 from local_modules.inference.embedding_store import EMBEDDINGS, EmbeddingStore
 from local_modules.inference.extraction import embed_list
 from local_modules.inference.onnx_export import (
@@ -61,7 +61,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if options.trials is not None and options.quantize is None:
         raise InputError("--trials: is for --quantize int8, which compares error rates")
     if options.data_folder is not None:
-        check_is_folder(options.data_folder, "data_folder")
+        check_data_folder(options.data_folder)
     if options.output is None:
         folder = Path(options.model).resolve()
         if not folder.is_dir():

@@ -395,7 +395,9 @@ def run(argv: list[str]) -> None:
     # For messages about the corpus, before SpeechBrain sets up its log.
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     # That one of a recipe's two augmenters has nothing to do is no news.
-    logging.getLogger("speechbrain.augment.augmenter").setLevel(logging.ERROR)
+    logging.getLogger("speechbrain.augment.augmenter").addFilter(
+        lambda record: "list is empty" not in record.getMessage()
+    )
     hparams_file, run_opts, overrides = parse_command_line(argv)
     meet_ranks(run_opts)
     if run_opts["debug"] and not run_opts["debug_persistently"]:

@@ -40,8 +40,10 @@ class Summary:
         """A metric's mean over the seeds, standard deviation and interval."""
         values = [factor * run["test"][part][metric] for run in self.runs]
         deviation = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
-        low, high = interval(factor * self.replicates[f"{part}/{metric}"])
-        return f"{np.mean(values):{form}}{deviation} [{low:{form}}, {high:{form}}]"
+        replicates = factor * self.replicates[f"{part}/{metric}"]
+        low, high = interval(replicates)
+        ends = f"{low:{form}}, {high:{form}}" if np.any(replicates > 0) else "?"
+        return f"{np.mean(values):{form}}{deviation} [{ends}]"
 
 
 def summarise(results: Mapping[Path, dict]) -> Summary:

@@ -40,8 +40,8 @@ from local_modules.errors import (  # noqa: E402
 from local_modules.evaluation.backend import Backend  # noqa: E402
 from local_modules.evaluation.calibration import Calibration  # noqa: E402
 from local_modules.inference.model_folder import write_model_folder  # noqa: E402
+from local_modules.inference.nearest import NearestVectors  # noqa: E402
 from local_modules.inference.onnx_export import int8_graph, onnx_graph  # noqa: E402
-from local_modules.inference.search import NearestVectors  # noqa: E402
 from local_modules.inference.speaker_model import SpeakerModel  # noqa: E402
 from recipes.demo.espeak import SAMPLE_RATE, Espeak  # noqa: E402
 

@@ -84,6 +84,22 @@ class SpeechCache:
         self.free_bytes -= array.nbytes
 
 
+def check_speeds(speeds: Sequence[float]) -> None:
+    """Checks the playback speeds of a training.
+
+    Raises
+    ------
+    InputError
+        They are not numbers from 0.5 to 2, one repeats, or 1 is missing.
+    """
+    are_speeds = all(isinstance(s, (int, float)) and 0.5 <= s <= 2 for s in speeds)
+    if not are_speeds or len({*speeds}) < len(speeds) or 1 not in speeds:
+        raise InputError(
+            f"--speaker_speeds {speeds}: has to be numbers from 0.5 to 2.0, each "
+            "once, 1.0 among them, as in [1.0,0.9,1.1]"
+        )
+
+
 def speaker_at(speaker: str, speed: float) -> str:
     """Name of the speaker when a speaker's recordings are played at a speed.
 
@@ -144,12 +160,7 @@ class UtteranceReader:
         shards: ShardReader | None = None,
         speeds: Sequence[float] = (1.0,),
     ):
-        are_speeds = all(isinstance(s, (int, float)) and 0.5 <= s <= 2 for s in speeds)
-        if not are_speeds or len({*speeds}) < len(speeds) or 1 not in speeds:
-            raise InputError(
-                f"--speaker_speeds {speeds}: has to be numbers from 0.5 to 2.0, each "
-                "once, 1.0 among them, as in [1.0,0.9,1.1]"
-            )
+        check_speeds(speeds)
         self.normalizer = Normalizer(sample_rate)
         self.sample_rate = sample_rate
         self.crop_seconds = crop_seconds

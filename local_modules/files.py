@@ -103,8 +103,8 @@ def check_writable(folder: str | os.PathLike) -> None:
         tempfile.TemporaryFile(dir=folder).close()
 
 
-def check_is_folder(folder: str | os.PathLike, option: str) -> None:
-    """Checks that a folder that an option names exists.
+def check_data_folder(folder: str | os.PathLike) -> None:
+    """Checks that the folder of --data_folder exists.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def check_is_folder(folder: str | os.PathLike, option: str) -> None:
         It doesn't.
     """
     if not os.path.isdir(folder):
-        raise InputError(f"--{option} {folder}: there is no such folder")
+        raise InputError(f"--data_folder {folder}: there is no such folder")
 
 
 def sha256(path: str | os.PathLike) -> str:

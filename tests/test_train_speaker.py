@@ -131,6 +131,7 @@ def test_a_run_leaves_what_the_design_promises(finished):
     assert f"{100 * metrics['test']['eer']:.2f} %" in last_screen
     assert str(folder / "model") in last_screen
     assert "foreign_class" in last_screen
+    assert "No augmentation" not in output  # by default it is none
 
 
 def test_the_parameters_counted_are_the_embedding_models(finished):
@@ -536,6 +537,8 @@ def test_the_classifier_knows_the_training_speakers(finished, voices_folder):
         (["{recipe}", "--number_of_epochs", "0"], ["--number_of_epochs 0: has to"]),
         (["{recipe}", "--train_time_limit_minutes", "ten"], ["minutes ten: has to"]),
         (["{recipe}", "--lr", "-1"], ["--lr -1: has to be 0 or more"]),
+        (["{recipe}", "--speaker_speeds", "[1.0,fast]"], ["--speaker_speeds [1.0, "]),
+        (["{recipe}", "--speaker_speeds", "[1,1.1,1.1]"], ["once, 1.0 among them"]),
         (["{recipe}", "--weight_decay", "-1"], ["--weight_decay -1: has to be 0 or"]),
         (["{recipe}", "--num_workers", "-1"], ["--num_workers -1: has to be 0 or"]),
         (["{recipe}", "--seed", "-1"], ["--seed -1: has to be 0 or more"]),
@@ -727,9 +730,10 @@ def test_an_earlier_numbering_is_void_and_epochs_share_a_pass(voices_folder, tmp
     assert [row["train_utterances"] for row in rows] == [24, 24, 24]
 
 
-def test_debugging_has_the_whole_schedule(voices_folder, tmp_path):
+@pytest.mark.parametrize("factor", ["1", "3"])
+def test_debugging_has_the_whole_schedule(factor, voices_folder, tmp_path):
     """The margin, too: a fault in it would show only after hours."""
-    more = ("--debug", "--debug_persistently")
+    more = ("--debug", "--debug_persistently", "--grad_accumulation_factor", factor)
     run = tmp_path / "run"
     arguments = command_line(voices_folder, run, *more, number_of_epochs=50)
     assert train_speaker.main(arguments) == 0

@@ -9,7 +9,7 @@ import torch
 from scipy.special import softmax
 
 from local_modules.errors import InputError
-from local_modules.inference.search import NearestVectors
+from local_modules.inference.nearest import NearestVectors
 from local_modules.inference.verification import Verifier, Voice
 from local_modules.inference.voices import VoiceStore
 from local_modules.scoring import speaker_means

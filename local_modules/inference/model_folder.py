@@ -35,6 +35,7 @@ PACKAGE = __package__.partition(".")[0]
 METRICS, CARD = "metrics.json", "README.md"
 CALIBRATED_ANEW = "calibration"  # key in the metrics of a recalibrated folder
 THRESHOLD = re.compile("^threshold:.*$", re.MULTILINE)  # in the hyperparameters
+CORPUS = re.compile(r"^corpus:.*\n", re.MULTILINE)
 THRESHOLD_TOLD = re.compile(r"The decision threshold .*$", re.MULTILINE)
 PARTS = ("compute_features", "mean_var_norm", "embedding_model", "classifier")
 

@@ -16,8 +16,8 @@ PADDING = -1e9  # added to the scores of padded keys, enough to mask them
 
 
 class FoldedSTFT(nn.Module):
-    """The centred `STFT` of SpeechBrain's features as two matrix products, which every
-    ONNX runtime supports and computes fast.
+    """SpeechBrain's `STFT` as two matrix products, which every ONNX runtime supports
+    and computes fast.
 
     Cosines are even about the middle of a frame and sines are odd, so each frame is
     folded there: cosines need only the sum of its halves, sines only the difference,
@@ -40,17 +40,22 @@ class FoldedSTFT(nn.Module):
     def __init__(self, stft: STFT):
         super().__init__()
         self.n_fft, self.hop_length = stft.n_fft, stft.hop_length
+        self.pad_mode = stft.pad_mode
+        self.margin = stft.n_fft // 2 if stft.center else 0
         # A window shorter than the transform is centred in it, as in torch.stft.
         before = (stft.n_fft - stft.win_length) // 2
         window = torch.zeros(stft.n_fft, dtype=torch.float64)
         window[before : before + stft.win_length] = stft.window.double()
+        if stft.normalized_stft:
+            window /= math.sqrt(stft.n_fft)
         self.register_buffer("window", window.float())
         # Samples 1, 2, ... of a frame have a mirror image; sample 0 has none, nor has
         # the middle one if n_fft is even.
         self.n_pairs = (stft.n_fft - 1) // 2
         middle = range(self.n_pairs + 1, stft.n_fft - self.n_pairs)
         places = torch.tensor([*range(1, self.n_pairs + 1), 0, *middle])
-        turns = torch.outer(places, torch.arange(stft.n_fft // 2 + 1)) % stft.n_fft
+        n_bins = stft.n_fft // 2 + 1 if stft.onesided else stft.n_fft
+        turns = torch.outer(places, torch.arange(n_bins)) % stft.n_fft
         angles = 2 * math.pi * turns.double() / stft.n_fft
         self.register_buffer("cosines", angles.cos().float())
         self.register_buffer("sines", -angles[: self.n_pairs].sin().float())
@@ -58,7 +63,10 @@ class FoldedSTFT(nn.Module):
     def forward(self, wavs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Real and imaginary parts, [batch, frames, bins] each, of waveforms
         [batch, time]."""
-        wavs = nn.functional.pad(wavs, (self.n_fft // 2, self.n_fft // 2))
+        if self.margin:
+            margins = (self.margin, self.margin)
+            wavs = nn.functional.pad(wavs.unsqueeze(1), margins, self.pad_mode)
+            wavs = wavs.squeeze(1)
         frames = self._frames(wavs) * self.window
         n = self.n_pairs
         first, last = frames[..., 1 : n + 1], frames[..., self.n_fft - n :].flip(-1)

@@ -19,7 +19,7 @@ from speechbrain.utils.logger import get_logger
 from local_modules.embedder import UnpaddedEmbedder
 from local_modules.errors import InputError, one_line
 from local_modules.evaluation.backend import CALIBRATION, STATISTICS, Backend
-from local_modules.inference.model_folder import THRESHOLD
+from local_modules.inference.model_folder import CORPUS, THRESHOLD
 from local_modules.inference.speech import read_waveform
 from local_modules.inference.trust import (
     HPARAMS,
@@ -108,9 +108,9 @@ class SpeakerModel:
             self._check_backend()
 
     def _fingerprint(self, text: str) -> str:
-        """Differs between models that may embed differently; the threshold is left
-        out."""
-        digest = hashlib.sha256(THRESHOLD.sub("", text).encode())
+        """Differs between models that may embed differently; the threshold and the
+        corpus are left out."""
+        digest = hashlib.sha256(CORPUS.sub("", THRESHOLD.sub("", text)).encode())
         for name, value in sorted(self.classifier.mods.state_dict().items()):
             digest.update(name.encode())
             octets = value.cpu().flatten().contiguous().view(torch.uint8)

@@ -253,9 +253,11 @@ class RepeatableBrain(sb.Brain):
             )
         n_epochs = self.hparams.number_of_epochs
         if self.debug:  # the schedules run over the few batches too
+            # SpeechBrain ends an epoch after these: fewer would be no step.
+            self.debug_batches = max(self.debug_batches, self.grad_accumulation_factor)
             n_epochs = min(n_epochs, self.debug_epochs)
             n_batches = min(len(loader), self.debug_batches)
-            steps_per_epoch = max(1, n_batches // self.grad_accumulation_factor)
+            steps_per_epoch = n_batches // self.grad_accumulation_factor
         steps = n_epochs * steps_per_epoch
         # SpeechBrain passes the option on as a string.
         self.total_steps = min(steps, int(self.optimizer_step_limit or steps))

@@ -2,6 +2,7 @@
 other settings."""
 
 import json
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -16,6 +17,13 @@ from local_modules.yaml_trees import differences, load_plain, read_plain
 
 OPTIONS = "options.json"
 BUDGET_KEYS = {"number_of_epochs", "train_time_limit_minutes"}
+# SpeechBrain's run options that affect the result, besides the budget.
+RUN_OPTIONS = {
+    "precision",
+    "eval_precision",
+    "grad_accumulation_factor",
+    "remove_vector_weight_decay",
+}
 PROCESSES = "a number of processes of"
 TRIALS = "--trials of SHA-256"
 # What may change when a run is continued; the schedules adapt.
@@ -25,7 +33,6 @@ FREE_KEYS = BUDGET_KEYS | {
     "cache_gib",
     "data_folder",  # `check_same_corpus` compares the manifests made from it
     "output_folder",  # may have been renamed, or be written in another way
-    "save_folder",
     "manifest_folder",  # `check_same_corpus` compares what it holds
     "trials",  # `check_same_options` compares its content
     "shard_cache",
@@ -75,7 +82,13 @@ def check_continues(
     for key in dict.fromkeys((*earlier_tree, *present_tree)):
         values = earlier_tree.get(key), present_tree.get(key)
         # Shards may have moved; without them, the order of utterances is another one.
-        if key in free_keys or (key == "shards" and None not in values):
+        if key == "shards" and None not in values:
+            continue
+        if key == "save_folder" and _is_same_place(earlier_tree, present_tree):
+            continue
+        # The content of a list is compared elsewhere, if there is one.
+        is_missing = key == "trials" and values[1] and not Path(values[1]).is_file()
+        if key in free_keys and not is_missing:
             continue
         for where, before, now in differences(*values, key):
             raise InputError(
@@ -83,6 +96,14 @@ def check_continues(
                 "continue it with its own settings, move it away, or choose another "
                 "--output_folder"
             )
+
+
+def _is_same_place(*trees: Mapping) -> bool:
+    """Whether checkpoints are where they were, or where they were in a run's folder
+    that has been renamed."""
+    places = [tree["save_folder"] for tree in trees]
+    within = [os.path.relpath(t["save_folder"], t["output_folder"]) for t in trees]
+    return len({*map(os.path.abspath, places)}) == 1 or len({*within}) == 1
 
 
 def note_options(run_opts: RunOptions, settings: Mapping) -> None:
@@ -129,10 +150,10 @@ def check_same_options(run_opts: RunOptions, settings: Mapping) -> None:
 def _lasting(run_opts: RunOptions, settings: Mapping) -> dict:
     """What must not change during a run, besides the keys of its recipe. The number of
     steps may, like epochs and minutes."""
-    names = {"precision", "remove_vector_weight_decay", "grad_accumulation_factor"}
-    if not run_opts["test_only"]:  # which compares no epochs
-        names.add("eval_precision")
-    lasting = {name: run_opts[name] for name in sorted(names - settings.keys())}
+    names = RUN_OPTIONS - settings.keys()
+    if run_opts["test_only"]:  # which compares no epochs
+        names.discard("eval_precision")
+    lasting = {name: run_opts[name] for name in sorted(names)}
     lasting[PROCESSES] = rank_and_count()[1]
     trials = settings.get("trials")
     if trials is None or Path(trials).is_file():  # else reported if it is needed

@@ -14,7 +14,7 @@ from speechbrain.utils.logger import get_logger
 from speechbrain.utils.run_opts import RunOptions
 
 from local_modules import config
-from local_modules.audio import speaker_at
+from local_modules.audio import check_speeds, speaker_at
 from local_modules.corpus import (
     check_same_corpus,
     note_corpus,
@@ -123,6 +123,7 @@ def begin_run(
     config.check_overrides(hparams_file, overrides)
     settings = config.plain_values(hparams_file, overrides)
     config.check_ranges(settings)
+    check_speeds(settings["speaker_speeds"])
     if settings["batch_size"] * rank_and_count()[1] == 1:
         raise InputError("--batch_size 1: has to be 2 or more, for batch norm")
     if "n_speakers" in overrides:

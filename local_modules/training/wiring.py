@@ -61,19 +61,21 @@ def check_wiring(hparams_file: str, hparams: Mapping, run_opts: Mapping) -> None
                 "of your own among those of SpeechBrain's Augmenter"
             )
     for key in ("compute_features", "mean_var_norm"):
-        if _learns(hparams[key]) or getattr(hparams[key], "norm_type", "") == "global":
+        part = hparams[key]
+        if _parameters(part) or getattr(part, "norm_type", "") == "global":
             raise InputError(
                 f"{hparams_file}: {key} learns in training, but only what is in "
                 "embedding_model is kept in checkpoints and in the model folder: make "
                 "it the first part of that"
             )
     modules = hparams["modules"]
-    kept = hparams["checkpointer"].recoverables.values()
-    for key, module in {"loss": hparams["loss"], **modules}.items():
-        is_kept = any(module is one for one in modules.values()) and any(
-            module is one for one in kept
-        )
-        if _learns(module) and not is_kept:
+    for key in ("compute_features", "mean_var_norm", "embedding_model", "classifier"):
+        if modules.get(key) is not hparams[key]:
+            raise InputError(f"{hparams_file}: {key} has to be among the modules")
+    trained = _parameters(*modules.values())
+    kept = _parameters(*hparams["checkpointer"].recoverables.values())
+    for key, part in {"loss": hparams["loss"], **modules}.items():
+        if not _parameters(part) <= trained & kept:
             raise InputError(
                 f"{hparams_file}: {key} has parameters, so it has to be among the "
                 "modules, to be trained, and among the checkpointer's recoverables"
@@ -96,7 +98,7 @@ def check_wiring(hparams_file: str, hparams: Mapping, run_opts: Mapping) -> None
         )
 
 
-def _learns(part: object) -> bool:
-    return isinstance(part, nn.Module) and any(
-        parameter.requires_grad for parameter in part.parameters()
-    )
+def _parameters(*parts: object) -> set[int]:
+    """Identities of the parameters to train."""
+    modules = (part for part in parts if isinstance(part, nn.Module))
+    return {id(p) for m in modules for p in m.parameters() if p.requires_grad}

@@ -1,6 +1,5 @@
 """The settings shared by the processes of a study."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,8 @@ from speechbrain.utils.run_opts import RunOptions
 from local_modules import config
 from local_modules.command_line import parse_command_line
 from local_modules.distributed import rank_and_count
+from local_modules.files import sha256
+from local_modules.training.continuing import RUN_OPTIONS
 from local_modules.tuning.search import Search
 from local_modules.tuning.storage import open_study
 
@@ -27,14 +28,7 @@ FREE_KEYS = {
     "cache_gib",
     "checkpointer",  # holds such a folder
 }
-# SpeechBrain's run options that affect the result of a training.
-RUN_OPTIONS = {
-    "precision",
-    "eval_precision",
-    "grad_accumulation_factor",
-    "optimizer_step_limit",
-    "remove_vector_weight_decay",
-}
+OPTIONS = RUN_OPTIONS | {"optimizer_step_limit"}
 
 
 @dataclass(frozen=True)
@@ -83,13 +77,16 @@ class Job:
     def settings(self) -> dict:
         """The settings shared by the trials of a study."""
         texts, run_opts = config.texts(self.recipe, self.overrides), self.run_opts()
-        options = {name: run_opts[name] for name in sorted(RUN_OPTIONS)}
+        trials = Path(self.overrides.get("trials") or "")
+        if trials.is_file():  # wherever it is
+            texts["trials"] = f"of SHA-256 {sha256(trials)[:12]}"
+        options = {name: run_opts[name] for name in sorted(OPTIONS)}
         return {
             "recipe": {k: v for k, v in texts.items() if k not in FREE_KEYS},
             # Each process has a batch of its own.
             "option": {**options, "processes": rank_and_count()[1]},
             "searched": {
-                key: json.loads(distribution_to_json(distribution))
+                key: distribution_to_json(distribution)
                 for key, distribution in self.search.space.items()
             },
             "objectives": self.search.objectives,
@@ -104,7 +101,7 @@ class Job:
         """The command that trains a recipe like the trials: on as many processes, and
         with the run options that affect the result."""
         n_processes = rank_and_count()[1]
-        words, names = ["python"], RUN_OPTIONS
+        words, names = ["python"], OPTIONS
         if n_processes > 1:
             words = ["torchrun", "--nproc_per_node", str(n_processes)]
             names = names | {"distributed_backend"}

@@ -181,7 +181,8 @@ def _retrained(retrained: Mapping, live, best: FrozenTrial, search: Search) -> d
         )
         gains[split] = gain = _percent_gained(own, other)
         verb = "raise" if gain < 0 else "lower"
-        changes.append(f"on {split} they {verb} it by {abs(gain)} %")
+        change = f"they {verb} it by {abs(gain)} %" if own else "it was 0 % before"
+        changes.append(f"on {split} {change}")
     text = f"Trained in full, its values change the EER: {', '.join(changes)}."
     first = live[0]  # one that was pruned has a value too
     if search.objectives[0] == "eer" and first.state == TrialState.COMPLETE:
@@ -190,7 +191,7 @@ def _retrained(retrained: Mapping, live, best: FrozenTrial, search: Search) -> d
             f"In the search, the best trial gained {searched} % over the recipe's own "
             f"values. {text}"
         )
-        if gains["test"] <= 0 < searched:
+        if gains["test"] <= 0 < searched and sum(retrained["defaults"]["test_eer"]):
             text += " On test, nothing of the gain remains."
         elif 0 < gains["test"] < searched:
             text += f" On test, {gains['test']} of the {searched} % remain."

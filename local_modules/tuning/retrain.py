@@ -4,6 +4,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from local_modules.config import plain_values
+from local_modules.corpus import check_same_corpus
 from local_modules.files import replacing
 from local_modules.training.continuing import (
     BUDGET_KEYS,
@@ -72,6 +74,8 @@ def retrain(
                 # The length may not differ either, so that all are comparable.
                 free = FREE_KEYS - BUDGET_KEYS
                 check_continues(output, hparams_file, {**overrides, **own}, free)
+                now = plain_values(hparams_file, {**overrides, **own})
+                check_same_corpus(now["save_folder"], now["manifest_folder"])
             done = Path(output) / METRICS
             metrics = (
                 json.loads(done.read_text(encoding="utf-8"))

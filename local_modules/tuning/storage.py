@@ -35,6 +35,9 @@ CREATIONS = 10  # tries to create the tables of a database
 OUTAGE_SECONDS = 300  # how long a database may be unavailable, as in a restart
 
 
+SECRETS = ("password", "passwd", "sslpassword")  # parts of a URL's query
+
+
 class StorageGone(RunError):
     """The database has been unavailable for longer than that."""
 
@@ -112,7 +115,7 @@ def hide_password(word: str) -> str:
     'postgresql://host/db?user=me&password=***'
     """
     # Also where the URL is none, for want of a colon or a slash.
-    password = r"(?<=:/|//)([^:/]*:)[^@]*(?=@)|([?&]password=)[^&]*"
+    password = r"(?<=:/|//)([^:/]*:)[^@]*(?=@)|([?&](?:\w*password|passwd)=)[^&]*"
     return re.sub(password, r"\1\2***", word)
 
 
@@ -138,7 +141,7 @@ def _place(storage: str | None) -> str:
         return JOURNAL
     # Others may read the file, but not the password.
     url = make_url(storage)._replace(password=None)  # set() ignores None
-    return url.difference_update_query(["password"]).render_as_string()
+    return url.difference_update_query(SECRETS).render_as_string()
 
 
 class _JournalLock:

@@ -234,6 +234,9 @@ class Worker:
             # The lock is held until Optuna has the outcome.
             try:
                 self.study.optimize(objective, n_trials=1, catch=(_TrialFailed,))
+            except UnboundLocalError as error:
+                # Optuna's own, where it can't look up what became of the trial.
+                raise error.__context__ from None
             except (ValueError, UpdateFinishedTrialError):
                 # Taken for dead while the machine slept or the database was down: it
                 # has been put back, and another process continues it. Or the database

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 
 from local_modules.inference import identification
 from local_modules.inference.identification import Identifier
-from local_modules.inference.search import NearestVectors
+from local_modules.inference.nearest import NearestVectors
 from local_modules.inference.speech import Quality
 from local_modules.inference.verification import Verdict, Verifier, Voice
 from local_modules.inference.voices import VoiceStore

@@ -13,7 +13,7 @@ def noise(n_samples):
 
 
 @pytest.mark.parametrize("rate", [8000, 16000, 44100])
-@pytest.mark.parametrize("options", [{}, {"n_fft": 512}])
+@pytest.mark.parametrize("options", [{}, {"n_fft": 512}, {"normalized_stft": True}])
 def test_folded_is_torch_stft(rate, options):
     stft = STFT(sample_rate=rate, **{"n_fft": max(400, rate // 40), **options})
     wavs = noise(rate // 4)

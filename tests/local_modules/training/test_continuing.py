@@ -47,7 +47,9 @@ def test_same_settings(run):
         {"nonfinite_patience": 9},
         # `./run` for `run`, or a folder that has been renamed
         {"output_folder": "./run"},
-        {"save_folder": "a", "manifest_folder": "b", "trials": "c"},
+        {"output_folder": "moved"},  # and with it save_folder
+        {"output_folder": "moved", "save_folder": "results/conformer/1234/save"},
+        {"manifest_folder": "b", "trials": CONFORMER},
     ],
 )
 def test_free_keys(run, free):
@@ -56,7 +58,14 @@ def test_free_keys(run, free):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("lr", 0.02), ("seed", 5), ("corpus", "folder"), ("spec_augment", True)],
+    [
+        ("lr", 0.02),
+        ("seed", 5),
+        ("corpus", "folder"),
+        ("spec_augment", True),
+        ("save_folder", "another/save"),  # with another run's checkpoints
+        ("trials", "no_such_list.txt"),
+    ],
 )
 def test_changed_key(run, key, value):
     text = message(check_continues, run, CONFORMER, {"lr": 0.01, key: value})

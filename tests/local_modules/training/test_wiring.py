@@ -24,6 +24,17 @@ LOSS = (
 )
 LOSS_TRAINED = ("modules:\n", "modules:\n    loss: !ref <loss>\n")
 LOSS_KEPT = ("    recoverables:\n", "    recoverables:\n        loss: !ref <loss>\n")
+NOT_A_MODULE = ("    mean_var_norm: !ref <mean_var_norm>\n", "")
+IN_A_LIST = (  # as in SpeechBrain's recipes for speech recognition
+    """        embedding_model: !ref <embedding_model>
+        averaged_model: !ref <averaged_model>
+        classifier: !ref <classifier>
+""",
+    """        model: !new:torch.nn.ModuleList
+            - [!ref <embedding_model>, !ref <classifier>]
+        averaged_model: !ref <averaged_model>
+""",
+)
 CLASSIFIER_LOST = (
     "        classifier: !ref <classifier>\n        epoch",
     "        epoch",
@@ -62,6 +73,7 @@ def check(path, *changes):
         ([LOSS, LOSS_TRAINED], "loss has parameters"),
         ([LOSS, LOSS_KEPT], "loss has parameters"),
         ([CLASSIFIER_LOST], "classifier has parameters"),
+        ([NOT_A_MODULE], "mean_var_norm has to be among the modules"),
         ([SCHEDULER], "lr_schedule has to give a number"),
         ([UNWRAPPED], "feats_augment has no replicate_labels"),
         ([AVERAGES_LOST], "its checkpointer has no averaged_model"),
@@ -74,6 +86,6 @@ def test_what_would_be_lost_is_told(changes, told, tmp_path):
     assert f"{caught.value}".startswith(f"{path}: ")
 
 
-@pytest.mark.parametrize("changes", [[], [LOSS, LOSS_TRAINED, LOSS_KEPT]])
+@pytest.mark.parametrize("changes", [[], [LOSS, LOSS_TRAINED, LOSS_KEPT], [IN_A_LIST]])
 def test_what_is_kept_passes(changes, tmp_path):
     check(tmp_path / "own.yaml", *changes)

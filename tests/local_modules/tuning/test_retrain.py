@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from local_modules.config import resolved_text
+from local_modules.corpus import TRAINED, note_corpus
 from local_modules.errors import InputError
 from local_modules.tuning.retrain import retrain
 
@@ -37,7 +38,11 @@ def recipe(tmp_path):
     path = tmp_path / "a.yaml"
     path.write_text(
         "n_speakers: 3\nlr: 0\nseed: 0\nnumber_of_epochs: 5\noutput_folder: x\n"
+        f"save_folder: !ref <output_folder>/save\nmanifest_folder: {tmp_path}/m\n"
     )
+    (tmp_path / "m").mkdir()
+    for name in TRAINED:
+        (tmp_path / "m" / name).write_text(name)
     return str(path)
 
 
@@ -52,6 +57,8 @@ def test_a_finished_training_is_not_done_again(recipe, tmp_path):
         (folder / "metrics.json").write_text(json.dumps(metrics))
         text = resolved_text(hparams_file, overrides)
         (folder / "hyperparams.yaml").write_text(text)
+        (folder / "save").mkdir()
+        note_corpus(folder / "save", tmp_path / "m")
         return metrics
 
     path = tmp_path / "retrained.json"
@@ -67,6 +74,10 @@ def test_a_finished_training_is_not_done_again(recipe, tmp_path):
     told = "trial_0/1: holds a run with number_of_epochs 5, not 9"
     with pytest.raises(InputError, match=told):
         retrain(recipe, longer, [1, 2], path, None, train_and_write)
+    # On other test trials, too.
+    (tmp_path / "m" / "test_trials.txt").write_text("others")
+    with pytest.raises(InputError, match="test_trials.txt: has changed since "):
+        retrain(recipe, SYSTEMS, [1, 2, 3], path, None, train_and_write)
     assert json.loads(path.read_text()) == both and len(trained) == 4
 
 

@@ -1,5 +1,6 @@
 """What a worker tells Optuna of a trial, and which trials its pruner sees."""
 
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from local_modules.tuning import worker as module
 from local_modules.tuning.storage import StorageGone
 from local_modules.tuning.study import (
     ATTEMPTS,
+    REASON,
     Turnstile,
     begin_attempt,
     live_trials,
@@ -155,6 +157,32 @@ def test_a_trial_is_not_to_blame_for_a_database_that_is_gone(
         list(Worker(job, 0, train_meanwhile).run())
     (trial,) = live_trials(job.open_study()).values()
     assert trial.state == TrialState.WAITING
+
+
+def test_a_database_gone_at_the_end_of_a_trial_and_back_soon(
+    server, tmp_path, monkeypatch
+):
+    """Optuna then looks for an outcome that it could not get."""
+    monkeypatch.setattr(storage, "OUTAGE_SECONDS", 0.5)
+    monkeypatch.setenv("MISHAPS", "")  # restored at the end
+    outage, recover = ExitStack(), Turnstile.recover
+
+    def train_then_lose_it(*args, on_epoch, **kwargs):
+        on_epoch(ROWS)
+        outage.enter_context(server.away())
+        return METRICS
+
+    def recover_when_it_is_back(*args):
+        outage.close()
+        recover(*args)
+
+    job = quick_study.begin(tmp_path, server.new_database(), 1)
+    monkeypatch.setattr(Turnstile, "recover", recover_when_it_is_back)
+    with pytest.raises(StorageGone, match="once it is back, the same command"):
+        list(Worker(job, 0, train_then_lose_it).run())
+    (trial,) = live_trials(job.open_study()).values()
+    # Without a heartbeat, a later start puts it back.
+    assert trial.state == TrialState.RUNNING and REASON not in trial.user_attrs
 
 
 def save_on_a_full_disk(folder):

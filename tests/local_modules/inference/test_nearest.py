@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from local_modules.inference.search import NearestVectors
+from local_modules.inference.nearest import NearestVectors
 
 DIM = 24
 
