@@ -37,7 +37,7 @@ from local_modules.inference.model_folder import check_parts
 from local_modules.manifest import Utterance
 from local_modules.masking import pad_to_multiple
 from local_modules.training import adaptation
-from local_modules.training.brain import RepeatableBrain
+from local_modules.training.brain import RepeatableBrain, memory_told
 from local_modules.training.datasets import make_datasets
 from local_modules.training.finish import finish_run, summary
 from local_modules.training.history import best_row
@@ -366,7 +366,7 @@ def train(
         datasets["train"], train_sampler, **loader_options
     )
     eval_options = {"batch_size": hparams["valid_batch_size"], **loader_options}
-    with contextlib.closing(brain.reporter):
+    with contextlib.closing(brain.reporter), memory_told():
         brain.fit(
             hparams["epoch_counter"],
             train_loader,
@@ -379,9 +379,10 @@ def train(
         best = best_row(history.epochs)
         rates = {"eer": best["valid_eer"], "min_dcf": best["valid_min_dcf"]}
         return {"valid": rates} | summary(hparams, history)
-    return finish_run(
-        brain, hparams, hparams_text, datasets, splits, old_model, eval_options
-    )
+    with memory_told():
+        return finish_run(
+            brain, hparams, hparams_text, datasets, splits, old_model, eval_options
+        )
 
 
 def run(argv: list[str]) -> None:

@@ -5,7 +5,9 @@ each draws (dropout and augmentation).
 It overrides private methods of `Brain`, as they are in SpeechBrain 1.1.2.
 """
 
+import contextlib
 import random
+from collections.abc import Iterator
 
 import numpy as np
 import speechbrain as sb
@@ -29,6 +31,26 @@ from local_modules.errors import InputError, RunError, one_line
 from local_modules.training.stopping import noted_signals
 
 logger = get_logger(__name__)
+
+
+@contextlib.contextmanager
+def memory_told() -> Iterator[None]:
+    """Says what to do if a GPU's memory runs out.
+
+    Raises
+    ------
+    RunError
+        It has run out.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"{one_line(error)[:200]}: if it was in validation or test, continue with "
+            "a smaller --valid_batch_size; otherwise start another run with a smaller "
+            "--batch_size, and with a larger --grad_accumulation_factor for steps as "
+            "large"
+        ) from error
 
 
 class RepeatableBrain(sb.Brain):
@@ -97,13 +119,6 @@ class RepeatableBrain(sb.Brain):
                 super().fit(epoch_counter, train_set, *args, **kwargs)
             except InputError:  # a user error
                 raise
-            except torch.OutOfMemoryError as error:
-                raise RunError(
-                    f"{one_line(error)[:200]}: continue with a smaller "
-                    "--valid_batch_size if it was in validation; otherwise start "
-                    "another run with a smaller --batch_size, and with a larger "
-                    "--grad_accumulation_factor for steps as large"
-                ) from error
             except Exception as error:
                 if not self.signals:
                     raise

@@ -74,6 +74,12 @@ def test_gradients_that_are_never_finite_end_the_run(brain):
         brain.optimizers_step()
 
 
+def test_memory_that_runs_out_is_one_line():
+    told = "CUDA out of memory: if it was in validation or test, continue with a small"
+    with pytest.raises(RunError, match=told), module.memory_told():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
 def test_a_good_step_restores_the_patience(brain):
     brain.nonfinite_patience, layer = 1, brain.modules.layer
     for grad in (torch.inf, 0.5, torch.inf, 0.5, torch.inf):
