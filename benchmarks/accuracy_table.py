@@ -42,7 +42,7 @@ class Summary:
         deviation = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
         replicates = factor * self.replicates[f"{part}/{metric}"]
         low, high = interval(replicates)
-        ends = f"{low:{form}}, {high:{form}}" if np.any(replicates > 0) else "?"
+        ends = f"{low:{form}}, {high:{form}}" if np.any(replicates > 1e-6) else "?"
         return f"{np.mean(values):{form}}{deviation} [{ends}]"
 
 

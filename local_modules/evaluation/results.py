@@ -118,7 +118,7 @@ def measure(scored: Scored, replicates: Mapping[str, np.ndarray]) -> dict:
         found["cllr"] = cllr(*pair)
     # Resamples say nothing if none has an error, or none has both kinds of trials.
     found["intervals"] = {
-        name: interval(row) if np.any(row > 0) else None
+        name: interval(row) if np.any(row > 1e-9) else None  # but for rounding
         for name, row in replicates.items()
     }
     if eer == 0:
