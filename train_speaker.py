@@ -274,6 +274,7 @@ def dataio_prep(
     return datasets, train_reader, train_sampler
 
 
+@memory_told()
 def train(
     hparams_file: str,
     run_opts: RunOptions | None = None,
@@ -366,7 +367,7 @@ def train(
         datasets["train"], train_sampler, **loader_options
     )
     eval_options = {"batch_size": hparams["valid_batch_size"], **loader_options}
-    with contextlib.closing(brain.reporter), memory_told():
+    with contextlib.closing(brain.reporter):
         brain.fit(
             hparams["epoch_counter"],
             train_loader,
@@ -379,10 +380,9 @@ def train(
         best = best_row(history.epochs)
         rates = {"eer": best["valid_eer"], "min_dcf": best["valid_min_dcf"]}
         return {"valid": rates} | summary(hparams, history)
-    with memory_told():
-        return finish_run(
-            brain, hparams, hparams_text, datasets, splits, old_model, eval_options
-        )
+    return finish_run(
+        brain, hparams, hparams_text, datasets, splits, old_model, eval_options
+    )
 
 
 def run(argv: list[str]) -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.measuring import markdown
 from local_modules.evaluation.backend import CALIBRATED
-from local_modules.evaluation.confidence import interval, p_value
+from local_modules.evaluation.confidence import known_interval, p_value
 from local_modules.plots import line_look, save_figure, tidy
 
 ALL = "all"  # all trials, beside those of each value of --by
@@ -40,10 +40,9 @@ class Summary:
         """A metric's mean over the seeds, standard deviation and interval."""
         values = [factor * run["test"][part][metric] for run in self.runs]
         deviation = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
-        replicates = factor * self.replicates[f"{part}/{metric}"]
-        low, high = interval(replicates)
-        ends = f"{low:{form}}, {high:{form}}" if np.any(replicates > 1e-6) else "?"
-        return f"{np.mean(values):{form}}{deviation} [{ends}]"
+        ends = known_interval(self.replicates[f"{part}/{metric}"])
+        told = "?" if ends is None else ", ".join(f"{factor * x:{form}}" for x in ends)
+        return f"{np.mean(values):{form}}{deviation} [{told}]"
 
 
 def summarise(results: Mapping[Path, dict]) -> Summary:

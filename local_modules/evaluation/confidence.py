@@ -34,6 +34,28 @@ def interval(replicates: np.ndarray) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def known_interval(replicates: np.ndarray) -> tuple[float, float] | None:
+    """The interval, or None where resamples say nothing: none has an error, but for
+    rounding, or none has trials of both kinds.
+
+    Arguments
+    ---------
+    replicates : numpy.ndarray
+        Fractions, as of `bootstrap`, [n_resamples].
+
+    Returns
+    -------
+    tuple of float, or None
+        See `interval`.
+
+    Example
+    -------
+    >>> known_interval(np.array([0.25, 0.25])), known_interval(np.zeros(2))
+    ((0.25, 0.25), None)
+    """
+    return interval(replicates) if np.any(replicates > 1e-9) else None
+
+
 def unseen_error_rate(n_speakers: int) -> float:
     """The error rate that other speakers may have where these have none: without an
     error among the trials, there is none in a resample either.

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from local_modules.errors import InputError
 from local_modules.evaluation.confidence import (
     bootstrap,
-    interval,
+    known_interval,
     p_value,
     unseen_error_rate,
 )
@@ -116,11 +116,7 @@ def measure(scored: Scored, replicates: Mapping[str, np.ndarray]) -> dict:
             found[f"far_{prior}"], found[f"frr_{prior}"] = far_frr(*pair, threshold)
     if scored.are_llrs:
         found["cllr"] = cllr(*pair)
-    # Resamples say nothing if none has an error, or none has both kinds of trials.
-    found["intervals"] = {
-        name: interval(row) if np.any(row > 1e-9) else None  # but for rounding
-        for name, row in replicates.items()
-    }
+    found["intervals"] = {n: known_interval(row) for n, row in replicates.items()}
     if eer == 0:
         # Of the kind of trials that has fewer: either could have had an error.
         sides = np.stack([scored.enrol_speakers, scored.test_speakers])

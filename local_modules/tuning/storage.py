@@ -115,7 +115,7 @@ def hide_password(word: str) -> str:
     'postgresql://host/db?user=me&password=***'
     """
     # Also where the URL is none, for want of a colon or a slash.
-    password = r"(?<=:/|//)([^:/]*:)[^@]*(?=@)|([?&](?:\w*password|passwd)=)[^&]*"
+    password = rf"(?<=:/|//)([^:/]*:)[^@]*(?=@)|([?&](?:{'|'.join(SECRETS)})=)[^&]*"
     return re.sub(password, r"\1\2***", word)
 
 
